@@ -1,0 +1,101 @@
+"""The world of a run: one process, or the ranks that torchrun started; gloo on the CPU, NCCL on GPUs."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import UserError
+
+
+class DeviceError(UserError):
+    """The device asked for is not on this machine."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` of `size`, `local_rank` on its node, on `device`."""
+
+    rank: int
+    local_rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes checkpoints and the log."""
+        return self.rank == 0
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network under DDP, with batch norms synchronised where the backend can (NCCL); itself if alone."""
+        if self.size == 1:
+            return network
+        if self.device.type == "cuda":
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+            return DistributedDataParallel(network, device_ids=[self.device.index])
+        return DistributedDataParallel(network)
+
+    def mean(self, scalars: dict[str, Tensor]) -> dict[str, float]:
+        """Mean over the ranks of each scalar; a collective call that waits for the device."""
+        values = torch.stack([value.detach().float() for value in scalars.values()])
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return dict(zip(scalars, values.tolist(), strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true on some rank; a collective call."""
+        if self.size == 1:
+            return flag
+        flags = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def world(device: str) -> Iterator[World]:
+    """Join the process group of this run, and leave it at the end.
+
+    Args:
+        device: "cpu", "cuda", or "auto" for a GPU where there is one.
+
+    Raises:
+        DeviceError: "cuda" was asked for and there is none for this rank.
+    """
+    rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in _LAUNCHER.items())
+    chosen = _device(device, local_rank)
+    if size > 1:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(rank, local_rank, size, chosen)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+# What torchrun sets, and what a process alone is.
+_LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise DeviceError(
+            f"rank {local_rank} of this node has no GPU ({torch.cuda.device_count()} found); "
+            "start fewer ranks a node, or use --set device=cpu"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

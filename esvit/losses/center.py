@@ -1,0 +1,42 @@
+"""Centring and sharpening of the teacher: opposite pulls that together prevent collapse (DINO, section 3.1).
+
+Subtracting the mean logit of past batches keeps one prototype from taking everything; a low temperature keeps
+the assignment from becoming uniform.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class Center(nn.Module):
+    """The moving mean `center` [K] of the teacher's logits over all rows of all ranks, in fp32."""
+
+    center: Tensor
+
+    def __init__(self, num_prototypes: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("center", torch.zeros(num_prototypes))
+
+    @torch.no_grad()
+    def sharpen(self, teacher_logits: Tensor, temperature: float) -> Tensor:
+        """The assignment softmax((t - center) / temperature) of logits t [..., K]: fp32, without gradient."""
+        return torch.softmax((teacher_logits.float() - self.center) / temperature, dim=-1)
+
+    @torch.no_grad()
+    def update(self, teacher_logits: Sequence[Tensor]) -> None:
+        """Move the centre towards the mean of the raw logits, tensors [..., K]; a collective call under DDP.
+
+        Ranks count by their rows, so an uneven split gives the same centre as one process with all rows.
+        """
+        rows = [logits.flatten(0, -2) for logits in teacher_logits]
+        total = torch.stack([logits.sum(dim=0, dtype=torch.float32) for logits in rows]).sum(dim=0)
+        count = total.new_full((1,), sum(map(len, rows)))
+        total_and_count = torch.cat([total, count])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total_and_count)
+        mean = total_and_count[:-1] / total_and_count[-1]
+        self.center.lerp_(mean, 1 - self.momentum)

@@ -1,0 +1,23 @@
+"""What every backbone offers: images in, one pooled feature and the features of all regions out."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Features(NamedTuple):
+    """`pooled` [B, D] for the view task and `regions` [B, T, D], row by row, for the region task."""
+
+    pooled: Tensor
+    regions: Tensor
+
+
+class Backbone(nn.Module, ABC):
+    """A network without a classifier; `width` is D, the size of every feature it returns."""
+
+    width: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Features:
+        """Map images [B, 3, H, W] of any size to their `Features`; T follows from H and W."""

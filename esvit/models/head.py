@@ -1,0 +1,79 @@
+"""The projection head: features to logits over K prototypes (EsViT, section 3.2; the head of DINO).
+
+View and region task have a copy each. At D = 768 and K = 65,536 one copy holds 23.1 M parameters, nearly as
+many as Swin-T.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from pipeline.config import Config
+
+
+class HeadConfig(Config):
+    """Size and kind of a head; the defaults are the paper's.
+
+    Attributes:
+        num_prototypes: K.
+        hidden: Width of the hidden layers.
+        bottleneck: Width of the normalised features that meet the prototypes.
+        num_layers: Linear layers before the prototypes.
+        batch_norm: After each hidden layer. Small runs may need it to leave the uniform solution, loss = ln K.
+        norm_last_layer: Keep the prototypes' length at 1: steadier, slower.
+    """
+
+    num_prototypes: int = Field(default=65536, ge=2)
+    hidden: PositiveInt = 2048
+    bottleneck: PositiveInt = 256
+    num_layers: PositiveInt = 3
+    batch_norm: bool = False
+    norm_last_layer: bool = False
+
+
+class ProjectionHead(nn.Module):
+    """MLP to a bottleneck, L2 normalisation, prototypes. State names are the published checkpoints'."""
+
+    def __init__(self, width: int, config: HeadConfig) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(config.num_layers - 1):
+            layers.append(nn.Linear(width, config.hidden))
+            if config.batch_norm:
+                layers.append(nn.BatchNorm1d(config.hidden))
+            layers.append(nn.GELU())
+            width = config.hidden
+        layers.append(nn.Linear(width, config.bottleneck))
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(*layers)
+        self.last_layer = Prototypes(config.bottleneck, config.num_prototypes)
+        self.last_layer.weight_g.requires_grad_(not config.norm_last_layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [..., D] to logits [..., K]; batch norm counts all leading dimensions as rows."""
+        rows: Tensor = self.mlp(features.flatten(0, -2))
+        # In half precision the eps of the normalisation would vanish.
+        logits: Tensor = self.last_layer(F.normalize(rows.float(), dim=-1))
+        return torch.unflatten(logits, 0, features.shape[:-1])
+
+
+class Prototypes(nn.Module):
+    """A weight-normalised layer without bias: prototype k is `weight_g[k] * weight_v[k] / |weight_v[k]|`.
+
+    `weight_g` [K, 1] starts at 1. `weight_v` [K, bottleneck] starts as `nn.Linear` does, not at the 0.02 of
+    the layers below: only its direction is used, but its length sets how fast an optimiser turns it.
+    """
+
+    def __init__(self, bottleneck: int, num_prototypes: int) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(num_prototypes, 1))
+        self.weight_v = nn.Parameter(nn.Linear(bottleneck, num_prototypes, bias=False).weight.detach())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Map rows [R, bottleneck] to logits [R, K]."""
+        return F.linear(rows, self.weight_g * F.normalize(self.weight_v, dim=1))

@@ -1,0 +1,169 @@
+"""Swin Transformer over timm's layers, with the arithmetic of EsViT's checkpoints at every image size.
+
+Three things differ from `timm.models.swin_transformer.SwinTransformer`; parameter names do not:
+
+- Each block pads its map to whole windows *before* it rolls it. timm rolls first, so at 96 px, where maps of
+  24, 12, 6 and 3 tokens meet windows of 7, its windows hold other tokens.
+- Windows and shifts are fixed once, by the construction size: at 224 px, window 14 means 14, 14, 14, 7 and
+  shift 7 means 7, 7, 0, 0. Any other image size, rectangles too, runs through the same windows.
+- LayerNorm's eps is 1e-6 (timm: 1e-5), and there is no classifier.
+
+Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (arXiv 2103.14030).
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import PatchEmbed, calculate_drop_path_rates, trunc_normal_
+from timm.models.swin_transformer import (
+    PatchMerging,
+    SwinTransformerBlock,
+    window_partition,
+    window_reverse,
+)
+from torch import Tensor, nn
+
+from esvit.models.backbone import Backbone, Features
+from pipeline.errors import UserError
+
+_MASKED = -100.0
+_layer_norm = partial(nn.LayerNorm, eps=1e-6)
+
+
+@dataclass(frozen=True)
+class SwinArchitecture:
+    """One row of the Swin table. Widths double, and maps halve, from stage to stage; sizes are in pixels.
+
+    `image_size` is the construction size, which fixes windows and shifts; it does not limit the input.
+
+    Raises:
+        UserError: the stages do not fit together.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    drop_path_rate: float
+    patch_size: int = 4
+    window_size: int = 7
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        if not self.depths or len(self.depths) != len(self.num_heads):
+            raise UserError(
+                f"depths {list(self.depths)} and num_heads {list(self.num_heads)} need one entry a stage each"
+            )
+        for width, heads in zip(self.widths, self.num_heads, strict=True):
+            if width % heads:
+                raise UserError(f"a Swin stage of width {width} cannot be split into {heads} attention heads")
+        if self.image_size < self.patch_size:
+            raise UserError(f"image_size {self.image_size} is smaller than one patch of {self.patch_size} px")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Feature width of each stage; the last is the backbone's D."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    def build(self) -> Backbone:
+        """The network, freshly initialised."""
+        return Swin(self)
+
+
+class Swin(Backbone):
+    """Patch embedding, stages of shifted-window blocks, LayerNorm; the tokens are the regions."""
+
+    def __init__(self, architecture: SwinArchitecture) -> None:
+        super().__init__()
+        self.width = architecture.widths[-1]
+        self.patch_embed = PatchEmbed(
+            img_size=None,  # any size
+            patch_size=architecture.patch_size,
+            embed_dim=architecture.embed_dim,
+            norm_layer=_layer_norm,
+            output_fmt="NHWC",
+        )
+        self.layers = nn.Sequential(*_stages(architecture))
+        self.norm = _layer_norm(self.width)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Tensor) -> Features:
+        """Map images [B, 3, H, W] to T regions: T = 49 at 224 px and 9 at 96 px for the 4 stages of patch 4.
+
+        Pixels beyond the last whole patch, right and bottom, are not seen.
+        """
+        regions = self.norm(self.layers(self.patch_embed(images))).flatten(1, 2)
+        return Features(regions.mean(dim=1), regions)
+
+
+def _stages(architecture: SwinArchitecture) -> list[nn.Module]:
+    rates = calculate_drop_path_rates(architecture.drop_path_rate, architecture.depths, stagewise=True)
+    map_size = architecture.image_size // architecture.patch_size
+    stages: list[nn.Module] = []
+    for stage, width in enumerate(architecture.widths):
+        downsample = PatchMerging(width // 2, width, norm_layer=_layer_norm) if stage else nn.Identity()
+        map_size = (map_size + 1) // 2 if stage else map_size
+        blocks = [
+            PadThenRollBlock(
+                width,
+                input_resolution=(map_size, map_size),
+                num_heads=architecture.num_heads[stage],
+                window_size=architecture.window_size,
+                shift_size=architecture.window_size // 2 if block % 2 else 0,
+                dynamic_mask=True,  # ours below, not timm's mask of one fixed size
+                drop_path=rates[stage][block],
+                norm_layer=_layer_norm,
+            )
+            for block in range(architecture.depths[stage])
+        ]
+        stages.append(nn.Sequential(OrderedDict(downsample=downsample, blocks=nn.Sequential(*blocks))))
+    return stages
+
+
+class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has no types
+    """timm's block, whose attention step pads, rolls, attends within windows, rolls back and crops.
+
+    Zero tokens of the padding are attended to like any other, as in the original.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        """Window attention of x [B, H, W, D], already normalised; returns the same shape."""
+        height, width = x.shape[1:3]
+        window, shift = self.window_size[0], self.shift_size[0]
+        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+        padded_height, padded_width = x.shape[1:3]
+        mask = None
+        if shift:
+            x = x.roll((-shift, -shift), dims=(1, 2))
+            mask = shift_mask(padded_height, padded_width, window, shift, x.device, x.dtype)
+        windows = window_partition(x, self.window_size).flatten(1, 2)  # [B * windows, window ** 2, D]
+        windows = self.attn(windows, mask=mask).unflatten(1, self.window_size)
+        x = window_reverse(windows, self.window_size, padded_height, padded_width)
+        if shift:
+            x = x.roll((shift, shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+
+@lru_cache(maxsize=64)
+def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What may attend to what after the roll: [windows, window ** 2, window ** 2], 0 for yes and -100 for no.
+
+    `height` and `width` are those of the padded map. The roll brings tokens from opposite borders into
+    the last windows; they must not see each other. Student, teacher and all blocks share the cached masks.
+    """
+
+    def bands(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return (position >= length - window).int() + (position >= length - shift).int()
+
+    with torch.inference_mode(False):  # a mask first made in inference must serve training too
+        origin = 3 * bands(height)[:, None] + bands(width)  # [height, width], one label a region of origin
+        origin = window_partition(origin[None, :, :, None], (window, window)).flatten(1)
+        foreign = origin[:, None, :] != origin[:, :, None]
+        return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill(foreign, _MASKED)

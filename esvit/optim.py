@@ -1,0 +1,120 @@
+"""AdamW as EsViT uses it: two parameter groups, clipping, a frozen last layer, state saved by name."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+
+
+class OptimizerStateError(UserError):
+    """A saved optimiser state does not belong to this network."""
+
+
+class OptimConfig(Config):
+    """AdamW and what happens to its gradients. Learning rate and weight decay come from the schedules.
+
+    Attributes:
+        clip_norm: Largest L2 norm of a gradient; `.inf` for any.
+        clip: What `clip_norm` limits: each tensor by itself, or all together.
+        freeze_last_layer_epochs: For so many epochs the prototypes of both heads stay as they are.
+    """
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    clip_norm: float = Field(default=3.0, gt=0)
+    clip: Literal["per_tensor", "global"] = "per_tensor"
+    freeze_last_layer_epochs: NonNegativeInt = 1
+
+
+def build_optimizer(network: nn.Module, config: OptimConfig) -> AdamW:
+    """AdamW over the trainable parameters, in two groups: decayed, and exempt (biases and other 1-D tensors).
+
+    As in the authors' implementation, `relative_position_bias_table` and `weight_g`, both 2-D, are decayed.
+    Build it from the bare network: the names of its parameters are those of the saved state.
+    """
+    trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [(name, p) for name, p in trainable if p.ndim > 1]},
+        {"params": [(name, p) for name, p in trainable if p.ndim <= 1]},
+    ]
+    return AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=0.0)
+
+
+def apply_schedule(optimizer: Optimizer, lr: float, weight_decay: float) -> None:
+    """Set this step's learning rate, and the weight decay of the group that has one."""
+    decayed, exempt = optimizer.param_groups
+    decayed["lr"] = exempt["lr"] = lr
+    decayed["weight_decay"] = weight_decay
+
+
+@torch.no_grad()
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float, clip: Literal["per_tensor", "global"]
+) -> Tensor:
+    """Scale gradients down in place to an L2 norm of at most `max_norm`, without waiting for the device.
+
+    "per_tensor" limits each tensor by itself, as the published runs did, and "global" all of them together.
+
+    Returns:
+        The norm [] of all gradients together, before clipping.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    total_norm: Tensor = torch.linalg.vector_norm(norms)
+    limited = norms if clip == "per_tensor" else total_norm.expand_as(norms)
+    scales = (max_norm / (limited + 1e-6)).clamp(max=1)
+    torch._foreach_mul_(gradients, scales.unbind())
+    return total_norm
+
+
+def freeze_last_layers(network: nn.Module) -> None:
+    """Drop the gradients of the prototypes of both heads, between backward and optimiser step.
+
+    Without a gradient AdamW leaves them alone altogether: no decay, no moments.
+    """
+    for name, parameter in network.named_parameters():
+        if ".last_layer." in name:
+            parameter.grad = None
+
+
+def optimizer_state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The moments and step count of each parameter that has been updated, by the parameter's name."""
+    names = _parameter_names(optimizer)
+    return {names[index]: state for index, state in optimizer.state_dict()["state"].items()}
+
+
+def load_optimizer_state_by_name(optimizer: Optimizer, saved: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    """Restore what `optimizer_state_by_name` gave, also into a network that has grown parameters since.
+
+    Returns:
+        The names of parameters without saved state, which start fresh. Tell the user.
+
+    Raises:
+        OptimizerStateError: a saved name is not in this network, or its shape is another.
+    """
+    names = _parameter_names(optimizer)
+    tensors = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = dict(zip(names, tensors, strict=True))
+    for name, state in saved.items():
+        if name not in parameters:
+            raise OptimizerStateError(f"the saved optimiser state has '{name}', which this network has not")
+        if (ours := parameters[name].shape) != (theirs := state["exp_avg"].shape):
+            raise OptimizerStateError(
+                f"the saved optimiser state of '{name}' is of shape {list(theirs)}, not {list(ours)}"
+            )
+    packed: dict[str, Any] = optimizer.state_dict()
+    packed["state"] = {index: saved[name] for index, name in enumerate(names) if name in saved}
+    optimizer.load_state_dict(packed)
+    return [name for name in names if name not in saved]
+
+
+def _parameter_names(optimizer: Optimizer) -> list[str]:
+    """Names in the order in which `state_dict` numbers the parameters."""
+    return [name for group in optimizer.param_groups for name in group["param_names"]]

@@ -1,0 +1,103 @@
+"""Everything that changes during a run, as pure functions of the global step (EsViT, section 4).
+
+All values equal the authors' arrays, ends included: a warm-up of n steps is `linspace(0, peak, n)`, so its
+last step is at the peak already, and a cosine over n steps stops one step short of its final value.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from pipeline.config import Config
+
+
+class ScheduleConfig(Config):
+    """Length of the run and the course of its four schedules.
+
+    Attributes:
+        epochs: Length of the run.
+        warmup_epochs: Of the learning rate, linear from 0.
+        base_lr: Peak learning rate per 256 images of the global batch.
+        min_lr: Where the cosine of the learning rate ends, whatever the batch.
+        weight_decay: At the start, on a cosine to `final_weight_decay`.
+        teacher_momentum: At the start, on a cosine to 1.
+        teacher_temperature: After its warm-up, linear from `warmup_teacher_temperature`, epoch by epoch.
+    """
+
+    epochs: PositiveInt = 300
+    warmup_epochs: int = Field(default=10, ge=0)
+    base_lr: float = Field(default=5e-4, ge=0)
+    min_lr: float = Field(default=1e-6, ge=0)
+    weight_decay: float = Field(default=0.04, ge=0)
+    final_weight_decay: float = Field(default=0.4, ge=0)
+    teacher_momentum: float = Field(default=0.996, ge=0, le=1)
+    teacher_temperature: float = Field(default=0.07, gt=0)
+    warmup_teacher_temperature: float = Field(default=0.04, gt=0)
+    warmup_teacher_temperature_epochs: int = Field(default=30, ge=0)
+
+    @model_validator(mode="after")
+    def _warmups_end(self) -> Self:
+        for key in ("warmup_epochs", "warmup_teacher_temperature_epochs"):
+            if getattr(self, key) > self.epochs:
+                raise ValueError(f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs}); lower it too")
+        return self
+
+
+class StepValues(NamedTuple):
+    """The values of one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    teacher_temperature: float
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The schedules of one run; `global_batch` counts the images of one step over all ranks."""
+
+    config: ScheduleConfig
+    steps_per_epoch: int
+    global_batch: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def at(self, step: int) -> StepValues:
+        """The values of global step 0 <= `step` < `num_steps`."""
+        assert 0 <= step < self.num_steps, f"step {step} is outside the run of {self.num_steps} steps"
+        config = self.config
+        return StepValues(
+            lr=self._lr(step),
+            weight_decay=cosine(config.weight_decay, config.final_weight_decay, self.num_steps, step),
+            momentum=cosine(config.teacher_momentum, 1.0, self.num_steps, step),
+            teacher_temperature=linear(
+                config.warmup_teacher_temperature,
+                config.teacher_temperature,
+                config.warmup_teacher_temperature_epochs,
+                step // self.steps_per_epoch,
+            ),
+        )
+
+    def _lr(self, step: int) -> float:
+        peak = self.config.base_lr * self.global_batch / 256
+        warmup = self.config.warmup_epochs * self.steps_per_epoch
+        if step < warmup:
+            return linear(0.0, peak, warmup, step)
+        return cosine(peak, self.config.min_lr, self.num_steps - warmup, step - warmup)
+
+
+def linear(start: float, end: float, num_steps: int, step: int) -> float:
+    """Element `step` of `linspace(start, end, num_steps)`, and `end` from there on."""
+    if step >= num_steps:
+        return end
+    return start + (end - start) * step / max(num_steps - 1, 1)
+
+
+def cosine(start: float, end: float, num_steps: int, step: int) -> float:
+    """Half a cosine from `start` at step 0 towards `end`, which step `num_steps` would reach."""
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * step / num_steps))

@@ -1,0 +1,1 @@
+"""The data pipeline: manifest -> order -> cache -> encoded samples -> views on the device."""

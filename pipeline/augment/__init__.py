@@ -1,0 +1,52 @@
+"""Multi-crop augmentation: a plan of all random choices, and executors that render it."""
+
+import torch
+
+from pipeline.augment.executor import BadImages, Executor
+from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, Planner
+from pipeline.errors import UserError
+
+__all__ = [
+    "EXECUTORS",
+    "BadImages",
+    "CenterCrop",
+    "CenterCropConfig",
+    "CropPlan",
+    "Executor",
+    "MultiCrop",
+    "MultiCropConfig",
+    "Planner",
+    "build_executor",
+]
+
+EXECUTORS = ("reference", "cpu", "dali")
+
+
+class ExecutorError(UserError):
+    """The executor is unknown or cannot run on this machine."""
+
+
+def build_executor(name: str, num_threads: int, device: torch.device) -> Executor:
+    """The executor called `name`; "dali" runs on `device`, the others on the CPU.
+
+    Raises:
+        ExecutorError: there is none of that name, or DALI is not installed.
+    """
+    # Imported on demand: DALI takes seconds to import and has no wheel for some platforms.
+    if name == "reference":
+        from pipeline.augment.reference import ReferenceExecutor
+
+        return ReferenceExecutor(num_threads)
+    if name == "cpu":
+        from pipeline.augment.cpu import CpuExecutor
+
+        return CpuExecutor(num_threads)
+    if name == "dali":
+        try:
+            from pipeline.augment.dali import DaliExecutor
+        except ImportError as error:
+            raise ExecutorError(
+                f"the dali executor needs NVIDIA DALI ({error}); install the 'dali' extra or use executor 'cpu'"
+            ) from None
+        return DaliExecutor(num_threads, device)
+    raise ExecutorError(f"unknown executor '{name}'; choose one of {', '.join(EXECUTORS)}")

@@ -1,0 +1,132 @@
+"""The plan with the fastest exact CPU kernels, on threads.
+
+    libjpeg-turbo decode -> window -> torch's antialiased uint8 bicubic -> flip -> one colour matrix -> blur
+    -> one table look-up (solarize, normalise, to float) straight into the stacked output batch
+
+Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.augment import reference
+from pipeline.augment.executor import BadImages, normalisation_table
+from pipeline.augment.plan import CropPlan
+
+_TABLES = {solarize: normalisation_table(solarize) for solarize in (False, True)}
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+class CpuExecutor:
+    """Renders each image's views on one of `num_threads` threads."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.device = torch.device("cpu")
+        # The parallelism is over images: kernels must not start threads of their own on top.
+        cv2.setNumThreads(1)
+        self._pool = _single_threaded_pool(num_threads)
+
+    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+        """See `Executor`."""
+        groups = [
+            torch.empty(group.stop - group.start, len(images), *plan.sizes[group.start], 3) for group in plan.groups
+        ]
+        views = [view for group in groups for view in group.numpy()]
+        reasons: dict[int, str] = {}
+
+        def render_image(b: int) -> None:
+            try:
+                image = decode(images[b])
+            except reference.DECODE_ERRORS as error:
+                reasons[b] = str(error)
+                return
+            for v in range(plan.num_views):
+                _render(image, plan, v, b, views[v][b])
+
+        for _ in self._pool.map(render_image, range(len(images))):
+            pass
+        if reasons:
+            raise BadImages(reasons)
+        return [group.permute(0, 1, 4, 2, 3) for group in groups]
+
+    def close(self) -> None:
+        """See `Executor`."""
+        self._pool.shutdown()
+
+
+def decode(encoded: bytes) -> NDArray[np.uint8]:
+    """RGB pixels [H, W, 3], equal to PIL's bit by bit; EXIF orientation is ignored.
+
+    Raises:
+        one of `reference.DECODE_ERRORS`: not a decodable image.
+    """
+    if encoded[:3] == _JPEG_MAGIC:
+        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
+        # libjpeg-turbo does not convert CMYK to RGB; PIL does, and knows the limit for decompression bombs.
+        if colour_space not in ("CMYK", "YCCK") and height * width < Image.MAX_IMAGE_PIXELS:
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
+            return pixels
+    return np.asarray(reference.decode(encoded))
+
+
+def _render(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int, out: NDArray[np.float32]) -> None:
+    """View `v` of sample `b` into `out`, float32 [H, W, 3]."""
+    top, left = plan.top[v, b], plan.left[v, b]
+    window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
+    view = _resize(window, plan.sizes[v])
+    if plan.flip[v, b]:
+        view = cv2.flip(view, 1)
+    if plan.coloured[v, b]:
+        offset = plan.pivot[v, b] @ np.array(cv2.mean(view)[:3])
+        view = cv2.transform(view, np.column_stack([plan.matrix[v, b], offset]))
+    if plan.sigma[v, b] > 0:
+        kernel = blur_kernel(float(plan.sigma[v, b]))
+        view = cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+    cv2.LUT(view, _TABLES[bool(plan.solarize[v, b])], dst=out)
+
+
+def _resize(window: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Bicubic with antialiasing, 8-bit in and out; within 1 of PIL (both use Pillow-SIMD's integer scheme)."""
+    pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
+
+
+@lru_cache(maxsize=4096)
+def blur_kernel(sigma: float) -> NDArray[np.float32]:
+    """The kernel of PIL's GaussianBlur: three box filters with fractional edges, whose variances add up to sigma^2.
+
+    One pass with the convolution of the three equals PIL's three passes but for its intermediate rounding.
+    Source: Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
+    """
+    variance = sigma * sigma / 3
+    whole = int((np.sqrt(12 * variance + 1) - 1) / 2)
+    edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
+    box = np.array([edge, *[1.0] * (2 * whole + 1), edge]) / (2 * whole + 1 + 2 * edge)
+    return np.convolve(np.convolve(box, box), box).astype(np.float32)
+
+
+def _single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch's kernels run on one core, leaving the caller's setting as it was."""
+    before = torch.get_num_threads()
+    all_started = threading.Barrier(num_threads)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views", initializer=start)
+    all_busy = threading.Barrier(num_threads)
+    for future in [pool.submit(all_busy.wait) for _ in range(num_threads)]:
+        future.result()
+    torch.set_num_threads(before)
+    return pool

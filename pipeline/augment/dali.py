@@ -1,0 +1,173 @@
+"""The plan as an NVIDIA DALI graph: device "gpu" in training (mixed decode), "cpu" to hold it against the oracle.
+
+All choices come from the plan, none from DALI's random operators (theirs depend on the slot in the batch). The GPU
+graph is the CPU graph with another `device`; the plan's arrays are arguments and predicates and stay on the CPU.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import fn, math, pipeline_def, types
+
+from pipeline.augment import reference
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
+from pipeline.augment.plan import CropPlan
+
+# Arrays of the plan, each fed as [V, ...] a sample.
+_INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "sigma", "solarize")
+
+
+class DaliExecutor:
+    """One DALI pipeline on `device`, rebuilt when the batch size or the views change."""
+
+    def __init__(self, num_threads: int, device: torch.device) -> None:
+        self.device = device
+        self._num_threads = num_threads
+        self._shape: tuple[Any, ...] = ()
+        self._pipeline: Any = None
+
+    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+        """See `Executor`."""
+        self._build_for(len(images), plan.sizes)
+        feeds = {"encoded": [np.frombuffer(image, np.uint8) for image in images], **_plan_arrays(plan)}
+        try:
+            for name in _INPUTS:
+                self._pipeline.feed_input(name, feeds[name])
+            outputs = self._pipeline.run()
+        except RuntimeError:
+            # DALI fails the batch as a whole and leaves the pipeline unusable.
+            self.close()
+            reasons = _undecodable(images)
+            if reasons:
+                raise BadImages(reasons) from None
+            raise
+        return [self._stack(outputs, plan, group) for group in plan.groups]
+
+    def close(self) -> None:
+        """See `Executor`."""
+        self._pipeline, self._shape = None, ()
+
+    def _build_for(self, batch_size: int, sizes: tuple[tuple[int, int], ...]) -> None:
+        if self._shape == (batch_size, sizes):
+            return
+        on_gpu = self.device.type == "cuda"
+        self._pipeline = multi_crop_graph(
+            sizes,
+            "gpu" if on_gpu else "cpu",
+            batch_size=batch_size,
+            num_threads=self._num_threads,
+            device_id=(self.device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=1,
+        )
+        self._pipeline.build()
+        self._shape = (batch_size, sizes)
+
+    def _stack(self, outputs: Any, plan: CropPlan, group: slice) -> torch.Tensor:
+        """The views of one size, copied out of DALI's buffers before the next run reuses them."""
+        height, width = plan.sizes[group.start]
+        views = group.stop - group.start
+        stacked = torch.empty(views, plan.batch_size, height, width, 3, device=self.device)
+        for v in range(views):
+            stacked[v].copy_(torch.utils.dlpack.from_dlpack(outputs[group.start + v].as_tensor()))
+        return stacked.permute(0, 1, 4, 2, 3)
+
+
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str) -> tuple[Any, ...]:
+    """The graph: one decode, then every view; outputs one [H, W, 3] float tensor a view and sample."""
+    encoded, window, coloured, matrix, pivot, sigma, solarize = (
+        fn.external_source(name=name, batch=True) for name in _INPUTS
+    )
+    image = fn.decoders.image(
+        encoded,
+        device="mixed" if device == "gpu" else "cpu",
+        output_type=types.RGB,
+        # Interpolated chroma, as libjpeg-turbo; EXIF ignored, as torchvision's ImageFolder.
+        jpeg_fancy_upsampling=True,
+        adjust_orientation=False,
+    )
+    views = []
+    for v, size in enumerate(sizes):
+        view = fn.resize(
+            image,
+            size=size,
+            # The flip is in the window: start and end of x are swapped.
+            roi_start=window[v, 0:2],
+            roi_end=window[v, 2:4],
+            interp_type=types.INTERP_CUBIC,
+            antialias=True,
+        )
+        if coloured[v]:
+            mean = fn.reductions.mean(view, axes=(0, 1))
+            shift = fn.reductions.sum((pivot[v].gpu() if device == "gpu" else pivot[v]) * mean, axes=1)
+            mapped = fn.coord_transform(view, M=matrix[v], dtype=types.FLOAT) + shift
+            view = fn.cast(math.clamp(mapped, 0, 255), dtype=types.UINT8)
+        if sigma[v] > 0:
+            view = fn.gaussian_blur(view, sigma=sigma[v])
+        if solarize[v]:
+            view = fn.lookup_table(
+                view,
+                keys=list(range(256)),
+                values=[255 - value if value >= 128 else value for value in range(256)],
+                dtype=types.UINT8,
+            )
+        views.append(
+            fn.crop_mirror_normalize(
+                view,
+                mean=[255 * value for value in IMAGENET_MEAN],
+                std=[255 * value for value in IMAGENET_STD],
+                dtype=types.FLOAT,
+                output_layout="HWC",
+            )
+        )
+    return tuple(views)
+
+
+def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
+    """The plan as DALI wants it: sample-major, float arguments, windows as (y0, x0, y1, x1)."""
+    left, right = plan.left, plan.left + plan.width
+    start, end = np.where(plan.flip, right, left), np.where(plan.flip, left, right)
+    window = np.stack([plan.top, start, plan.top + plan.height, end], axis=-1).astype(np.float32)
+    arrays = {
+        "window": window,
+        "coloured": plan.coloured,
+        "matrix": plan.matrix,
+        "pivot": plan.pivot,
+        "sigma": _sampled_sigma(plan.sigma),
+        "solarize": plan.solarize,
+    }
+    return {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
+
+
+def _sampled_sigma(sigma: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sigma to ask of DALI for a blur of variance sigma^2.
+
+    DALI samples the Gaussian at whole pixels, which below about 0.6 pixels blurs far less than PIL's kernel (see
+    `pipeline.augment.cpu.blur_kernel`), whose variance is exact: 0.003 instead of 0.08 at sigma 0.29.
+    """
+    asked: NDArray[np.float64] = np.interp(sigma, [0, *_EXACT_SIGMA], [0, *_ASKED_SIGMA])
+    return asked.astype(np.float32)
+
+
+def _variance(sigma: float) -> float:
+    """Variance of DALI's kernel: the Gaussian at the whole pixels within three sigma."""
+    taps = np.arange(-np.ceil(3 * sigma), np.ceil(3 * sigma) + 1)
+    weights = np.exp(-(taps**2) / (2 * sigma * sigma))
+    return float((weights * taps**2).sum() / weights.sum())
+
+
+_ASKED_SIGMA = np.linspace(0.15, 8, 800)
+_EXACT_SIGMA = np.sqrt([_variance(sigma) for sigma in _ASKED_SIGMA])
+
+
+def _undecodable(images: Sequence[bytes]) -> dict[int, str]:
+    reasons = {}
+    for b, image in enumerate(images):
+        try:
+            reference.decode(image)
+        except reference.DECODE_ERRORS as error:
+            reasons[b] = str(error)
+    return reasons

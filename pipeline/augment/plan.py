@@ -1,0 +1,232 @@
+"""The augmentation plan: every random choice of every view, drawn before any pixel is touched.
+
+`MultiCrop` draws, for a batch of B images and V views, arrays [V, B] of windows, flips, colour matrices, blurs and
+solarizations. Each number comes from a counter-based generator keyed by (seed, epoch, sample id, view), so a view does
+not depend on the batch, the rank, the thread or a restart. Executors are functions of (encoded images, plan) alone.
+
+The recipe is DINO's as EsViT uses it (arXiv 2106.09785, section 4; `docs/decisions/0002-one-colour-matrix.md` says
+where one matrix a view departs from torchvision's ColorJitter).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from pipeline.augment.colour import ColourJitter, colour_maps
+from pipeline.config import Config
+from pipeline.philox import Domain, uniform, words
+
+Probability = float
+_ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+
+
+class ViewGroup(Config):
+    """Views of one size. Probabilities are one a view, or a single one for all of them.
+
+    Attributes:
+        size: Side of the square view, or (height, width), in pixels.
+        count: Number of views.
+        area: Range of the window's share of the image area.
+        blur: Probability of a Gaussian blur with sigma U(0.1, 2.0) pixels.
+        solarize: Probability of inverting the pixels from 128 upwards, after the blur.
+    """
+
+    size: tuple[int, int]
+    count: int = Field(ge=1)
+    area: tuple[float, float]
+    blur: tuple[Probability, ...] = (0.0,)
+    solarize: tuple[Probability, ...] = (0.0,)
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, size: object) -> object:
+        return (size, size) if isinstance(size, int) else size
+
+    @field_validator("blur", "solarize", mode="before")
+    @classmethod
+    def _one_for_all(cls, probability: object) -> object:
+        return (probability,) if isinstance(probability, int | float) else probability
+
+    def per_view(self, probabilities: tuple[Probability, ...]) -> list[Probability]:
+        """One probability a view."""
+        if len(probabilities) not in (1, self.count):
+            raise ValueError(f"{len(probabilities)} probabilities for {self.count} views")
+        return list(probabilities) * (self.count // len(probabilities))
+
+
+class MultiCropConfig(Config):
+    """The views of one training sample; the defaults are EsViT's ten. The first group is the teacher's."""
+
+    views: tuple[ViewGroup, ...] = (
+        ViewGroup(size=(224, 224), count=2, area=(0.4, 1.0), blur=(1.0, 0.1), solarize=(0.0, 0.2)),
+        ViewGroup(size=(96, 96), count=8, area=(0.05, 0.4), blur=(0.5,)),
+    )
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: ColourJitter = ColourJitter()
+    grayscale: Probability = 0.2
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+
+    @field_validator("views")
+    @classmethod
+    def _probabilities_fit(cls, views: tuple[ViewGroup, ...]) -> tuple[ViewGroup, ...]:
+        for group in views:
+            group.per_view(group.blur)
+            group.per_view(group.solarize)
+        return views
+
+
+class CenterCropConfig(Config):
+    """The evaluation view: shorter side to `resize`, then the centre `size` x `size`, in one resize."""
+
+    size: int = 224
+    resize: int = 256
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """What every executor has to compute. Arrays are [V, B], views in the order of `sizes`.
+
+    A view is: the window of the decoded image, resized (bicubic, antialiased) to its size, flipped; then, where
+    `coloured`, y = matrix @ x + pivot @ mean(x) with x the RGB pixel in 0..255 and mean(x) over the view; then, where
+    `sigma` > 0, blurred; then, where `solarize`, values from 128 upwards inverted. After each of these steps pixels
+    are 8-bit.
+    """
+
+    sizes: tuple[tuple[int, int], ...]  # (height, width) of each view; equal sizes adjacent
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
+    flip: NDArray[np.bool_]
+    coloured: NDArray[np.bool_]
+    matrix: NDArray[np.float32]  # [V, B, 3, 3]
+    pivot: NDArray[np.float32]  # [V, B, 3, 3]
+    sigma: NDArray[np.float32]  # pixels of the view; 0 = no blur
+    solarize: NDArray[np.bool_]
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        return len(self.sizes)
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return int(self.top.shape[1])
+
+    @property
+    def groups(self) -> list[slice]:
+        """Runs of views with one size: each becomes one stacked tensor."""
+        starts = [v for v in range(self.num_views) if v == 0 or self.sizes[v] != self.sizes[v - 1]]
+        return [slice(a, b) for a, b in zip(starts, [*starts[1:], self.num_views], strict=True)]
+
+
+class Planner(Protocol):
+    """Draws the plan of a batch."""
+
+    def __call__(
+        self, epoch: int, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> CropPlan:
+        """`ids`, `heights`, `widths` are [B]; sizes in pixels."""
+        ...
+
+
+class MultiCrop:
+    """The random views of pre-training."""
+
+    def __init__(self, config: MultiCropConfig, seed: int) -> None:
+        self._config, self._seed = config, seed
+        groups = config.views
+        self._sizes = tuple(group.size for group in groups for _ in range(group.count))
+        self._area = np.array([group.area for group in groups for _ in range(group.count)])
+        self._blur = np.array([p for group in groups for p in group.per_view(group.blur)])
+        self._solarize = np.array([p for group in groups for p in group.per_view(group.solarize)])
+
+    def __call__(
+        self, epoch: int, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> CropPlan:
+        """The plan of the samples `ids` [B] in `epoch`; heights and widths [B] are those of the decoded images."""
+        config, num_views = self._config, len(self._sizes)
+        views = np.arange(num_views)[:, None]
+        u = uniform(words(self._seed, Domain.MULTI_CROP, ids[None], epoch, views, num_words=36))
+        top, left, height, width = self._windows(u[..., :22], heights, widths)
+        jitter, gray = u[..., 22] < config.jitter.probability, u[..., 28] < config.grayscale
+        matrix, pivot = colour_maps(config.jitter, u[..., 23:28], jitter, gray)
+        low, high = config.blur_sigma
+        blurred = u[..., 29] < self._blur[:, None]
+        return CropPlan(
+            sizes=self._sizes,
+            top=top,
+            left=left,
+            height=height,
+            width=width,
+            flip=u[..., 30] < config.flip,
+            coloured=jitter | gray,
+            matrix=matrix,
+            pivot=pivot,
+            sigma=np.where(blurred, low + (high - low) * u[..., 31], 0).astype(np.float32),
+            solarize=u[..., 32] < self._solarize[:, None],
+        )
+
+    def _windows(
+        self, u: NDArray[np.float64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], ...]:
+        """RandomResizedCrop: of ten (area, aspect) draws the first that fits, else the centre at a legal aspect."""
+        image_area = (heights * widths)[None, :, None]
+        low, high = self._area[:, 0, None, None], self._area[:, 1, None, None]
+        area = image_area * (low + (high - low) * u[..., 0:_ATTEMPTS])
+        log_low, log_high = np.log(self._config.aspect)
+        aspect = np.exp(log_low + (log_high - log_low) * u[..., _ATTEMPTS : 2 * _ATTEMPTS])
+        w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+        h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = (w > 0) & (w <= widths[None, :, None]) & (h > 0) & (h <= heights[None, :, None])
+        first = fits.argmax(axis=-1)[..., None]
+        found = fits.any(axis=-1)
+        fallback_h, fallback_w = self._fallback(heights, widths)
+        h = np.where(found, np.take_along_axis(h, first, -1)[..., 0], fallback_h)
+        w = np.where(found, np.take_along_axis(w, first, -1)[..., 0], fallback_w)
+        room_y, room_x = heights - h, widths - w
+        top = np.where(found, np.floor(u[..., 20] * (room_y + 1)), room_y // 2).astype(np.int64)
+        left = np.where(found, np.floor(u[..., 21] * (room_x + 1)), room_x // 2).astype(np.int64)
+        return top, left, h, w
+
+    def _fallback(
+        self, heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        narrowest, widest = self._config.aspect
+        h = np.minimum(heights, np.rint(widths / narrowest)).astype(np.int64)
+        w = np.minimum(widths, np.rint(heights * widest)).astype(np.int64)
+        return np.maximum(h, 1), np.maximum(w, 1)
+
+
+class CenterCrop:
+    """The evaluation view: Resize(`resize`) and CenterCrop(`size`) as one window of the original image."""
+
+    def __init__(self, config: CenterCropConfig) -> None:
+        self._config = config
+
+    def __call__(
+        self, epoch: int, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+    ) -> CropPlan:
+        """One view a sample; nothing is random."""
+        del epoch
+        size, shape = self._config.size, (1, len(ids))
+        short = np.minimum(heights, widths)
+        side = np.maximum(np.rint(short * (size / self._config.resize)), 1).astype(np.int64)[None]
+        return CropPlan(
+            sizes=((size, size),),
+            top=(heights - side) // 2,
+            left=(widths - side) // 2,
+            height=side,
+            width=side,
+            flip=np.zeros(shape, bool),
+            coloured=np.zeros(shape, bool),
+            matrix=np.broadcast_to(np.eye(3, dtype=np.float32), (*shape, 3, 3)),
+            pivot=np.zeros((*shape, 3, 3), np.float32),
+            sigma=np.zeros(shape, np.float32),
+            solarize=np.zeros(shape, bool),
+        )

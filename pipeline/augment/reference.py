@@ -1,0 +1,73 @@
+"""The plan with PIL and torchvision, one obvious call after the other: the oracle that other executors are held to.
+
+It decodes and filters with the libraries of the original EsViT (PIL's bicubic resize and Gaussian blur).
+"""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torchvision.transforms.functional as F
+from PIL import Image, ImageFilter, ImageOps
+
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
+from pipeline.augment.plan import CropPlan
+
+# What PIL raises for images that are truncated, not images at all, or larger than its limit.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class ReferenceExecutor:
+    """PIL on `num_threads` threads, one image at a time on each."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.device = torch.device("cpu")
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reference")
+
+    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+        """See `Executor`."""
+        reasons: dict[int, str] = {}
+
+        def views_of(b: int) -> list[torch.Tensor]:
+            try:
+                image = decode(images[b])
+            except DECODE_ERRORS as error:
+                reasons[b] = str(error)
+                return []
+            return [render(image, plan, v, b) for v in range(plan.num_views)]
+
+        samples = list(self._pool.map(views_of, range(len(images))))
+        if reasons:
+            raise BadImages(reasons)
+        return [
+            torch.stack([torch.stack([views[v] for views in samples]) for v in range(group.start, group.stop)])
+            for group in plan.groups
+        ]
+
+    def close(self) -> None:
+        """See `Executor`."""
+        self._pool.shutdown()
+
+
+def decode(encoded: bytes) -> Image.Image:
+    """RGB image; EXIF orientation is ignored, as by torchvision's ImageFolder in the original."""
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
+
+
+def render(image: Image.Image, plan: CropPlan, v: int, b: int) -> torch.Tensor:
+    """View `v` of sample `b`: float32 [3, H, W]."""
+    window = (int(array[v, b]) for array in (plan.top, plan.left, plan.height, plan.width))
+    view = F.resized_crop(image, *window, list(plan.sizes[v]), F.InterpolationMode.BICUBIC)
+    if plan.flip[v, b]:
+        view = F.hflip(view)
+    if plan.coloured[v, b]:
+        offset = plan.pivot[v, b] @ np.asarray(view).mean(axis=(0, 1))
+        view = view.convert("RGB", tuple(np.column_stack([plan.matrix[v, b], offset]).ravel().tolist()))
+    if plan.sigma[v, b] > 0:
+        view = view.filter(ImageFilter.GaussianBlur(float(plan.sigma[v, b])))
+    if plan.solarize[v, b]:
+        view = ImageOps.solarize(view, 128)
+    pixels: torch.Tensor = F.normalize(F.to_tensor(view), IMAGENET_MEAN, IMAGENET_STD)
+    return pixels

@@ -1,0 +1,177 @@
+"""Shards on local disk: downloaded once a node, verified before use, evicted when the disk budget is spent.
+
+The ranks of a node share one directory. A lock file a shard makes sure that one of them downloads while the others
+wait; a shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest. A shard that is
+being read may be evicted: an open file descriptor stays valid, so no reader has to be asked.
+Where the store is a local folder nothing is copied: the shard is verified in place.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import telemetry
+from pipeline.errors import UserError
+from pipeline.format.checksum import sha256_file
+from pipeline.format.index import load_index
+from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.store import Store
+
+_MAX_OPEN_SHARDS = 256
+
+
+class CacheError(UserError):
+    """A shard does not match its manifest, or the cache directory cannot hold it."""
+
+
+class CachedShard:
+    """An open, verified shard: `index` (see `pipeline.format.index`) and the bytes of each of its images."""
+
+    def __init__(self, path: Path, index: NDArray[np.void]) -> None:
+        self.path, self.index = path, index
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, i: int) -> bytes:
+        """Encoded bytes of image `i` of this shard. Safe from many threads."""
+        row = self.index[i]
+        return os.pread(self._file, int(row["size"]), int(row["offset"]))
+
+    def __del__(self) -> None:
+        # Closed with its last reader, so that eviction from the table never cuts a read short.
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+class ShardCache:
+    """The shards of one manifest, opened on demand. Safe from many threads and many processes.
+
+    `directory` and `max_bytes` matter for remote stores only. `max_bytes` is a soft limit: the shard just fetched
+    always stays.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> None:
+        self._store, self._manifest = store, manifest
+        self._directory, self._max_bytes = Path(directory).expanduser() / manifest.digest[:16], max_bytes
+        self._open: OrderedDict[int, CachedShard] = OrderedDict()
+        self._table_lock = threading.Lock()
+        self._shard_locks = [threading.Lock() for _ in manifest.shards]
+
+    def shard(self, i: int) -> CachedShard:
+        """Shard `i`, fetched and verified if it is not here yet; blocks until it is.
+
+        Raises:
+            CacheError: its size or hash differs from the manifest, or the disk is full.
+            StoreError: the store does not deliver it.
+        """
+        with self._table_lock:
+            if i in self._open:
+                self._open.move_to_end(i)
+                return self._open[i]
+        with self._shard_locks[i]:
+            if i not in self._open:
+                shard = self._obtain(self._manifest.shards[i])
+                with self._table_lock:
+                    self._open[i] = shard
+                    if len(self._open) > _MAX_OPEN_SHARDS:
+                        self._open.popitem(last=False)
+                return shard
+        return self.shard(i)
+
+    def _obtain(self, entry: ShardEntry) -> CachedShard:
+        local = self._store.local_path(entry.tar_name)
+        if local is not None:
+            index_path = self._store.local_path(entry.index_name)
+            assert index_path is not None
+            if not local.exists() or not index_path.exists():
+                raise CacheError(
+                    f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
+                    "run 'shard-builder verify' on it"
+                )
+            self._verify(local, entry, entry.tar_name)
+            return CachedShard(local, load_index(index_path, entry))
+        try:
+            return self._obtain_remote(entry)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise CacheError(
+                f"no space left for shard {entry.name} in the cache {self._directory}; "
+                "free space there or lower data.cache_bytes"
+            ) from None
+
+    def _obtain_remote(self, entry: ShardEntry) -> CachedShard:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
+        with _process_lock(self._directory / f"{entry.name}.lock"):
+            hit = tar.exists() and index.exists()
+            telemetry.CACHE_LOOKUPS.labels("hit" if hit else "miss").inc()
+            if not hit:
+                self._download(entry.index_name, index)
+                self._download(entry.tar_name, tar, entry)
+            os.utime(tar)  # the eviction below is by last use
+            shard = CachedShard(tar, load_index(index, entry))
+        self._evict(keep=tar)
+        return shard
+
+    def _download(self, name: str, final: Path, entry: ShardEntry | None = None) -> None:
+        partial = final.with_name(final.name + ".part")
+        try:
+            self._store.download(name, partial)
+            if entry is not None:
+                self._verify(partial, entry, name)
+            os.replace(partial, final)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _verify(self, path: Path, entry: ShardEntry, name: str) -> None:
+        num_bytes = path.stat().st_size
+        if num_bytes != entry.num_bytes:
+            raise CacheError(
+                f"shard {name} of {self._store.url} has {num_bytes} bytes, its manifest says {entry.num_bytes}; "
+                "it was truncated or replaced: run 'shard-builder verify' and build it again"
+            )
+        if sha256_file(path) != entry.sha256:
+            raise CacheError(
+                f"shard {name} of {self._store.url} does not have the SHA-256 of its manifest; "
+                "it was damaged or replaced: run 'shard-builder verify' and build it again"
+            )
+
+    def _evict(self, keep: Path) -> None:
+        """Remove the shards used longest ago until the budget holds."""
+        tars = sorted(self._directory.glob("*.tar"), key=_last_use)
+        total = sum(_num_bytes(tar) for tar in tars)
+        for tar in tars:
+            if total <= self._max_bytes:
+                break
+            if tar != keep:
+                total -= _num_bytes(tar)
+                tar.unlink(missing_ok=True)
+        telemetry.CACHE_BYTES.set(total)
+
+
+@contextlib.contextmanager
+def _process_lock(path: Path) -> Iterator[None]:
+    """Hold `path` exclusively among processes; the kernel drops it when a holder dies, so no lock is ever stale."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _last_use(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):  # another rank evicted it just now
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _num_bytes(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

@@ -1,0 +1,29 @@
+"""The root of the error tree, and how an error reaches the person at the terminal.
+
+Every mistake a user can make (a missing file, a mistyped key, a bucket without permission) is a `UserError`:
+one sentence that names the thing and says what to do. Each room derives its own class from it, so that a caller
+may catch broadly (`UserError`) or narrowly (`ManifestError`). Everything else is our bug and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(ValueError):
+    """Something outside this program is wrong; the message is the one sentence that the user sees."""
+
+
+def run_command(main: Callable[[], int | None]) -> None:
+    """Run the body of a console script and exit: 0 or its result, 2 on a `UserError`, 130 on Ctrl-C."""
+    try:
+        status = main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status or 0)

@@ -1,0 +1,117 @@
+"""What went wrong with a store: from the exceptions of botocore, aiohttp and the system to one cause.
+
+Exceptions are told apart by class name and HTTP status, so that no client library has to be imported (or even
+be installed) to explain the failures of another.
+"""
+
+import errno
+from typing import Any, NamedTuple
+
+
+class Fault(NamedTuple):
+    """One failed request: `kind` is the label of the metric, `cause` completes "cannot read X: ..."."""
+
+    kind: str
+    cause: str
+    transient: bool = False
+    """Whether the same request may succeed later."""
+
+
+class ShortBodyError(OSError):
+    """An object ends before the last byte that was asked for."""
+
+
+_MISSING = Fault("missing", "there is no such object")
+_DENIED = Fault("permission", "permission denied; check the keys and what they are allowed to do")
+_FULL = Fault("disk_full", "the disk is full")
+_UNREACHABLE = Fault("connection", "the endpoint cannot be reached", transient=True)
+_BROKEN_OFF = Fault("cut", "the connection broke off", transient=True)
+_NO_CREDENTIALS = Fault("credentials", "no usable AWS credentials; set AWS_ACCESS_KEY_ID, AWS_PROFILE or a role")
+
+_BY_CODE = {
+    "NoSuchBucket": Fault("missing", "there is no such bucket"),
+    "InvalidAccessKeyId": Fault("permission", "the endpoint does not know this access key"),
+    "SignatureDoesNotMatch": Fault("permission", "the secret key does not fit the access key"),
+    "ExpiredToken": Fault("permission", "the session token has expired"),
+    "RequestTimeTooSkewed": Fault("permission", "the clock of this machine is wrong"),
+    "InvalidRange": Fault("short", "it is shorter than expected"),
+    "RequestTimeout": _BROKEN_OFF,
+    "SlowDown": Fault("throttled", "the store asks to slow down", transient=True),
+}
+_BY_STATUS = {
+    401: _DENIED,
+    403: _DENIED,
+    404: _MISSING,
+    409: Fault("conflict", "another writer is at work on it", transient=True),
+    416: _BY_CODE["InvalidRange"],
+    429: _BY_CODE["SlowDown"],
+    503: _BY_CODE["SlowDown"],
+}
+_BY_ERRNO = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL}
+# In this order, along the base classes of the exception.
+_BY_CLASS = {
+    "FileNotFoundError": _MISSING,
+    "PermissionError": _DENIED,
+    "SSLError": Fault("tls", "the endpoint's certificate is not accepted"),
+    "ClientConnectorSSLError": Fault("tls", "the endpoint's certificate is not accepted"),
+    "ClientConnectorCertificateError": Fault("tls", "the endpoint's certificate is not accepted"),
+    "NoCredentialsError": _NO_CREDENTIALS,
+    "PartialCredentialsError": _NO_CREDENTIALS,
+    "CredentialRetrievalError": _NO_CREDENTIALS,
+    "ProfileNotFound": _NO_CREDENTIALS,
+    "TokenRetrievalError": _NO_CREDENTIALS,
+    "SSOError": _NO_CREDENTIALS,
+    "ConnectionResetError": _BROKEN_OFF,
+    "BrokenPipeError": _BROKEN_OFF,
+    "ConnectionError": _UNREACHABLE,
+    "ClientConnectorError": _UNREACHABLE,
+    "gaierror": _UNREACHABLE,
+    "HTTPClientError": _BROKEN_OFF,
+    "ResponseParserError": _BROKEN_OFF,
+    "IncompleteReadError": _BROKEN_OFF,
+    "ClientPayloadError": _BROKEN_OFF,
+    "ClientConnectionError": _BROKEN_OFF,
+    "TimeoutError": _BROKEN_OFF,
+}
+_FOREIGN = ("OSError", "BotoCoreError", "ClientError")
+
+
+def explain(error: Exception) -> Fault | None:
+    """The cause of a failed request, or None where the exception is no fault of the store but our bug."""
+    code, status = _answer(error)
+    if fault := _BY_CODE.get(code) or _BY_STATUS.get(status):
+        return fault
+    if status >= 500:
+        return Fault("server", f"the store answered {status} {code}".rstrip(), transient=True)
+    if fault := _BY_ERRNO.get(getattr(error, "errno", None) or 0):
+        return fault
+    if isinstance(error, ShortBodyError):
+        return Fault("short", one_line(error))
+    classes = [base.__name__ for base in type(error).__mro__]
+    for name in classes:
+        if fault := _BY_CLASS.get(name):
+            return fault._replace(cause=f"{fault.cause} ({one_line(error)})") if fault.transient else fault
+    if str(error).startswith("Invalid endpoint"):  # a bare ValueError of botocore
+        return Fault("endpoint", f"{one_line(error)}; an endpoint URL begins with http:// or https://")
+    return Fault("other", one_line(error)) if any(name in _FOREIGN for name in classes) else None
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether a conditional write was refused because the object exists."""
+    return isinstance(error, FileExistsError) or _answer(error)[1] == 412
+
+
+def one_line(error: Exception) -> str:
+    """The message of an exception without line breaks, never empty."""
+    strerror = getattr(error, "strerror", None)
+    return " ".join(str(strerror or error).split()) or type(error).__name__
+
+
+def _answer(error: Exception) -> tuple[str, int]:
+    """Error code and HTTP status that the server answered with ("" and 0 where there was no answer)."""
+    for candidate in (error, error.__cause__):
+        response: Any = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "")), int(status)
+    return "", int(getattr(error, "status", None) or 0)  # aiohttp

@@ -1,0 +1,31 @@
+"""Prefetching: work on the next items in threads, hand the results over in order, never further ahead than allowed."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def prefetch(
+    function: Callable[[T], R], items: Iterable[T], num_threads: int, look_ahead: int, name: str
+) -> Iterator[R]:
+    """Yield `function(item)` for each item in order, with up to `look_ahead` items begun before they are asked for.
+
+    The first exception of `function` is raised where its result would have been yielded. Closing the iterator drops
+    what has not begun and waits for what has.
+    """
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+    begun: deque[Future[R]] = deque()
+    source = iter(items)
+    try:
+        for item in source:
+            begun.append(pool.submit(function, item))
+            if len(begun) > look_ahead:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

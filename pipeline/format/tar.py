@@ -1,0 +1,136 @@
+"""Tar shards: plain USTAR, two members a sample (`<key>.cls`, `<key>.<ext>`), the same input the same bytes.
+
+The layout is the one of webdataset, whose writer makes the members; what is added here is that nothing of the
+machine or the moment gets in, that the index falls out of the same pass, and that a cut file does not pass
+unseen: a tar that ends at a member boundary reads as a shorter tar everywhere else.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.format.checksum import HashingWriter
+from pipeline.format.index import INDEX_DTYPE, Index
+
+KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
+_END_MARK = bytes(2 * tarfile.BLOCKSIZE)
+
+
+class TarError(UserError):
+    """A shard is truncated or is no tar of this layout; the message names the file and the fault."""
+
+
+class TarSample(NamedTuple):
+    """One sample as it lies in a shard."""
+
+    key: str
+    ext: str
+    offset: int
+    """Of the first byte of the image inside the tar."""
+    image: bytes
+    label: int
+
+
+class ShardWriter:
+    """Writes one shard, front to back, holding one image at a time.
+
+    After `close` (or the `with` block) `sha256`, `num_bytes` and `index` describe the finished file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from webdataset.writer import (
+            TarWriter,
+        )  # here: it takes torch along where that is installed, two seconds
+
+        self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
+        self._hashing = HashingWriter(self._file)
+        self._tar = TarWriter(
+            self._hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False, compress=False
+        )
+        self._rows: list[tuple[int, int, int, int, int, int]] = []
+
+    def add(self, key: str, ext: str, image: bytes, label: int, height: int, width: int, orientation: int) -> None:
+        """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
+        assert KEY_PATTERN.fullmatch(key), key
+        assert ext > "cls", "the class member comes first, and the writer sorts by extension"
+        self._tar.write({"__key__": key, "cls": str(label).encode(), ext: image})
+        padded = -(-len(image) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        offset = self._tar.tarstream.offset - padded
+        self._rows.append((offset, len(image), label, height, width, orientation))
+
+    def close(self) -> None:
+        """Write the end-of-archive mark and close the file."""
+        self._tar.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def sha256(self) -> str:
+        """Of the tar file, in hex."""
+        return self._hashing.hexdigest
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tar file."""
+        return self._hashing.num_bytes
+
+    @property
+    def index(self) -> Index:
+        """One row a sample, in the order of the tar."""
+        return np.array(self._rows, dtype=INDEX_DTYPE)
+
+
+def iter_samples(path: str | Path) -> Iterator[TarSample]:
+    """Read a shard front to back with the standard library, trusting no index.
+
+    Raises:
+        TarError: the file is cut (also exactly between two members), no tar, or its members do not pair up.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            while label_member := tar.next():
+                yield _read_sample(path, tar, label_member, tar.next())
+            end = tar.offset
+    except tarfile.TarError as error:
+        raise TarError(f"shard {path} is not a whole tar file: {error}") from None
+    except OSError as error:
+        raise TarError(f"cannot read shard {path}: {error.strerror or error}") from None
+    with open(path, "rb") as file:  # tarfile takes garbage or a missing end mark for the end
+        file.seek(end)
+        tail = file.read(2 * tarfile.RECORDSIZE + 1)
+    if not tail.startswith(_END_MARK) or tail.strip(b"\0") or len(tail) > 2 * tarfile.RECORDSIZE:
+        raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
+
+
+def _read_sample(
+    path: str | Path,
+    tar: tarfile.TarFile,
+    label_member: tarfile.TarInfo,
+    image_member: tarfile.TarInfo | None,
+) -> TarSample:
+    key, _, suffix = label_member.name.partition(".")
+    image_key, _, ext = image_member.name.partition(".") if image_member else ("", "", "")
+    if image_member is None or suffix != "cls" or image_key != key:
+        raise TarError(f"shard {path}: member {label_member.name} is not followed by the image of its sample")
+    label, image = _content(tar, label_member), _content(tar, image_member)
+    if len(image) != image_member.size or not label.isdigit():
+        raise TarError(f"shard {path}: sample {key} is truncated or garbled")
+    return TarSample(key, ext, image_member.offset_data, image, int(label))
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file else b""

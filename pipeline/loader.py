@@ -1,0 +1,192 @@
+"""ViewLoader: stream + plan + executor -> stacked views on the device, ahead of the training step.
+
+    SampleStream ──> plan (numpy) ──> executor (threads or DALI) ──> bounded queue ──> training step
+         └─ threads: fetch shards, read samples     └─ one background thread drives both
+
+The loader's state is the stream's, counted at the training step: batches that wait in the queue are drawn again after
+a resume.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline import telemetry
+from pipeline.augment import BadImages, Executor, Planner, build_executor
+from pipeline.config import Config
+from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
+
+
+class DataConfig(Config):
+    """The data side of a run.
+
+    Attributes:
+        stream: Where the samples come from.
+        executor: What renders the views: "cpu", "dali" or "reference".
+        num_threads: Threads of the executor.
+        queue_batches: Finished batches that may wait for the training step.
+    """
+
+    stream: StreamConfig
+    executor: str = "cpu"
+    num_threads: int = 4
+    queue_batches: int = 2
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """What a step trains on. B samples of this rank, V views a group."""
+
+    epoch: int
+    step: int
+    ids: NDArray[np.int64]  # [B]
+    labels: torch.Tensor  # int64 [B]
+    views: list[torch.Tensor]  # one a group of equal sizes: [V, B, 3, H, W]
+    num_encoded_bytes: int
+
+
+class ViewLoader:
+    """Iterate over the batches of one rank, for ever. Use as a context manager, or call `close`."""
+
+    def __init__(
+        self,
+        stream: SampleStream,
+        planner: Planner,
+        executor: Executor,
+        device: torch.device,
+        queue_batches: int = 2,
+    ) -> None:
+        self._stream, self._planner, self._executor, self._device = stream, planner, executor, device
+        self._queue_batches = queue_batches
+        self._position = stream.position
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the data."""
+        return self._stream.steps_per_epoch
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the data set."""
+        return self._stream.manifest.num_samples
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training step stands: a few integers."""
+        return self._stream.state_dict(self._position)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Call before iterating.
+
+        Raises:
+            OrderError: the state belongs to another data set or order.
+        """
+        assert self._thread is None, "load the state before iterating"
+        self._stream.load_state_dict(state)
+        self._position = self._stream.position
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        assert self._thread is None, "one iteration at a time"
+        results: queue.Queue[ViewBatch | BaseException] = queue.Queue(self._queue_batches)
+        self._thread = threading.Thread(target=self._produce, args=(results,), name="view-loader", daemon=True)
+        self._thread.start()
+        while True:
+            telemetry.LOADER_QUEUE_BATCHES.set(results.qsize())
+            begin = time.perf_counter()
+            item = results.get()
+            telemetry.LOADER_WAIT_SECONDS.observe(time.perf_counter() - begin)
+            if isinstance(item, BaseException):
+                raise item
+            telemetry.LOADER_SAMPLES.inc(len(item.ids))
+            telemetry.LOADER_BYTES.inc(item.num_encoded_bytes)
+            self._position += 1
+            yield item
+
+    def close(self) -> None:
+        """Stop the background thread and release the executor."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _produce(self, results: "queue.Queue[ViewBatch | BaseException]") -> None:
+        encoded_batches = iter(self._stream)
+        try:
+            for encoded in encoded_batches:
+                if not _put(results, self._render(encoded), self._stop):
+                    return
+        except BaseException as error:
+            _put(results, error, self._stop)
+        finally:
+            encoded_batches.close()  # type: ignore[attr-defined]
+
+    def _render(self, encoded: EncodedBatch) -> ViewBatch:
+        with telemetry.LOADER_AUGMENT_SECONDS.time():
+            views, encoded = render(encoded, self._planner, self._executor, self._stream.neighbour)
+        return ViewBatch(
+            epoch=encoded.epoch,
+            step=encoded.step,
+            ids=encoded.ids,
+            labels=torch.from_numpy(encoded.labels.astype(np.int64)).to(self._device),
+            views=[group.to(self._device, non_blocking=True) for group in views],
+            num_encoded_bytes=sum(map(len, encoded.images)),
+        )
+
+
+def render(
+    encoded: EncodedBatch,
+    planner: Planner,
+    executor: Executor,
+    neighbour: Callable[[int], EncodedBatch],
+) -> tuple[list[torch.Tensor], EncodedBatch]:
+    """Views of a batch in which each undecodable image is replaced by its `neighbour`, and the batch so changed.
+
+    It ends because `neighbour` raises when its budget is spent.
+    """
+    while True:
+        plan = planner(encoded.epoch, encoded.ids, encoded.heights, encoded.widths)
+        try:
+            return executor(encoded.images, plan), encoded
+        except BadImages as bad:
+            encoded = _replace_samples(encoded, {b: neighbour(int(encoded.ids[b])) for b in bad.reasons})
+
+
+def _replace_samples(batch: EncodedBatch, substitutes: dict[int, EncodedBatch]) -> EncodedBatch:
+    images = list(batch.images)
+    columns = {name: getattr(batch, name).copy() for name in ("ids", "labels", "heights", "widths")}
+    for b, substitute in substitutes.items():
+        images[b] = substitute.images[0]
+        for name, column in columns.items():
+            column[b] = getattr(substitute, name)[0]
+    return replace(batch, images=images, **columns)
+
+
+def _put(results: "queue.Queue[Any]", item: object, stop: threading.Event) -> bool:
+    """Put, unless the consumer has gone; False then."""
+    while not stop.is_set():
+        try:
+            results.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def open_loader(stream: SampleStream, planner: Planner, config: DataConfig, device: torch.device) -> ViewLoader:
+    """A loader as `config` describes it."""
+    executor = build_executor(config.executor, config.num_threads, device)
+    return ViewLoader(stream, planner, executor, device, config.queue_batches)

@@ -1,0 +1,98 @@
+"""Every metric of the project, named once, and the endpoint that exposes them.
+
+Conventions (Prometheus naming guide): prefix `esvit_`, base units in the name, counters end in `_total`, no rates:
+images/s is `rate(esvit_train_samples_total[1m])`. Labels stay few and bounded: never a shard, key, URL or step.
+The rank is not a label here: each rank has its own endpoint, and the target file that announces it carries
+`rank` (see `announce`), so no series can collide and a dead rank shows as `up == 0`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from prometheus_client import (
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+    start_http_server,
+)
+
+from pipeline.errors import UserError
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_SECONDS_WAIT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_SECONDS_STEP = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)
+_SECONDS_READ = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+
+# Storage: one shard or range at a time.
+STORE_READ_SECONDS = Histogram(
+    "esvit_store_read_seconds", "Time of one read from the object store", buckets=_SECONDS_READ
+)
+STORE_READ_BYTES = Counter("esvit_store_read_bytes", "Bytes read from the object store")
+STORE_ERRORS = Counter("esvit_store_errors", "Failed requests to the object store, before any retry", ["kind"])
+CACHE_LOOKUPS = Counter("esvit_cache_lookups", "Shard look-ups in the local cache", ["result"])
+CACHE_BYTES = Gauge("esvit_cache_bytes", "Bytes of shards in the local cache")
+
+# Loader: encoded samples in, stacked views out.
+LOADER_SAMPLES = Counter("esvit_loader_samples", "Images handed to the training step")
+LOADER_BYTES = Counter("esvit_loader_encoded_bytes", "Encoded bytes of the images handed to the training step")
+LOADER_BAD_SAMPLES = Counter("esvit_loader_bad_samples", "Images that could not be decoded and were replaced")
+LOADER_WAIT_SECONDS = Histogram(
+    "esvit_loader_wait_seconds", "Time the training step waited for its batch", buckets=_SECONDS_WAIT
+)
+LOADER_QUEUE_BATCHES = Gauge("esvit_loader_queue_batches", "Finished batches that wait for the training step")
+LOADER_AUGMENT_SECONDS = Histogram(
+    "esvit_loader_augment_seconds",
+    "Time to turn one batch of encoded images into views",
+    buckets=_SECONDS_STEP,
+)
+
+# Training: one optimisation step.
+TRAIN_SAMPLES = Counter("esvit_train_samples", "Images this rank has trained on")
+TRAIN_STEPS = Counter("esvit_train_steps", "Optimisation steps of this process")
+TRAIN_STEP_SECONDS = Histogram(
+    "esvit_train_step_seconds", "Time of one step, the wait for its batch included", buckets=_SECONDS_STEP
+)
+TRAIN_POSITION = Gauge("esvit_train_epoch", "Position of the run, in epochs")
+TRAIN_LOSS = Gauge("esvit_train_loss", "Loss of the newest logged step", ["term"])
+TRAIN_TEACHER_ENTROPY = Gauge(
+    "esvit_train_teacher_entropy_ratio",
+    "Entropy of the mean teacher assignment over ln K: 0 one prototype only, 1 uniform; either end is collapse",
+)
+TRAIN_LEARNING_RATE = Gauge("esvit_train_learning_rate", "Learning rate of the newest logged step")
+RUN_INFO = Info("esvit_run", "What this process runs")
+
+
+class MetricsPortError(UserError):
+    """The metrics endpoint cannot listen on its port."""
+
+
+def start_exporter(port: int, address: str = "127.0.0.1") -> int:
+    """Serve `/metrics` from a daemon thread; port 0 takes a free one. Returns the port in use.
+
+    Raises:
+        MetricsPortError: the port is taken or the address is not one of this machine.
+    """
+    try:
+        server, _ = start_http_server(port, addr=address)
+    except OSError as error:
+        raise MetricsPortError(
+            f"metrics endpoint cannot listen on {address}:{port} ({error.strerror}); "
+            "choose another with --set metrics.port=PORT, or 0 for any free port"
+        ) from None
+    return int(server.server_port)
+
+
+def announce(directory: str | Path, rank: int, address: str, port: int, run: str) -> Path:
+    """Write the Prometheus file_sd target of this rank, atomically, as `rank-N.json` in `directory`."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = [{"targets": [f"{address}:{port}"], "labels": {"rank": str(rank), "run": run}}]
+    final = folder / f"rank-{rank}.json"
+    partial = final.with_suffix(".json.part")
+    partial.write_text(json.dumps(target))
+    os.replace(partial, final)
+    return final

@@ -1,0 +1,65 @@
+"""Two processes with half a batch each compute what one does with all of it. Run as a script: one rank."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from esvit.losses import EsvitLoss, LossConfig
+from esvit.losses.center import Center
+from esvit.models import BackboneConfig
+from esvit.models.head import HeadConfig
+from esvit.models.student_teacher import ModelConfig, StudentTeacher
+
+BATCH, K, STEPS = 4, 10, 2
+UNEVEN = [torch.arange(3.0 * K).reshape(3, K), torch.full((1, K), 100.0)]  # rows of rank 0 and rank 1
+
+
+def train(images: slice, distributed: bool) -> dict[str, torch.Tensor]:
+    """Two steps of plain SGD on `images` of each view; returns losses, centres and parameters."""
+    torch.manual_seed(0)
+    head = HeadConfig(num_prototypes=K, hidden=16, bottleneck=8)
+    pair = StudentTeacher(ModelConfig(backbone=BackboneConfig(name="swin_nano"), head=head), with_regions=True)
+    student = DistributedDataParallel(pair.student) if distributed else pair.student
+    objective = EsvitLoss(LossConfig(), K)
+    views = [torch.randn(2, BATCH, 3, 32, 32)[:, images], torch.randn(3, BATCH, 3, 16, 16)[:, images]]
+    losses = []
+    for _ in range(STEPS):
+        loss = objective(student(views), pair.teacher(views[:1]), 0.04)["loss"]
+        student.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in pair.student.parameters():
+                parameter -= 0.1 * parameter.grad
+        pair.update_teacher(0.9)
+        losses.append(loss.detach())
+    return {"losses": torch.stack(losses), **objective.state_dict(), **pair.state_dict()}
+
+
+def run_rank(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = train(slice(rank * 2, rank * 2 + 2), distributed=True)
+    center = Center(K, momentum=0.0)
+    center.update([UNEVEN[rank]])
+    torch.save({**results, "uneven": center.center}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
+    expected = train(slice(None), distributed=False)
+    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first["losses"] = (first["losses"] + second["losses"]) / 2
+    for name, value in expected.items():
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    torch.testing.assert_close(first["uneven"], torch.cat(UNEVEN).mean(dim=0))
+    torch.testing.assert_close(second["view_center.center"], expected["view_center.center"])
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    run_rank(int(sys.argv[1]), Path(sys.argv[2]))
