@@ -25,5 +25,21 @@ check: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# Beside our own packages the tests want Prometheus, and the schemas of SkyPilot (whose pins clash with ours) and
+# Grafana. Without them a developer's run skips some tests of tests/integration; CI fails.
+SERVICES := $(VENV)/services
+SUDO     := $(if $(filter-out 0,$(shell id -u)),sudo)
+
+services: $(SERVICES)/.installed
+
+$(SERVICES)/.installed: Makefile
+	for package in prometheus npm; do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
+	test -z "$$missing" || { $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+	test -x $(SERVICES)/sky/bin/python || $(PYTHON) -m venv $(SERVICES)/sky
+	$(SERVICES)/sky/bin/python -m pip install --quiet skypilot==0.14.1
+	npm install --prefix $(SERVICES) --silent --no-audit --no-fund @grafana/schema@13.2.3 typescript@7.0.2
+	touch $@
+
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs demo-output

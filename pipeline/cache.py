@@ -7,7 +7,6 @@ Where the store is a local folder nothing is copied: the shard is verified in pl
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import threading
@@ -68,8 +67,8 @@ class ShardCache:
         """Shard `i`, fetched and verified if it is not here yet; blocks until it is.
 
         Raises:
-            CacheError: its size or hash differs from the manifest, or the disk is full.
-            StoreError: the store does not deliver it.
+            CacheError: its size or hash differs from the manifest, or the directory cannot be used.
+            StoreError: the store does not deliver it, or the disk is full.
         """
         with self._table_lock:
             if i in self._open:
@@ -86,59 +85,65 @@ class ShardCache:
         return self.shard(i)
 
     def _obtain(self, entry: ShardEntry) -> CachedShard:
-        local = self._store.local_path(entry.tar_name)
-        if local is not None:
-            index_path = self._store.local_path(entry.index_name)
-            assert index_path is not None
-            if not local.exists() or not index_path.exists():
-                raise CacheError(
-                    f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
-                    "run 'shard-builder verify' on it"
-                )
-            self._verify(local, entry, entry.tar_name)
-            return CachedShard(local, load_index(index_path, entry))
+        tar, index = self._store.local_path(entry.tar_name), self._store.local_path(entry.index_name)
         try:
-            return self._obtain_remote(entry)
+            if tar is None or index is None:
+                return self._obtain_remote(entry)
+            return self._obtain_local(entry, tar, index)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
             raise CacheError(
-                f"no space left for shard {entry.name} in the cache {self._directory}; "
-                "free space there or lower data.cache_bytes"
+                f"cannot open shard {entry.name} of {self._store.url}: {error.strerror} ({error.filename})"
             ) from None
+
+    def _obtain_local(self, entry: ShardEntry, tar: Path, index: Path) -> CachedShard:
+        if not tar.exists() or not index.exists():
+            raise CacheError(
+                f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
+                "run 'shard-builder verify' on it"
+            )
+        self._verify(tar, entry.tar_name, entry.sha256, entry.num_bytes)
+        return CachedShard(tar, load_index(index, entry))
 
     def _obtain_remote(self, entry: ShardEntry) -> CachedShard:
         self._directory.mkdir(parents=True, exist_ok=True)
-        tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
         with _process_lock(self._directory / f"{entry.name}.lock"):
-            hit = tar.exists() and index.exists()
-            telemetry.CACHE_LOOKUPS.labels("hit" if hit else "miss").inc()
-            if not hit:
-                self._download(entry.index_name, index)
-                self._download(entry.tar_name, tar, entry)
-            os.utime(tar)  # the eviction below is by last use
-            shard = CachedShard(tar, load_index(index, entry))
-        self._evict(keep=tar)
+            shard = self._open_cached(entry)
+            telemetry.CACHE_LOOKUPS.labels("hit" if shard else "miss").inc()
+            while shard is None:  # again where another process evicts it at once
+                self._download(entry.index_name, entry.index_sha256)
+                self._download(entry.tar_name, entry.sha256, entry.num_bytes)
+                shard = self._open_cached(entry)
+        self._evict(keep=shard.path)
         return shard
 
-    def _download(self, name: str, final: Path, entry: ShardEntry | None = None) -> None:
-        partial = final.with_name(final.name + ".part")
+    def _open_cached(self, entry: ShardEntry) -> CachedShard | None:
+        """The shard, if the directory holds it whole; it counts as used now."""
+        tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
+        try:
+            if tar.stat().st_size != entry.num_bytes or not index.exists():
+                return None
+            os.utime(tar)  # eviction is by last use
+            return CachedShard(tar, load_index(index, entry))
+        except FileNotFoundError:
+            return None
+
+    def _download(self, name: str, sha256: str, num_bytes: int | None = None) -> None:
+        partial = self._directory / f"{name}.part"
         try:
             self._store.download(name, partial)
-            if entry is not None:
-                self._verify(partial, entry, name)
-            os.replace(partial, final)
+            self._verify(partial, name, sha256, num_bytes)
+            os.replace(partial, self._directory / name)
         finally:
             partial.unlink(missing_ok=True)
 
-    def _verify(self, path: Path, entry: ShardEntry, name: str) -> None:
-        num_bytes = path.stat().st_size
-        if num_bytes != entry.num_bytes:
+    def _verify(self, path: Path, name: str, sha256: str, num_bytes: int | None) -> None:
+        actual_bytes = path.stat().st_size
+        if num_bytes is not None and actual_bytes != num_bytes:
             raise CacheError(
-                f"shard {name} of {self._store.url} has {num_bytes} bytes, its manifest says {entry.num_bytes}; "
+                f"shard {name} of {self._store.url} has {actual_bytes} bytes, its manifest says {num_bytes}; "
                 "it was truncated or replaced: run 'shard-builder verify' and build it again"
             )
-        if sha256_file(path) != entry.sha256:
+        if sha256_file(path) != sha256:
             raise CacheError(
                 f"shard {name} of {self._store.url} does not have the SHA-256 of its manifest; "
                 "it was damaged or replaced: run 'shard-builder verify' and build it again"

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from pipeline import telemetry
 from pipeline.augment import BadImages, Executor, Planner, build_executor
@@ -36,8 +37,8 @@ class DataConfig(Config):
 
     stream: StreamConfig
     executor: str = "cpu"
-    num_threads: int = 4
-    queue_batches: int = 2
+    num_threads: PositiveInt = 4
+    queue_batches: PositiveInt = 2
 
 
 @dataclass(frozen=True)

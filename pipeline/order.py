@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -31,8 +32,8 @@ class OrderError(UserError):
 class OrderConfig(Config):
     """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity."""
 
-    lanes: int = 8
-    block_shards: int = 8
+    lanes: PositiveInt = 8
+    block_shards: PositiveInt = 8
 
 
 class Order(Protocol):

@@ -189,7 +189,7 @@ class Store:
             nonlocal step
             wanted = min(step, end - position)
             try:
-                data: bytes = self._connect().cat_file(self._path(name), position, position + wanted)
+                data: bytes = self._connect().cat_file(self._path(name), start=position, end=position + wanted)
             except Exception:
                 step = max(step // 2, _MIN_PIECE_BYTES)
                 raise

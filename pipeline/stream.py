@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
 
 from pipeline import telemetry
 from pipeline.cache import ShardCache
@@ -37,17 +38,17 @@ class StreamConfig(Config):
         shard_look_ahead_steps: How many steps ahead whole shards are fetched.
         sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
         num_threads: Parallel downloads, and parallel reads.
-        max_bad_samples: Images that may fail to decode, in each process, before the run stops.
+        max_bad_samples: Different images that may fail to decode, in each process, before the run stops.
     """
 
     shards: str
     order: OrderConfig = OrderConfig()
     cache_dir: str = "~/.cache/esvit-streaming"
-    cache_bytes: int = 100_000_000_000
-    shard_look_ahead_steps: int = 64
-    sample_look_ahead_steps: int = 4
-    num_threads: int = 4
-    max_bad_samples: int = 100
+    cache_bytes: NonNegativeInt = 100_000_000_000
+    shard_look_ahead_steps: NonNegativeInt = 64
+    sample_look_ahead_steps: NonNegativeInt = 4
+    num_threads: PositiveInt = 4
+    max_bad_samples: NonNegativeInt = 100
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class SampleStream:
         self._cache = ShardCache(store, manifest, config.cache_dir, config.cache_bytes)
         sizes = np.array([entry.num_samples for entry in manifest.shards])
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._num_bad = 0
+        self._bad: set[int] = set()
         self.position = 0
 
     @property
@@ -116,22 +117,21 @@ class SampleStream:
         self.position = int(state["position"])
 
     def neighbour(self, sample_id: int) -> EncodedBatch:
-        """The deterministic replacement of a sample that cannot be decoded: the next one of its shard.
+        """The deterministic replacement of a sample that cannot be decoded: the next one.
 
         Raises:
-            TooManyBadSamples: more than `max_bad_samples` replacements were asked for.
+            TooManyBadSamples: more than `max_bad_samples` of them, or all that there are, cannot be decoded.
         """
-        shard = self._shard_of(sample_id)
-        start, stop = self._starts[shard], self._starts[shard + 1]
-        self._num_bad += 1
         telemetry.LOADER_BAD_SAMPLES.inc()
-        if self._num_bad > self.config.max_bad_samples:
+        self._bad.add(sample_id)
+        if len(self._bad) > min(self.config.max_bad_samples, self.manifest.num_samples - 1):
+            shard = self._shard_of(sample_id)
             raise TooManyBadSamples(
-                f"{self._num_bad} images of {self.config.shards} could not be decoded, the newest being number "
-                f"{sample_id - start} of shard {self.manifest.shards[shard].name}; rebuild the shards with "
-                "--decode-check or raise data.stream.max_bad_samples"
+                f"{len(self._bad)} images of {self.config.shards} could not be decoded, the newest being number "
+                f"{sample_id - self._starts[shard]} of shard {self.manifest.shards[shard].name}; build the shards "
+                "again or raise data.stream.max_bad_samples"
             )
-        return self._read(0, 0, np.array([start + (sample_id + 1 - start) % (stop - start)]))
+        return self._read(0, 0, np.array([(sample_id + 1) % self.manifest.num_samples]))
 
     def _identity(self) -> dict[str, Any]:
         identity: dict[str, Any] = {

@@ -18,7 +18,7 @@ MAX_FUNCTION_LINES = 60
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
-CONFIG_HEADER = ("Command:", "Hardware:", "Hours:", "Expected:")
+CONFIG_HEADER = ("# command:", "# hardware:", "# hours:", "# score:")
 
 
 def _sources(*folders: str) -> list[Path]:

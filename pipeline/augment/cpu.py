@@ -6,6 +6,7 @@
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
 """
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,12 +71,14 @@ def decode(encoded: bytes) -> NDArray[np.uint8]:
         one of `reference.DECODE_ERRORS`: not a decodable image.
     """
     if encoded[:3] == _JPEG_MAGIC:
-        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
-        # libjpeg-turbo does not convert CMYK to RGB; PIL does, and knows the limit for decompression bombs.
-        if colour_space not in ("CMYK", "YCCK") and height * width < Image.MAX_IMAGE_PIXELS:
-            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
-            return pixels
-    return np.asarray(reference.decode(encoded))
+        # A ValueError here may be no more than a few stray bytes: which damage is fatal is for PIL to say.
+        with contextlib.suppress(ValueError):
+            height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
+            # libjpeg-turbo does not convert CMYK to RGB; PIL does, and knows the limit for decompression bombs.
+            if colour_space not in ("CMYK", "YCCK") and height * width < Image.MAX_IMAGE_PIXELS:
+                pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
+                return pixels
+    return np.array(reference.decode(encoded))
 
 
 def _render(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int, out: NDArray[np.float32]) -> None:

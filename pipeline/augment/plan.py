@@ -9,11 +9,12 @@ where one matrix a view departs from torchvision's ColorJitter).
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise, starmap
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from pipeline.augment.colour import ColourJitter, colour_maps
 from pipeline.config import Config
@@ -34,8 +35,8 @@ class ViewGroup(Config):
         solarize: Probability of inverting the pixels from 128 upwards, after the blur.
     """
 
-    size: tuple[int, int]
-    count: int = Field(ge=1)
+    size: tuple[PositiveInt, PositiveInt]
+    count: PositiveInt
     area: tuple[float, float]
     blur: tuple[Probability, ...] = (0.0,)
     solarize: tuple[Probability, ...] = (0.0,)
@@ -82,8 +83,14 @@ class MultiCropConfig(Config):
 class CenterCropConfig(Config):
     """The evaluation view: shorter side to `resize`, then the centre `size` x `size`, in one resize."""
 
-    size: int = 224
-    resize: int = 256
+    size: PositiveInt = 224
+    resize: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _inside_the_image(self) -> Self:
+        if self.size > self.resize:
+            raise ValueError(f"size {self.size} is larger than resize {self.resize}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,8 @@ class CropPlan:
     are 8-bit.
     """
 
-    sizes: tuple[tuple[int, int], ...]  # (height, width) of each view; equal sizes adjacent
+    sizes: tuple[tuple[int, int], ...]  # (height, width) of each view
+    groups: tuple[slice, ...]  # runs of views of one size: each becomes one stacked tensor
     top: NDArray[np.int64]
     left: NDArray[np.int64]
     height: NDArray[np.int64]
@@ -118,12 +126,6 @@ class CropPlan:
         """B."""
         return int(self.top.shape[1])
 
-    @property
-    def groups(self) -> list[slice]:
-        """Runs of views with one size: each becomes one stacked tensor."""
-        starts = [v for v in range(self.num_views) if v == 0 or self.sizes[v] != self.sizes[v - 1]]
-        return [slice(a, b) for a, b in zip(starts, [*starts[1:], self.num_views], strict=True)]
-
 
 class Planner(Protocol):
     """Draws the plan of a batch."""
@@ -142,6 +144,8 @@ class MultiCrop:
         self._config, self._seed = config, seed
         groups = config.views
         self._sizes = tuple(group.size for group in groups for _ in range(group.count))
+        ends = np.cumsum([group.count for group in groups]).tolist()
+        self._groups = tuple(starmap(slice, pairwise([0, *ends])))
         self._area = np.array([group.area for group in groups for _ in range(group.count)])
         self._blur = np.array([p for group in groups for p in group.per_view(group.blur)])
         self._solarize = np.array([p for group in groups for p in group.per_view(group.solarize)])
@@ -160,6 +164,7 @@ class MultiCrop:
         blurred = u[..., 29] < self._blur[:, None]
         return CropPlan(
             sizes=self._sizes,
+            groups=self._groups,
             top=top,
             left=left,
             height=height,
@@ -219,6 +224,7 @@ class CenterCrop:
         side = np.maximum(np.rint(short * (size / self._config.resize)), 1).astype(np.int64)[None]
         return CropPlan(
             sizes=((size, size),),
+            groups=(slice(0, 1),),
             top=(heights - side) // 2,
             left=(widths - side) // 2,
             height=side,

@@ -43,6 +43,9 @@ class ReferenceExecutor:
             raise BadImages(reasons)
         return [
             torch.stack([torch.stack([views[v] for views in samples]) for v in range(group.start, group.stop)])
+            .movedim(2, -1)
+            .contiguous()
+            .movedim(-1, 2)
             for group in plan.groups
         ]
 
@@ -53,7 +56,10 @@ class ReferenceExecutor:
 
 def decode(encoded: bytes) -> Image.Image:
     """RGB image; EXIF orientation is ignored, as by torchvision's ImageFolder in the original."""
-    return Image.open(io.BytesIO(encoded)).convert("RGB")
+    image = Image.open(io.BytesIO(encoded))
+    if image.mode == "I;16":  # PIL would clip to 255, which leaves most 16-bit photographs white
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def render(image: Image.Image, plan: CropPlan, v: int, b: int) -> torch.Tensor:

@@ -48,15 +48,15 @@ def load_index(path: str | Path, entry: ShardEntry) -> Index:
         ShardIndexError: the file is missing, or its hash, row type or row count is not the one promised.
     """
     try:
-        if sha256_file(path) != entry.index_sha256:
-            raise ShardIndexError(f"index {path} does not have the hash that the manifest records; fetch it again")
-        index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+        actual_sha256 = sha256_file(path)
     except OSError as error:
         raise ShardIndexError(f"cannot read index {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        if isinstance(error, ShardIndexError):
-            raise
-        raise ShardIndexError(f"index {path} is not a NumPy array file") from None
+    if actual_sha256 != entry.index_sha256:
+        raise ShardIndexError(f"index {path} does not have the hash that the manifest records; fetch it again")
+    try:
+        index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        raise ShardIndexError(f"index {path} is not a NumPy array file; build the shards again") from None
     if index.dtype != INDEX_DTYPE or index.shape != (entry.num_samples,):
         raise ShardIndexError(f"index {path} does not hold the {entry.num_samples} rows that the manifest records")
     return index

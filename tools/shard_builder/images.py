@@ -4,7 +4,7 @@ import io
 import warnings
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _ORIENTATION_TAG = 0x0112
@@ -27,10 +27,9 @@ class ImageHeader(NamedTuple):
 
 
 def inspect(data: bytes) -> ImageHeader:
-    """Parse an encoded image and decode it once, a JPEG at an eighth of its size.
+    """Parse an encoded image and decode it once, so that a cut file is found here and not during training.
 
-    The decoding has to read the data to its end, so a file that was cut is found here and not during training;
-    at an eighth it costs a fraction of a real decode.
+    A JPEG is decoded at an eighth of its size: its data is read to the end, but few pixels are made of it.
 
     Raises:
         RejectedImageError: it is empty, no JPEG, PNG or WebP, cut or damaged.
@@ -42,11 +41,19 @@ def inspect(data: bytes) -> ImageHeader:
             warnings.simplefilter("ignore")  # of odd metadata, which no trainer looks at
             width, height = image.size
             ext = _EXTENSIONS[str(image.format)]
-            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1))
-            image.draft("L", (1, 1))
+            orientation = _orientation(image)
+            image.draft("L", (1, 1))  # the smallest scale there is
             image.load()
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise RejectedImageError("not a JPEG, PNG or WebP image") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise RejectedImageError(f"damaged image: {error}") from None
-    return ImageHeader(ext, height, width, orientation if 1 <= orientation <= 8 else 1)
+    return ImageHeader(ext, height, width, orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # whatever the parser says of garbled metadata: the pixels may be fine
+        return 1
+    return value if 1 <= value <= 8 else 1

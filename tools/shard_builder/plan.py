@@ -9,7 +9,7 @@ import itertools
 import json
 import tarfile
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from pipeline.errors import UserError
 from tools.shard_builder.readers import Record
@@ -21,15 +21,22 @@ class PlanError(UserError):
     """No plan can be made from these records."""
 
 
-class ShardPlan(NamedTuple):
+@dataclass(frozen=True)
+class ShardPlan:
     """What goes into one shard, in this order."""
 
     index: int
     name: str
     records: tuple[Record, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the samples in the tar, unless images are rejected."""
+        return sum(_tar_bytes(record) for record in self.records)
 
-class Plan(NamedTuple):
+
+@dataclass(frozen=True)
+class Plan:
     """Everything that decides the bytes of a build."""
 
     dataset: str
@@ -63,9 +70,7 @@ def make_plan(
         raise PlanError("two images of the source have the same key; rename one of them")
     ends = list(itertools.accumulate(_tar_bytes(record) for record in ordered))
     num_shards = -(-ends[-1] // shard_bytes)
-    groups = itertools.groupby(
-        zip(ordered, ends, strict=True), key=lambda item: (item[1] - 1) * num_shards // ends[-1]
-    )
+    groups = itertools.groupby(zip(ordered, ends, strict=True), key=lambda item: (item[1] - 1) * num_shards // ends[-1])
     shards = tuple(
         ShardPlan(index, f"{split}-{index:06d}", tuple(record for record, _ in group))
         for index, (_, group) in enumerate(groups)
@@ -89,5 +94,5 @@ def _tar_bytes(record: Record) -> int:
 def _digest(dataset: str, split: str, classes: tuple[str, ...], shards: tuple[ShardPlan, ...]) -> str:
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dataset, split, classes]).encode())
     for shard in shards:
-        digest.update(json.dumps(shard).encode())
+        digest.update(json.dumps([shard.name, shard.records]).encode())
     return digest.hexdigest()

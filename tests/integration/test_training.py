@@ -1,0 +1,102 @@
+"""Training as a user runs it: world sizes agree, runs resume, mistakes get one sentence."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from support.training import build_shards, read_jsonl, train, trained_samples
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def shards(tiny_image_folder: Path) -> str:
+    folder = tiny_image_folder.parent / "shards"
+    build_shards(tiny_image_folder, str(folder))
+    return str(folder)
+
+
+def test_one_rank_and_two_ranks_compute_the_same_steps(shards: str, tmp_path: Path) -> None:
+    losses = []
+    for num_ranks in (1, 2):
+        output = tmp_path / str(num_ranks)
+        done = train(output, shards, "schedule.epochs=1", num_ranks=num_ranks)
+        assert done.returncode == 0, done.stderr
+        losses.append([record["loss"] for record in read_jsonl(output / "log.jsonl")])
+    assert len(losses[0]) >= 3
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert trained_samples(tmp_path / "1", 1) == trained_samples(tmp_path / "2", 2)
+
+
+def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one(shards: str, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = ("schedule.epochs=2", "checkpoint.every_steps=3", "model.backbone.drop_path_rate=0.2")
+    assert train(whole, shards, *settings).returncode == 0
+    shutil.copytree(whole / "checkpoints", parts / "checkpoints")
+    for late in sorted((parts / "checkpoints").iterdir())[2:]:
+        late.unlink()
+    done = train(parts, shards, *settings)
+    assert "resuming from" in done.stdout
+    expected = {record["step"]: record["loss"] for record in read_jsonl(whole / "log.jsonl")}
+    resumed = {record["step"]: record["loss"] for record in read_jsonl(parts / "log.jsonl")}
+    assert min(resumed) == 4 and max(resumed) == max(expected)
+    assert resumed == {step: expected[step] for step in resumed}
+
+
+def test_regions_continue_from_a_view_only_run(shards: str, tmp_path: Path) -> None:
+    first = tmp_path / "view"
+    assert train(first, shards, "schedule.epochs=1", "loss.region_weight=0").returncode == 0
+    start = f"checkpoint.start_from={first}/checkpoints"
+    done = train(tmp_path / "region", shards, "schedule.epochs=1", start)
+    assert done.returncode == 0, done.stderr
+    assert "; new: loss.region_center, student.region_head, teacher.region_head" in done.stdout
+    assert "region" in read_jsonl(tmp_path / "region" / "log.jsonl")[-1]
+
+
+def test_a_checkpoint_of_another_order_is_refused(shards: str, tmp_path: Path) -> None:
+    assert train(tmp_path, shards, "schedule.epochs=1").returncode == 0
+    _assert_one_sentence(train(tmp_path, shards, "schedule.epochs=2", "seed=7"), "seed was 0 in the checkpoint")
+
+
+def test_a_mistyped_key_is_named(shards: str, tmp_path: Path) -> None:
+    _assert_one_sentence(train(tmp_path, shards, "optim.clip_nrom=1"), "unknown config key 'optim.clip_nrom'")
+
+
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    _assert_one_sentence(train(tmp_path / "run", str(tmp_path)), "manifest.json")
+
+
+def test_a_truncated_shard_is_refused_by_name(shards: str, tmp_path: Path) -> None:
+    copy = tmp_path / "truncated"
+    shutil.copytree(shards, copy)
+    for tar in copy.glob("*.tar"):
+        tar.write_bytes(tar.read_bytes()[:-1024])
+    done = train(tmp_path / "run", str(copy))
+    _assert_one_sentence(done, "it was truncated or replaced")
+    assert ".tar" in done.stderr
+
+
+def test_an_unreachable_endpoint_is_named(tmp_path: Path) -> None:
+    env = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    _assert_one_sentence(train(tmp_path, "s3://bucket/shards", env=env), "127.0.0.1:9")
+
+
+def test_an_occupied_metrics_port_is_named(shards: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        _assert_one_sentence(train(tmp_path, shards, f"metrics.port={port}"), f"127.0.0.1:{port}")
+
+
+def _assert_one_sentence(done: object, part: str) -> None:
+    """The command failed with one line on stderr that contains `part`, and without a traceback."""
+    stderr = done.stderr  # type: ignore[attr-defined]
+    assert done.returncode == 2, stderr  # type: ignore[attr-defined]
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
+    assert part in lines[0]

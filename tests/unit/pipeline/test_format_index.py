@@ -1,0 +1,57 @@
+"""The index: mapped from disk, and only if it is the one of the manifest."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.format.checksum import sha256_bytes
+from pipeline.format.index import INDEX_DTYPE, ShardIndexError, index_to_bytes, load_index
+from pipeline.format.manifest import ShardEntry
+
+INDEX = np.array([(1536, 700, 4, 30, 40, 1), (4096, 100, 0, 20, 10, 6)], dtype=INDEX_DTYPE)
+
+
+def save(path: Path, data: bytes, num_samples: int = 2) -> ShardEntry:
+    path.write_bytes(data)
+    return ShardEntry(
+        name="t", num_bytes=1, num_samples=num_samples, sha256="a", index_sha256=sha256_bytes(data)
+    )
+
+
+def test_round_trip_is_memory_mapped(tmp_path: Path) -> None:
+    entry = save(tmp_path / "i.npy", index_to_bytes(INDEX))
+    loaded = load_index(tmp_path / "i.npy", entry)
+    assert isinstance(loaded, np.memmap)
+    np.testing.assert_array_equal(loaded, INDEX)
+
+
+def test_bytes_are_reproducible() -> None:
+    assert index_to_bytes(INDEX) == index_to_bytes(INDEX.copy())
+
+
+def test_refuses_other_content(tmp_path: Path) -> None:
+    path = tmp_path / "i.npy"
+    entry = save(path, index_to_bytes(INDEX))
+    path.write_bytes(index_to_bytes(INDEX[:1]))
+    with pytest.raises(ShardIndexError, match="hash"):
+        load_index(path, entry)
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", index_to_bytes(INDEX)[:-5]])
+def test_refuses_what_is_no_array(tmp_path: Path, data: bytes) -> None:
+    entry = save(tmp_path / "i.npy", data)
+    with pytest.raises(ShardIndexError, match=r"i\.npy"):
+        load_index(tmp_path / "i.npy", entry)
+
+
+def test_refuses_another_number_of_rows(tmp_path: Path) -> None:
+    entry = save(tmp_path / "i.npy", index_to_bytes(INDEX), num_samples=3)
+    with pytest.raises(ShardIndexError, match="3 rows"):
+        load_index(tmp_path / "i.npy", entry)
+
+
+def test_names_a_missing_file(tmp_path: Path) -> None:
+    entry = save(tmp_path / "i.npy", index_to_bytes(INDEX))
+    with pytest.raises(ShardIndexError, match=r"j\.npy: No such file"):
+        load_index(tmp_path / "j.npy", entry)

@@ -1,0 +1,104 @@
+"""Tar shards: the same input the same bytes, offsets that hold, and no cut that passes unseen."""
+
+import hashlib
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.format.tar import ShardWriter, TarError, iter_samples
+
+SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("cat-3", "webp", b"z", 12)]
+
+
+def write(path: Path, samples: list[tuple[str, str, bytes, int]] = SAMPLES) -> ShardWriter:
+    with ShardWriter(path) as writer:
+        for key, ext, image, label in samples:
+            writer.add(key, ext, image, label, height=20, width=30, orientation=1)
+    return writer
+
+
+def test_same_input_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = write(tmp_path / "a.tar")
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    second = write(tmp_path / "b.tar")
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert first.sha256 == second.sha256 == hashlib.sha256((tmp_path / "a.tar").read_bytes()).hexdigest()
+    assert first.num_bytes == (tmp_path / "a.tar").stat().st_size
+
+
+def test_golden_hash(tmp_path: Path) -> None:
+    """The bytes are part of the format: a new Python or webdataset must not change them."""
+    assert write(tmp_path / "a.tar").sha256 == "ed46a6cf9e26a1ce6fbffae09dfb876aaf6c2f854e5b616a81fff9ae39c98129"
+
+
+def test_members_are_plain_ustar(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar")
+    assert (tmp_path / "a.tar").read_bytes()[257:265] == b"ustar\x0000"
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        members = tar.getmembers()
+    assert [m.name for m in members] == [
+        "ant-1.cls", "ant-1.jpg", "bee-2.cls", "bee-2.png", "cat-3.cls", "cat-3.webp",
+    ]  # fmt: skip
+    assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {
+        (0, 0, 0, 0o644, "root", "root")
+    }
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=2000), st.integers(0, 10**6)), max_size=8))
+def test_index_offsets_are_the_bytes(
+    tmp_path_factory: pytest.TempPathFactory, content: list[tuple[bytes, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("tar") / "a.tar"
+    writer = write(path, [(f"k-{i}", "jpg", image, label) for i, (image, label) in enumerate(content)])
+    data = path.read_bytes()
+    assert [data[row["offset"] :][: row["size"]] for row in writer.index] == [image for image, _ in content]
+    samples = list(iter_samples(path))
+    assert [(s.offset, s.image, s.label) for s in samples] == [
+        (row["offset"], image, label) for row, (image, label) in zip(writer.index, content, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("key", ["", "A", "a.b", "a b", "a/b", "ä", "k" * 81])
+def test_refuses_keys_outside_the_format(tmp_path: Path, key: str) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer, pytest.raises(AssertionError):
+        writer.add(key, "jpg", b"x", 0, 1, 1, 1)
+
+
+def test_every_cut_is_detected(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar")
+    data = (tmp_path / "a.tar").read_bytes()
+    end = sum(512 + -(-max(1, size) // 512) * 512 for size in (1, 700, 1, 512, 2, 1))
+    for cut in [*range(0, end + 1024, 128), end + 1023]:
+        (tmp_path / "cut.tar").write_bytes(data[:cut])
+        with pytest.raises(TarError, match=r"cut\.tar"):
+            list(iter_samples(tmp_path / "cut.tar"))
+
+
+@pytest.mark.parametrize("position", [0, 100, 512 * 2 + 5, 512 * 5 + 150])
+def test_garbled_headers_are_detected(tmp_path: Path, position: int) -> None:
+    write(tmp_path / "a.tar")
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[position : position + 20] = b"\xff" * 20
+    (tmp_path / "bad.tar").write_bytes(data)
+    with pytest.raises(TarError, match=r"bad\.tar"):
+        list(iter_samples(tmp_path / "bad.tar"))
+
+
+def test_zeroed_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar")
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[512 * 5 : 512 * 7] = bytes(1024)
+    (tmp_path / "bad.tar").write_bytes(data)
+    with pytest.raises(TarError, match="truncated or garbled"):
+        list(iter_samples(tmp_path / "bad.tar"))
+
+
+def test_refuses_a_tar_of_another_layout(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+        tar.add(__file__, arcname="readme.txt")
+    with pytest.raises(TarError, match=r"member readme\.txt"):
+        list(iter_samples(tmp_path / "other.tar"))

@@ -1,0 +1,58 @@
+"""The indexes of a finished data set, wherever it lies, and the statistics that follow from them alone."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypedDict
+
+import numpy as np
+
+from pipeline.format.index import Index, load_index
+from pipeline.format.manifest import ShardEntry, Spread
+from pipeline.store import Store
+
+_NUM_THREADS = 16  # small objects: the time goes into waiting
+
+
+def read_index(store: Store, entry: ShardEntry) -> Index:
+    """The checked index of one shard.
+
+    Raises:
+        StoreError: it cannot be read.
+        ShardIndexError: it is not the one of the manifest.
+    """
+    if path := store.local_path(entry.index_name):
+        return load_index(path, entry)
+    with tempfile.NamedTemporaryFile(suffix=f"-{entry.index_name}") as scratch:
+        store.download(entry.index_name, scratch.name)
+        return load_index(scratch.name, entry)
+
+
+def read_indexes(store: Store, entries: Sequence[ShardEntry]) -> Iterator[Index]:
+    """The indexes of several shards, in order, read ahead by threads."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        yield from pool.map(lambda entry: read_index(store, entry), entries)
+
+
+class ImageSpreads(TypedDict):
+    """The three size statistics of a manifest."""
+
+    image_height: Spread
+    image_width: Spread
+    image_bytes: Spread
+
+
+def image_spreads(indexes: Sequence[Index]) -> ImageSpreads:
+    """Exact, over all samples."""
+    return ImageSpreads(
+        image_height=_spread(indexes, "height"),
+        image_width=_spread(indexes, "width"),
+        image_bytes=_spread(indexes, "size"),
+    )
+
+
+def _spread(indexes: Sequence[Index], column: str) -> Spread:
+    values = np.concatenate([index[column] for index in indexes])
+    middle = (len(values) - 1) // 2
+    median = np.partition(values, middle)[middle]
+    return Spread(min=int(values.min()), median=int(median), max=int(values.max()))
