@@ -41,5 +41,9 @@ $(SERVICES)/.installed: Makefile
 	npm install --prefix $(SERVICES) --silent --no-audit --no-fund @grafana/schema@13.2.3 typescript@7.0.2
 	touch $@
 
+# Options: DATA=/path/to/imagefolder STORE=s3://bucket/prefix SEED=1
+demo: setup
+	$(BIN)/python -m tools.demo --data "$(DATA)" --store "$(STORE)" --seed $(or $(SEED),0)
+
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs demo-output

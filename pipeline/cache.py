@@ -43,6 +43,11 @@ class CachedShard:
         row = self.index[i]
         return os.pread(self._file, int(row["size"]), int(row["offset"]))
 
+    @property
+    def is_evicted(self) -> bool:
+        """Whether its file is gone: it still reads, but holds on to the disk space."""
+        return os.fstat(self._file).st_nlink == 0
+
     def __del__(self) -> None:
         # Closed with its last reader, so that eviction from the table never cuts a read short.
         if hasattr(self, "_file"):
@@ -114,6 +119,7 @@ class ShardCache:
                 self._download(entry.tar_name, entry.sha256, entry.num_bytes)
                 shard = self._open_cached(entry)
         self._evict(keep=shard.path)
+        self._close_evicted()
         return shard
 
     def _open_cached(self, entry: ShardEntry) -> CachedShard | None:
@@ -160,6 +166,17 @@ class ShardCache:
                 total -= _num_bytes(tar)
                 tar.unlink(missing_ok=True)
         telemetry.CACHE_BYTES.set(total)
+        # A removed file takes up space until it is closed, whichever process removed it.
+        with self._table_lock:
+            for i in [i for i, shard in self._open.items() if not shard.path.exists()]:
+                del self._open[i]
+
+
+    def _close_evicted(self) -> None:
+        """Let go of shards that this or another rank evicted, so that their disk space is free."""
+        with self._table_lock:
+            for i in [i for i, shard in self._open.items() if shard.is_evicted]:
+                del self._open[i]
 
 
 @contextlib.contextmanager

@@ -37,8 +37,9 @@ class DemoError(UserError):
 
 def demo(arguments: argparse.Namespace) -> None:
     """Run all steps; every command is printed before it runs."""
-    output = Path(arguments.output)
-    store = arguments.store.rstrip("/") if arguments.store else str(output)
+    name = Path(arguments.data).resolve().name if arguments.data else "digits"
+    output = Path(arguments.output) / name
+    store = f"{arguments.store.rstrip('/')}/{name}" if arguments.store else str(output)
     images = output / "images"
     if not images.exists():
         _link_images(Path(arguments.data), images) if arguments.data else _write_digits(images)
@@ -154,7 +155,8 @@ def _summarise(
     speeds = [record["images_per_second"] for run, _ in (view, region) for record in _read_log(run)]
     before, after_view, after = (100 * score["top1"] for score in scores)
     table = Table("demo", "", show_header=False)
-    table.add_row("shards", f"{build['num_samples']} samples at {build['megabytes_per_second']:.2f} MB/s")
+    rate = "built before" if build["was_complete"] else f"built at {build['mb_per_s']} MB/s"
+    table.add_row("shards", f"{build['num_samples']} samples in {build['num_shards']} shards, {rate}")
     table.add_row("training", f"{sorted(speeds)[len(speeds) // 2]:.0f} images/s on {_RANKS} ranks, "
                               f"{view[1]:.0f} s view + {region[1]:.0f} s view + region")  # fmt: skip
     table.add_row("loss", f"{first['loss']:.3f} first, {last['loss']:.3f} last")

@@ -56,7 +56,7 @@ class ReferenceExecutor:
 
 def decode(encoded: bytes) -> Image.Image:
     """RGB image; EXIF orientation is ignored, as by torchvision's ImageFolder in the original."""
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded))
     if image.mode == "I;16":  # PIL would clip to 255, which leaves most 16-bit photographs white
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     return image.convert("RGB")

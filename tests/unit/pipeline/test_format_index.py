@@ -14,9 +14,7 @@ INDEX = np.array([(1536, 700, 4, 30, 40, 1), (4096, 100, 0, 20, 10, 6)], dtype=I
 
 def save(path: Path, data: bytes, num_samples: int = 2) -> ShardEntry:
     path.write_bytes(data)
-    return ShardEntry(
-        name="t", num_bytes=1, num_samples=num_samples, sha256="a", index_sha256=sha256_bytes(data)
-    )
+    return ShardEntry(name="t", num_bytes=1, num_samples=num_samples, sha256="a", index_sha256=sha256_bytes(data))
 
 
 def test_round_trip_is_memory_mapped(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def test_members_are_plain_ustar(tmp_path: Path) -> None:
     assert [m.name for m in members] == [
         "ant-1.cls", "ant-1.jpg", "bee-2.cls", "bee-2.png", "cat-3.cls", "cat-3.webp",
     ]  # fmt: skip
-    assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {
-        (0, 0, 0, 0o644, "root", "root")
-    }
+    assert {(m.mtime, m.uid, m.gid, m.mode, m.uname, m.gname) for m in members} == {(0, 0, 0, 0o644, "root", "root")}
 
 
 @settings(max_examples=30, deadline=None)

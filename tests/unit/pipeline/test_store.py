@@ -75,9 +75,7 @@ def test_sentences_name_object_and_cause(store: Store) -> None:
         store.read_range("x", 2, 3)
 
 
-def test_long_ranges_are_fetched_in_pieces(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_ranges_are_fetched_in_pieces(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.store, "_PIECE_BYTES", 7)
     store.put("x", bytes(range(100)))
     before = STORE_READ_BYTES._value.get()
@@ -197,7 +195,7 @@ class FlakyHandler(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), FlakyHandler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     set_aws(monkeypatch, f"http://127.0.0.1:{server.server_port}")
     FlakyHandler.faults, FlakyHandler.ranges = [], []

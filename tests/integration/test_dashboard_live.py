@@ -1,0 +1,45 @@
+"""Every dashboard query against a real Prometheus that scrapes a run of two ranks."""
+
+import math
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.prometheus import Prometheus, dashboard_queries
+from support.training import build_shards, environment, train_command
+
+pytestmark = [pytest.mark.slow, pytest.mark.s3]
+
+
+def test_every_dashboard_query_returns_data(
+    tiny_image_folder: Path, s3_server: Any, prometheus: Prometheus, tmp_path: Path
+) -> None:
+    shards = f"s3://{s3_server.make_bucket()}/shards"
+    build_shards(tiny_image_folder, shards, s3_server.env)
+    output = tmp_path / "run"
+    (output / "targets").parent.mkdir(parents=True)
+    (output / "targets").symlink_to(prometheus.targets_dir)
+    # A cache of one shard, so that the run reads from the store all the time.
+    endless = train_command(
+        output, shards, "schedule.epochs=10000", "data.stream.cache_bytes=1", "checkpoint.every_steps=100000", num_ranks=2
+    )
+    with subprocess.Popen(endless, env=environment(s3_server.env), stdout=subprocess.DEVNULL) as run:
+        try:
+            missing = dashboard_queries()
+            deadline = time.monotonic() + 120
+            while missing and run.poll() is None and time.monotonic() < deadline:
+                time.sleep(1)
+                missing = {name: query for name, query in missing.items() if not _numbers(prometheus, query)}
+            ranks = {sample["metric"]["rank"] for sample in prometheus.query("esvit_train_steps_total")}
+        finally:
+            run.terminate()
+    assert not missing
+    assert ranks == {"0", "1"}
+
+
+def _numbers(prometheus: Prometheus, query: str) -> list[float]:
+    values = [float(sample["value"][1]) for sample in prometheus.query(query)]
+    return [value for value in values if not math.isnan(value)]

@@ -1,0 +1,79 @@
+"""Small shards with exactly the images that a test wants, damaged ones included."""
+
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pipeline.format.checksum import sha256_bytes
+from pipeline.format.index import index_to_bytes
+from pipeline.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, Spread
+from pipeline.format.tar import ShardWriter
+from pipeline.store import Store
+
+HEIGHT, WIDTH = 48, 64
+
+
+def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
+    """Random content, smooth but for a little grain, as photographs are."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray((smooth + rng.integers(-4, 5, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def encode(image: Image.Image, file_format: str = "JPEG", **options: Any) -> bytes:
+    """The bytes of the image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def jpegs(count: int, first_seed: int = 0) -> list[bytes]:
+    """Different JPEGs of `HEIGHT` x `WIDTH`."""
+    return [encode(picture(first_seed + i)) for i in range(count)]
+
+
+def write_shards(url: str | Path, *shards: Sequence[bytes]) -> Manifest:
+    """Write shards of these files at `url`. The label of a sample is its id; sizes are said to be HEIGHT x WIDTH."""
+    store = Store(url)
+    entries: list[ShardEntry] = []
+    label = 0
+    for number, files in enumerate(shards):
+        name = f"tiny-{number:06d}"
+        with tempfile.TemporaryDirectory() as folder:
+            with ShardWriter(Path(folder) / "tar") as writer:
+                for file in files:
+                    writer.add(f"k{label:06d}", "jpg", file, label, HEIGHT, WIDTH, 1)
+                    label += 1
+            index = index_to_bytes(writer.index)
+            store.put(f"{name}.tar", Path(folder) / "tar")
+            store.put(f"{name}.index.npy", index)
+        entries.append(
+            ShardEntry(
+                name=name,
+                num_bytes=writer.num_bytes,
+                num_samples=len(files),
+                sha256=writer.sha256,
+                index_sha256=sha256_bytes(index),
+            )
+        )
+    manifest = Manifest(
+        dataset="tiny",
+        split="train",
+        classes=tuple(f"class-{i}" for i in range(label)),
+        shards=tuple(entries),
+        num_samples=label,
+        num_bytes=sum(entry.num_bytes for entry in entries),
+        num_rejects=0,
+        image_height=Spread(min=HEIGHT, median=HEIGHT, max=HEIGHT),
+        image_width=Spread(min=WIDTH, median=WIDTH, max=WIDTH),
+        image_bytes=Spread(min=1, median=1, max=1),
+        plan_digest="0" * 64,
+    )
+    store.put(MANIFEST_NAME, manifest.to_bytes())
+    return manifest

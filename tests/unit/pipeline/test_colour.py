@@ -1,0 +1,103 @@
+"""The colour matrix against torchvision's operations, on colours that stay clear of black and white."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as F
+from numpy.typing import NDArray
+
+from pipeline.augment.colour import LUMA, ColourJitter, colour_maps
+
+JITTER = ColourJitter(brightness=0.2, contrast=0.3, saturation=0.4, hue=0.1)
+ORDERS = list(itertools.permutations(range(4)))
+TORCHVISION = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    """Muted colours [3, H, W] in 0..1."""
+    return 0.4 + 0.2 * torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def maps(u: list[float], jitter: bool = True, gray: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return colour_maps(JITTER, np.array(u), np.array(jitter), np.array(gray))
+
+
+def draw(brightness: float, contrast: float, saturation: float, order: tuple[int, ...]) -> list[float]:
+    """The uniform numbers that give these factors, no turn of the hue, and this order."""
+    strengths = (JITTER.brightness, JITTER.contrast, JITTER.saturation)
+    factors = [(f - (1 - s)) / (2 * s) for f, s in zip((brightness, contrast, saturation), strengths, strict=True)]
+    return [*factors, 0.5, (ORDERS.index(order) + 0.5) / len(ORDERS)]
+
+
+def apply(maps: tuple[NDArray[np.float32], NDArray[np.float32]], image: torch.Tensor) -> torch.Tensor:
+    matrix, pivot = (torch.from_numpy(m).double() for m in maps)
+    shift = pivot @ image.mean(dim=(1, 2))
+    return torch.einsum("cd,dhw->chw", matrix, image) + shift[:, None, None]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "".join("bcsh"[i] for i in order))
+def test_every_order_of_the_operations_equals_torchvision(image: torch.Tensor, order: tuple[int, ...]) -> None:
+    factors = (0.9, 1.25, 0.7)
+    expected = image
+    for operation in order:
+        if operation < 3:
+            expected = TORCHVISION[operation](expected, factors[operation])
+    # torchvision rounds the weights of the luma to 0.2989 0.587 0.114, whose sum is 0.9999.
+    torch.testing.assert_close(apply(maps(draw(*factors, order)), image), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("operation", range(3))
+@pytest.mark.parametrize("end", [0.0, 0.25, 1.0])
+def test_each_operation_alone_equals_torchvision(image: torch.Tensor, operation: int, end: float) -> None:
+    u = [0.5] * 5
+    u[operation] = end
+    strength = (JITTER.brightness, JITTER.contrast, JITTER.saturation)[operation]
+    expected = TORCHVISION[operation](image, 1 - strength + 2 * strength * end)
+    torch.testing.assert_close(apply(maps(u), image), expected, atol=2e-4, rtol=0)
+
+
+def test_contrast_pivots_about_the_mean_luma(image: torch.Tensor) -> None:
+    changed = apply(maps(draw(1, 1.3, 1, (0, 1, 2, 3))), image)
+    luma = torch.from_numpy(LUMA)
+    mean, mean_after = (torch.einsum("c,chw->hw", luma, x).mean() for x in (image, changed))
+    torch.testing.assert_close(mean_after, mean, atol=1e-6, rtol=0)
+    torch.testing.assert_close(changed - mean, 1.3 * (image - mean), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.2, 0.9])
+def test_the_hue_turns_about_gray(image: torch.Tensor, u: float) -> None:
+    matrix, pivot = maps([0.5, 0.5, 0.5, u, 0.0])
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)  # a rotation ...
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)  # ... that leaves gray alone
+    assert np.trace(matrix) == pytest.approx(1 + 2 * np.cos(2 * np.pi * JITTER.hue * (2 * u - 1)), abs=1e-6)
+    assert not pivot.any()
+    # On these muted colours it is near torchvision's turn in HSV.
+    expected = F.adjust_hue(image, JITTER.hue * (2 * u - 1))
+    assert (apply((matrix, pivot), image) - expected).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+def test_grayscale_comes_last(image: torch.Tensor, jitter: bool) -> None:
+    u = draw(1.1, 0.8, 1.3, (2, 1, 0, 3))
+    jittered = apply(maps(u, jitter), image)
+    expected = torch.einsum("c,chw->hw", torch.from_numpy(LUMA), jittered).expand(3, -1, -1)
+    torch.testing.assert_close(apply(maps(u, jitter, gray=True), image), expected, atol=1e-6, rtol=0)
+
+
+def test_without_jitter_nothing_changes() -> None:
+    matrix, pivot = maps([0.1, 0.9, 0.2, 0.8, 0.3], jitter=False)
+    np.testing.assert_array_equal(matrix, np.eye(3))
+    assert not pivot.any()
+
+
+def test_many_views_at_once_equal_one_by_one() -> None:
+    u = np.random.default_rng(0).random((3, 4, 5))
+    jitter, gray = u[..., 0] < 0.7, u[..., 1] < 0.5
+    together = colour_maps(JITTER, u, jitter, gray)
+    for place in np.ndindex(3, 4):
+        alone = colour_maps(JITTER, u[place], jitter[place], gray[place])
+        for whole, single in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(whole[place], single)

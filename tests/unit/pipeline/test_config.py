@@ -1,0 +1,122 @@
+"""Config files, overrides, and the sentences about what is wrong with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import PositiveInt, ValidationError
+
+from pipeline.config import Config, ConfigError, dump, load, save
+
+
+class Optim(Config):
+    lr: float = 0.1
+    betas: tuple[float, ...] = (0.9, 0.999)
+
+
+class Run(Config):
+    name: str
+    steps: PositiveInt = 1
+    amp: bool = False
+    limit: int | None = 5
+    optim: Optim = Optim()
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text("name: base\nsteps: 10\noptim:\n  lr: 0.5\n  betas: [0.8]\n")
+    return path
+
+
+def test_later_files_win_key_by_key_and_overrides_win_over_files(base: Path, tmp_path: Path) -> None:
+    later = tmp_path / "later.yaml"
+    later.write_text("steps: 20\noptim: {lr: 0.25}\n")
+    config = load(Run, [base, later], ["steps=30"])
+    assert (config.name, config.steps) == ("base", 30)
+    assert config.optim == Optim(lr=0.25, betas=(0.8,))
+
+
+def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert load(Run, [base, tmp_path / "empty.yaml"]) == load(Run, [base])
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("name=run=1", "name", "run=1"),
+        ("steps=7", "steps", 7),
+        ("amp=true", "amp", True),
+        ("limit=null", "limit", None),
+        ("optim.lr=3e-4", "optim", Optim(lr=3e-4)),
+        ("optim.betas=[0.5, 1]", "optim", Optim(betas=(0.5, 1.0))),
+        ("optim={lr: 2}", "optim", Optim(lr=2)),
+    ],
+)
+def test_an_override_is_yaml(override: str, key: str, value: object) -> None:
+    assert getattr(load(Run, [], ["name=x", override]), key) == value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["name=x", "optim.lrr=1"], "unknown config key 'optim.lrr'"),
+        ([], "config key 'name' is required"),
+        (["name=x", "steps=0"], "config key 'steps': Input should be greater than 0 (got 0)"),
+        (["name=x", "lr=1", "step=2"], "unknown config key 'lr'; unknown config key 'step'"),
+        (["name"], "override 'name' is not of the form key.subkey=value"),
+        (["optim..lr=1"], "override 'optim..lr=1' is not of the form key.subkey=value"),
+        (["name=[1"], "override 'name=[1': the value is not valid YAML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(Run, [], overrides)
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"a: [1", "is not valid YAML"), (b"\xff\xfe\xff", "is not valid YAML"), (b"- 1\n", "must hold a mapping")],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, sentence: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=sentence) as error:
+        load(Run, [path])
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read config file .*none\.yaml: No such file"):
+        load(Run, [tmp_path / "none.yaml"])
+
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]))
+optims = st.builds(Optim, lr=st.floats(allow_nan=False), betas=st.lists(st.floats(0, 1)).map(tuple))
+
+
+@given(st.builds(Run, name=names, steps=st.integers(1), amp=st.booleans(), optim=optims))
+def test_what_was_saved_loads_the_same(tmp_path_factory: pytest.TempPathFactory, config: Run) -> None:
+    path = tmp_path_factory.mktemp("saved") / "config.yaml"
+    save(config, path)
+    assert load(Run, [path]) == config
+
+
+def test_keys_are_saved_in_the_order_of_their_declaration() -> None:
+    assert [line.split(":")[0] for line in dump(Run(name="x")).splitlines() if line[0] not in " -"] == list(
+        Run.model_fields
+    )
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"unknown": 1}])
+def test_a_config_is_frozen_and_its_copies_are_checked(change: dict[str, Any]) -> None:
+    config = Run(name="x")
+    with pytest.raises(ValidationError):
+        config.steps = 2  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        config.replace(**change)
+    assert config.replace(steps=3) == Run(name="x", steps=3)

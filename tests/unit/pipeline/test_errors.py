@@ -1,0 +1,37 @@
+"""How a command ends."""
+
+import pytest
+
+from pipeline.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_command
+
+
+def raising(error: BaseException) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(("result", "status"), [(None, 0), (0, 0), (3, 3)])
+def test_the_result_is_the_exit_status(result: int | None, status: int) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(lambda: result)
+    assert exit_info.value.code == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("no such bucket"), EXIT_USER_ERROR, "error: no such bucket\n"),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted\n"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        run_command(lambda: raising(error))
+    assert exit_info.value.code == status
+    assert capsys.readouterr() == ("", line)
+
+
+def test_our_mistakes_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: raising(ZeroDivisionError()))
