@@ -13,6 +13,7 @@ import random
 import shutil
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +47,12 @@ _S3_OPTIONS: dict[str, Any] = {
     },
 }
 
+# A forked child must not even close the connections that it inherits: it shares the event queue of its parent and
+# would remove them from it, upon which the parent waits in vain for its next answer. So it keeps them for ever.
+_clients: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients.values()))
+
 R = TypeVar("R")
 
 
@@ -73,7 +80,7 @@ class Store:
         return Store, (self.url,)
 
     def _connect(self) -> Any:
-        """The file system; a new one in a new process, because event loops do not survive a fork."""
+        """The file system; a new one after a fork, which event loops do not survive."""
         if self._pid != os.getpid():
             protocol = fsspec.utils.get_protocol(self.url)
             options = _S3_OPTIONS if protocol in ("s3", "s3a") else {}
@@ -85,6 +92,7 @@ class Store:
                 raise StoreError(f"cannot use {self.url} as a store: {one_line(error)}") from None
             if options:
                 self._fs.retries = 1
+                _clients[id(self._fs)] = self._fs
             self._root = self._root.rstrip("/")
             self._is_local, self._is_s3 = protocol in ("file", "local"), bool(options)
             self._pid = os.getpid()

@@ -55,7 +55,7 @@ def test_permutations_mix() -> None:
 
 def test_uniform_numbers_are() -> None:
     u = uniform(words(7, Domain.MULTI_CROP, np.arange(100_000), num_words=4))
-    assert 0 <= u.min() and u.max() < 1
+    assert u.min() >= 0 and u.max() < 1
     np.testing.assert_allclose(np.histogram(u, 10, (0, 1))[0], 40_000, atol=5 * 190)  # five standard deviations
     np.testing.assert_allclose(np.corrcoef(u.T), np.eye(4), atol=0.02)
     assert uniform(np.array([0, 2**31, 2**32 - 1], np.uint32)).tolist() == [0, 0.5, 1 - 2.0**-32]

@@ -1,0 +1,45 @@
+"""DALI on a GPU: the promises that the CPU executors keep, with mixed decode."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support.photographs import assert_near, batches, compare
+
+from pipeline.augment import BadImages, Executor, build_executor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture
+def executor() -> Iterator[Executor]:
+    executor = build_executor("dali", 2, torch.device("cuda", 0))
+    yield executor
+    executor.close()
+
+
+def test_photographs_look_the_same_on_the_gpu(executor: Executor, imagenet_sample: Path) -> None:
+    parity = compare({"dali": executor}, batches(imagenet_sample, num_images=600))["dali"]
+    assert parity.view_means().shape == (10, 600)
+    assert_near(parity)
+
+
+def test_views_are_on_the_gpu_and_repeat(executor: Executor, imagenet_sample: Path) -> None:
+    runs = [[executor(*batch) for batch in batches(imagenet_sample, 48, batch_size=8)] for _ in range(2)]
+    for first, second in zip(*runs, strict=True):
+        for group, again in zip(first, second, strict=True):
+            assert group.is_cuda and group.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(group, again, rtol=0, atol=0)
+
+
+def test_a_broken_file_is_named_and_the_executor_works_on(executor: Executor, imagenet_sample: Path) -> None:
+    images, plan = next(batches(imagenet_sample, 8, batch_size=8))
+    broken = [*images[:3], images[3][:1000], *images[4:]]
+    with pytest.raises(BadImages) as error:
+        executor(broken, plan)
+    assert error.value.reasons.keys() == {3}
+    assert executor(images, plan)[0].isfinite().all()

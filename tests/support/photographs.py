@@ -1,0 +1,45 @@
+"""Real photographs with the plan of their ten views, and how near an executor comes to the reference on them."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.augment import CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
+from pipeline.augment.parity import Parity
+
+Batch = tuple[list[bytes], CropPlan]
+
+
+def batches(folder: Path, num_images: int, batch_size: int = 24) -> Iterator[Batch]:
+    """Encoded images of an image folder, spread over its classes, with the plan of the EsViT recipe."""
+    files = sorted(folder.glob("train/*/*"))
+    files = files[:: len(files) // num_images][:num_images]
+    planner = MultiCrop(MultiCropConfig(), seed=0)
+    for first in range(0, len(files), batch_size):
+        chunk = files[first : first + batch_size]
+        images = [file.read_bytes() for file in chunk]
+        widths, heights = np.array([Image.open(io.BytesIO(image)).size for image in images]).T
+        yield images, planner(0, np.arange(first, first + len(chunk)), heights, widths)
+
+
+def compare(executors: dict[str, Executor], photographs: Iterator[Batch]) -> dict[str, Parity]:
+    """Each executor against the reference, all on the same images and plans."""
+    found = {name: Parity() for name in executors}
+    reference = build_executor("reference", 2, torch.device("cpu"))
+    for images, plan in photographs:
+        expected = reference(images, plan)
+        for name, executor in executors.items():
+            found[name].add(expected, executor(images, plan), plan)
+    reference.close()
+    return found
+
+
+def assert_near(parity: Parity) -> None:
+    """The promise of the executors: 1.5/255 in the mean of every view of the recipe, 4/255 in any single one."""
+    means = parity.view_means()
+    assert means.mean(axis=1).max() < 1.5, parity.summary()
+    assert means.max() < 4, parity.summary()

@@ -1,0 +1,55 @@
+"""k-NN against a plain loop, and its protocol on features that leave no doubt."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from esvit.eval.features import LabelledFeatures
+from esvit.eval.knn import TEMPERATURE, ClassMismatch, best, knn_accuracy
+
+CLASSES = ("a", "b", "c")
+
+
+def _features(rows: torch.Tensor, labels: list[int], classes: tuple[str, ...] = CLASSES) -> LabelledFeatures:
+    return LabelledFeatures(F.normalize(rows, dim=1), torch.tensor(labels), classes)
+
+
+def _plain_accuracy(train: LabelledFeatures, test: LabelledFeatures, k: int) -> float:
+    correct = 0
+    for feature, label in zip(test.features, test.labels, strict=True):
+        cosines = [float(feature @ other) for other in train.features]
+        nearest = sorted(range(len(cosines)), key=lambda i: -cosines[i])[:k]
+        votes = dict.fromkeys(range(len(train.classes)), 0.0)
+        for i in nearest:
+            votes[int(train.labels[i])] += math.exp(cosines[i] / TEMPERATURE)
+        correct += max(votes, key=lambda c: votes[c]) == int(label)
+    return correct / len(test.labels)
+
+
+def test_it_equals_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    train = _features(torch.randn(40, 8), [i % 3 for i in range(40)])
+    test = _features(torch.randn(25, 8), [i % 3 for i in range(25)])
+    expected = {k: _plain_accuracy(train, test, k) for k in (1, 5, 20)}
+    assert knn_accuracy(train, test, (1, 5, 20)) == pytest.approx(expected)
+
+
+def test_well_separated_classes_are_all_recognised() -> None:
+    train = _features(torch.eye(3).repeat(5, 1), [0, 1, 2] * 5)
+    test = _features(torch.eye(3), [0, 1, 2])
+    assert best(knn_accuracy(train, test, (1, 5))) == (1, 1.0)
+
+
+def test_more_neighbours_than_samples_are_left_out() -> None:
+    train = _features(torch.eye(3), [0, 1, 2])
+    assert set(knn_accuracy(train, train, (2, 10))) == {2}
+    assert set(knn_accuracy(train, train, (10, 20))) == {3}
+
+
+def test_other_classes_are_refused() -> None:
+    train = _features(torch.eye(3), [0, 1, 2])
+    other = _features(torch.eye(3), [0, 1, 2], ("x", "y", "z"))
+    with pytest.raises(ClassMismatch, match="build both from the same data set"):
+        knn_accuracy(train, other)

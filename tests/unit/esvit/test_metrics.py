@@ -1,0 +1,59 @@
+"""What a run reports: the log file, the line, the metrics, the samples."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from esvit.distributed import World
+from esvit.metrics import MetricsConfig, run_log
+from pipeline import telemetry
+from pipeline.loader import ViewBatch
+
+ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+BATCH = ViewBatch(epoch=0, step=3, ids=np.array([5, 1]), labels=torch.zeros(2), views=[], num_encoded_bytes=10)
+SCALARS = {"loss": 2.0, "view": 2.0, "teacher_entropy": 0.5}
+
+
+def _run_step(tmp_path: Path, view_loss: float) -> None:
+    config = MetricsConfig(log_every_steps=1, record_samples=True)
+    with run_log(config, ALONE, tmp_path, num_prototypes=64) as log:
+        log.begin(0, 10)
+        with log.step() as timer:
+            time.sleep(0.05)
+            timer.got(BATCH)
+            time.sleep(0.05)
+        assert log.due(4, 10)
+        log.log(4, 0.4, {**SCALARS, "view": view_loss}, lr=0.1)
+
+
+def test_a_logged_step_has_its_speed_and_the_share_of_waiting(tmp_path: Path) -> None:
+    before = telemetry.TRAIN_SAMPLES._value.get()  # type: ignore[attr-defined]
+    _run_step(tmp_path, 2.0)
+    record = json.loads((tmp_path / "log.jsonl").read_text())
+    assert record["step"] == 4 and record["loss"] == 2.0 and record["lr"] == 0.1
+    assert 5 < record["images_per_second"] < 21
+    assert record["data_wait_share"] == pytest.approx(0.5, abs=0.2)
+    assert telemetry.TRAIN_SAMPLES._value.get() == before + 2  # type: ignore[attr-defined]
+
+
+def test_the_samples_are_recorded(tmp_path: Path) -> None:
+    _run_step(tmp_path, 2.0)
+    assert json.loads((tmp_path / "samples-rank-0.jsonl").read_text()) == {"epoch": 0, "step": 3, "ids": [5, 1]}
+
+
+def test_the_endpoint_is_announced(tmp_path: Path) -> None:
+    _run_step(tmp_path, 2.0)
+    target = json.loads((tmp_path / "targets/rank-0.json").read_text())
+    assert target[0]["labels"] == {"rank": "0", "run": tmp_path.name}
+
+
+@pytest.mark.parametrize(("view_loss", "said"), [(4.1589, True), (4.0, False)])
+def test_a_run_at_the_uniform_solution_is_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], view_loss: float, said: bool
+) -> None:
+    _run_step(tmp_path, view_loss)
+    assert ("at ln K" in capsys.readouterr().out) == said
