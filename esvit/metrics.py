@@ -1,6 +1,7 @@
 """What a run says while it runs: Prometheus on every rank, a log file and a live line on the first.
 
-`log.jsonl` has one JSON object a logged step; `samples-rank-N.jsonl`, if asked for, the sample ids of every step.
+`log.jsonl` has one JSON object a logged step; `samples-rank-N.jsonl`, if asked for, the sample ids of every step;
+`metrics-rank-N.prom` the last values of all metrics of a run that ended well.
 """
 
 import json
@@ -12,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from prometheus_client import REGISTRY, write_to_textfile
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -128,12 +130,15 @@ def run_log(config: MetricsConfig, world: World, output: Path, num_prototypes: i
         MetricsPortError: the port is taken.
     """
     port = telemetry.start_exporter(config.port and config.port + world.local_rank, config.address)
-    telemetry.announce(output / "targets", world.rank, config.address, port, run=output.name)
+    target = telemetry.announce(output / "targets", world.rank, config.address, port, run=output.name)
     telemetry.RUN_INFO.info({"run": output.name, "device": str(world.device), "world_size": str(world.size)})
     with ExitStack() as stack:
         log = RunLog(config, world, output, num_prototypes, stack)
         log.say(f"metrics of rank 0: http://{config.address}:{port}/metrics")
         yield log
+    # Only a run that ends well takes its target back: that of a dead rank stays, and its `up == 0` is an alert.
+    target.unlink(missing_ok=True)
+    write_to_textfile(str(output / f"metrics-rank-{world.rank}.prom"), REGISTRY)
 
 
 class _StepTimer:

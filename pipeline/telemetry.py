@@ -8,6 +8,7 @@ The rank is not a label here: each rank has its own endpoint, and the target fil
 
 import json
 import os
+import socket
 from pathlib import Path
 
 from prometheus_client import (
@@ -87,10 +88,14 @@ def start_exporter(port: int, address: str = "127.0.0.1") -> int:
 
 
 def announce(directory: str | Path, rank: int, address: str, port: int, run: str) -> Path:
-    """Write the Prometheus file_sd target of this rank, atomically, as `rank-N.json` in `directory`."""
+    """Write the Prometheus file_sd target of this rank, atomically, as `rank-N.json` in `directory`.
+
+    Where the endpoint listens on all interfaces ("0.0.0.0") the target is the name of this host.
+    """
+    host = socket.gethostname() if address in ("0.0.0.0", "::") else address
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    target = [{"targets": [f"{address}:{port}"], "labels": {"rank": str(rank), "run": run}}]
+    target = [{"targets": [f"{host}:{port}"], "labels": {"rank": str(rank), "run": run}}]
     final = folder / f"rank-{rank}.json"
     partial = final.with_suffix(".json.part")
     partial.write_text(json.dumps(target))

@@ -110,7 +110,8 @@ class S3Server:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """SeaweedFS on the loopback interface, on free ports, with telemetry off; stopped at the end."""
     folder = tmp_path_factory.mktemp("s3")
-    master, volume, filer, s3, admin = _free_ports(5)
+    ports = _free_ports(5)
+    master, volume, filer, s3, admin = ports
     server = S3Server(f"http://127.0.0.1:{s3}", secrets.token_hex(8), secrets.token_hex(16))
     credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
@@ -135,13 +136,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         f"-s3.config={folder / 's3.json'}",
     ]
     with open(folder / "weed.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        env = os.environ | {"TMPDIR": str(folder)}  # for its log files
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env)
     try:
         _wait_until_healthy(server.endpoint_url, process, folder / "weed.log")
         yield server
     finally:
         process.kill()  # its data goes with the temporary folder: nothing to shut down in order
         process.wait()
+        for port in (*ports, *(port + 10_000 for port in ports)):
+            for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                socket_file.unlink()
 
 
 def _free_ports(count: int) -> list[int]:

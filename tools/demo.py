@@ -162,7 +162,7 @@ def _summarise(
     table.add_row("loss", f"{first['loss']:.3f} first, {last['loss']:.3f} last")
     table.add_row("k-NN top-1", f"{before:.1f} % at initialisation, {after_view:.1f} % after the view task, "
                                 f"{after:.1f} % after view + region")  # fmt: skip
-    for name in ("checkpoints", "config.yaml", "log.jsonl", "targets"):
+    for name in ("checkpoints", "config.yaml", "log.jsonl", "metrics-rank-0.prom"):
         table.add_row(name, str(region[0] / name))
     console.print(table)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.photographs import assert_near, batches, compare
 
 from pipeline.augment import BadImages, Executor, build_executor
+from support.photographs import assert_near, batches, compare
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,9 +23,8 @@ def test_every_dashboard_query_returns_data(
     (output / "targets").parent.mkdir(parents=True)
     (output / "targets").symlink_to(prometheus.targets_dir)
     # A cache of one shard, so that the run reads from the store all the time.
-    endless = train_command(
-        output, shards, "schedule.epochs=10000", "data.stream.cache_bytes=1", "checkpoint.every_steps=100000", num_ranks=2
-    )
+    settings = ("schedule.epochs=10000", "data.stream.cache_bytes=1", "checkpoint.every_steps=100000")
+    endless = train_command(output, shards, *settings, num_ranks=2)
     with subprocess.Popen(endless, env=environment(s3_server.env), stdout=subprocess.DEVNULL) as run:
         try:
             missing = dashboard_queries()

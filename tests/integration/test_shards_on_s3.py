@@ -65,8 +65,8 @@ def test_large_objects_go_in_parts(bucket: str, tmp_path: Path) -> None:
 
 def test_one_of_many_writers_wins(bucket: str) -> None:
     store = Store(bucket)
-    with ThreadPoolExecutor(16) as pool:
-        won = list(pool.map(lambda i: store.put_new("x", b"%d" % i), range(16)))
+    with ThreadPoolExecutor(4) as pool:
+        won = list(pool.map(lambda i: store.put_new("x", b"%d" % i), range(4)))
     assert won.count(True) == 1 and store.read("x") == b"%d" % won.index(True)
 
 

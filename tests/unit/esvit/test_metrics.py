@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ BATCH = ViewBatch(epoch=0, step=3, ids=np.array([5, 1]), labels=torch.zeros(2), 
 SCALARS = {"loss": 2.0, "view": 2.0, "teacher_entropy": 0.5}
 
 
-def _run_step(tmp_path: Path, view_loss: float) -> None:
+def _run_step(tmp_path: Path, view_loss: float) -> dict[str, Any]:
+    """One logged step; returns the announced target."""
     config = MetricsConfig(log_every_steps=1, record_samples=True)
     with run_log(config, ALONE, tmp_path, num_prototypes=64) as log:
         log.begin(0, 10)
@@ -28,6 +30,8 @@ def _run_step(tmp_path: Path, view_loss: float) -> None:
             time.sleep(0.05)
         assert log.due(4, 10)
         log.log(4, 0.4, {**SCALARS, "view": view_loss}, lr=0.1)
+        target: dict[str, Any] = json.loads((tmp_path / "targets/rank-0.json").read_text())[0]
+    return target
 
 
 def test_a_logged_step_has_its_speed_and_the_share_of_waiting(tmp_path: Path) -> None:
@@ -45,10 +49,10 @@ def test_the_samples_are_recorded(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "samples-rank-0.jsonl").read_text()) == {"epoch": 0, "step": 3, "ids": [5, 1]}
 
 
-def test_the_endpoint_is_announced(tmp_path: Path) -> None:
-    _run_step(tmp_path, 2.0)
-    target = json.loads((tmp_path / "targets/rank-0.json").read_text())
-    assert target[0]["labels"] == {"rank": "0", "run": tmp_path.name}
+def test_the_endpoint_is_announced_until_the_run_ends_well(tmp_path: Path) -> None:
+    assert _run_step(tmp_path, 2.0)["labels"] == {"rank": "0", "run": tmp_path.name}
+    assert not list((tmp_path / "targets").iterdir())
+    assert "esvit_train_steps_total" in (tmp_path / "metrics-rank-0.prom").read_text()
 
 
 @pytest.mark.parametrize(("view_loss", "said"), [(4.1589, True), (4.0, False)])

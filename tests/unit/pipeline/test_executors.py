@@ -10,14 +10,14 @@ import pytest
 import simplejpeg
 import torch
 from PIL import Image
-from support.photographs import assert_near, batches, compare
-from support.shards import HEIGHT, WIDTH, encode, jpegs, picture
 
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment import cpu as cpu_executor
 from pipeline.augment import reference as reference_executor
 from pipeline.augment.plan import ViewGroup
 from pipeline.errors import UserError
+from support.photographs import assert_near, batches, compare
+from support.shards import HEIGHT, WIDTH, encode, jpegs, picture
 
 CPU = torch.device("cpu")
 VIEWS = (

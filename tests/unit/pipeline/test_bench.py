@@ -1,0 +1,69 @@
+"""pipeline-bench as a user starts it."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.bench import main
+
+
+@pytest.fixture
+def bench(shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command on the small shards: exit status, stdout and stderr."""
+
+    def run(*options: str) -> tuple[object, str, str]:
+        command = ["pipeline-bench", "--data", str(shards), "--threads", "1", "--images", "4", "--batch-size", "4"]
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        with pytest.raises(SystemExit) as exit_info:
+            main()
+        return exit_info.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_speeds_of_every_executor_as_json(bench: Any, shards: Path) -> None:
+    status, out, _ = bench("--executor", "reference,cpu,dali", "--rounds", "1", "--json")
+    result = json.loads(out)
+    speeds = result.pop("ten views an image")
+    assert status == 0 and result == {"data": str(shards), "threads": 1, "device": "cpu"}
+    assert list(speeds) == ["reference", "cpu", "dali"]
+    assert all(row["images_per_second"] > 0 for row in speeds.values())
+    assert speeds["reference"]["ratio"] == 1
+
+
+def test_differences_to_the_first_executor_as_json(bench: Any) -> None:
+    status, out, _ = bench("--parity", "--json")
+    (differences,) = json.loads(out)["differences in 1/255"].values()
+    assert status == 0 and len(differences["mean_by_view"]) == 10
+    assert 0 < differences["mean"] < 1.5 and differences["worst_view"] < 4
+
+
+@pytest.mark.parametrize("options", [("--rounds", "1"), ("--parity",)])
+def test_tables_are_for_people(bench: Any, options: tuple[str, ...]) -> None:
+    status, out, _ = bench(*options)
+    assert status == 0 and "executor" in out and "cpu" in out
+
+
+def test_a_contact_sheet_has_a_row_an_image_and_executor(bench: Any, tmp_path: Path) -> None:
+    status, _, err = bench("--sheet", str(tmp_path / "sheet.png"))
+    assert status == 0 and str(tmp_path / "sheet.png") in err
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (10 * 112, 4 * 2 * 112)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--executor", "cpu,gpu"), "error: unknown executor 'gpu'"),
+        (("--executor", "cpu", "--parity"), "name two or more with --executor"),
+        (("--threads", "0"), "argument --threads: must be at least 1"),
+        (("--data", "/nowhere"), "error: /nowhere holds no manifest.json"),
+    ],
+)
+def test_a_mistake_is_one_sentence(bench: Any, options: tuple[str, ...], sentence: str) -> None:
+    status, out, err = bench(*options)
+    assert status == 2 and out == "" and sentence in err and "Traceback" not in err

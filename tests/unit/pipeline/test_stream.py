@@ -1,0 +1,147 @@
+"""The stream: the right bytes for each step, the same after every resume, and refused where they would differ."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.order import OrderConfig, OrderError, SequentialOrder
+from pipeline.store import Store, StoreError, read_manifest
+from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, TooManyBadSamples, open_training_stream
+from pipeline.telemetry import LOADER_BAD_SAMPLES
+from support.shards import HEIGHT, WIDTH, jpegs, write_shards
+
+ORDER = OrderConfig(lanes=2, block_shards=2)
+
+
+def open_stream(
+    shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_samples: int = 100
+) -> SampleStream:
+    config = StreamConfig(
+        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_samples=max_bad_samples
+    )
+    return open_training_stream(config, seed, batch, rank, world_size)
+
+
+def ids_of(batches: list[EncodedBatch]) -> list[list[int]]:
+    return [batch.ids.tolist() for batch in batches]
+
+
+def test_a_batch_holds_the_bytes_and_the_rows_of_its_samples(shards: Path) -> None:
+    images = jpegs(37)
+    stream = open_stream(shards)
+    assert stream.steps_per_epoch == 37 // 8
+    for batch in islice(stream, 6):
+        assert batch.images == [images[i] for i in batch.ids]
+        np.testing.assert_array_equal(batch.labels, batch.ids)  # so the test's shards are labelled
+        assert set(batch.heights) == {HEIGHT} and set(batch.widths) == {WIDTH}
+
+
+def test_steps_and_epochs_go_on_for_ever(shards: Path) -> None:
+    batches = list(islice(open_stream(shards), 9))
+    assert [(b.epoch, b.step) for b in batches] == [(e, s) for e in range(3) for s in range(4)][:9]
+    assert ids_of(batches[:4]) != ids_of(batches[4:8])
+
+
+@pytest.mark.parametrize("position", [0, 1, 3, 4, 7])
+def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(shards: Path, position: int) -> None:
+    whole = list(islice(open_stream(shards), 10))
+    first, second = open_stream(shards), open_stream(shards)
+    assert ids_of(list(islice(first, position))) == ids_of(whole[:position])
+    second.load_state_dict(first.state_dict())
+    rest = list(islice(second, 10 - position))
+    assert ids_of(rest) == ids_of(whole[position:])
+    assert [(b.epoch, b.step) for b in rest] == [(b.epoch, b.step) for b in whole[position:]]
+
+
+def test_the_state_is_a_few_integers_and_counts_what_was_handed_over(shards: Path) -> None:
+    stream = open_stream(shards)
+    batches = iter(stream)
+    for position in range(1, 4):
+        next(batches)
+        assert stream.state_dict()["position"] == position
+    digest = stream.manifest.digest
+    assert stream.state_dict() == {
+        "manifest_digest": digest, "global_batch": 8, "seed": 3, "lanes": 2, "block_shards": 2, "position": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_the_ranks_together_read_the_batch_in_order(shards: Path, world_size: int) -> None:
+    whole = list(islice(open_stream(shards), 5))
+    ranks = [list(islice(open_stream(shards, rank=r, world_size=world_size), 5)) for r in range(world_size)]
+    for step, batch in enumerate(whole):
+        assert np.concatenate([rank[step].ids for rank in ranks]).tolist() == batch.ids.tolist()
+
+
+def test_a_run_may_resume_on_another_number_of_ranks(shards: Path) -> None:
+    whole, state = list(islice(open_stream(shards), 5)), open_stream(shards, world_size=4).state_dict(3)
+    for rank in range(2):
+        stream = open_stream(shards, rank=rank, world_size=2)
+        stream.load_state_dict(state)
+        assert next(iter(stream)).ids.tolist() == whole[3].ids[4 * rank : 4 * rank + 4].tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now"), [("seed", 4, 3), ("global_batch", 4, 8), ("lanes", 4, 2), ("block_shards", 1, 2)]
+)
+def test_the_state_of_another_order_is_refused(shards: Path, name: str, was: int, now: int) -> None:
+    stream = open_stream(shards)
+    sentence = f"cannot resume: {name.replace('_', ' ')} was {was} in the checkpoint and is {now} now"
+    with pytest.raises(OrderError, match=sentence):
+        stream.load_state_dict({**stream.state_dict(), name: was})
+    assert stream.position == 0
+
+
+def test_the_state_of_another_data_set_is_refused(shards: Path, tmp_path: Path) -> None:
+    write_shards(tmp_path, jpegs(37))
+    with pytest.raises(OrderError, match="cannot resume: manifest digest was"):
+        open_stream(tmp_path).load_state_dict(open_stream(shards).state_dict())
+
+
+def test_a_sequential_stream_visits_every_sample(shards: Path) -> None:
+    store = Store(shards)
+    manifest = read_manifest(store)
+    stream = SampleStream(manifest, store, SequentialOrder(37, 10), StreamConfig(shards=str(shards)))
+    ids = np.concatenate([batch.ids for batch in islice(stream, stream.steps_per_epoch)])
+    assert ids.tolist() == [*range(37), 36, 36, 36]
+    assert stream.state_dict() == {"manifest_digest": manifest.digest, "global_batch": 10, "position": 4}
+
+
+def test_the_neighbour_is_the_next_sample_and_is_counted(shards: Path) -> None:
+    stream, before = open_stream(shards), LOADER_BAD_SAMPLES._value.get()
+    for bad, neighbour in [(3, 4), (8, 9), (9, 10), (36, 0)]:  # 8 ends a shard, 9 is one by itself
+        substitute = stream.neighbour(bad)
+        assert substitute.ids.tolist() == [neighbour] and substitute.images == jpegs(1, neighbour)
+    assert LOADER_BAD_SAMPLES._value.get() - before == 4
+
+
+def test_the_budget_is_for_different_images(shards: Path) -> None:
+    stream = open_stream(shards, max_bad_samples=2)
+    for bad in (5, 10, 5, 5, 10):  # the same two, epoch after epoch
+        stream.neighbour(bad)
+    sentence = r"3 images of .* could not be decoded, the newest being number 2 of shard tiny-000002; .*max_bad_samples"
+    with pytest.raises(TooManyBadSamples, match=sentence):
+        stream.neighbour(12)
+
+
+def test_a_search_for_a_good_sample_ends_even_if_there_is_none(shards: Path) -> None:
+    stream, bad = open_stream(shards, max_bad_samples=10**6), 0
+    with pytest.raises(TooManyBadSamples, match="37 images"):
+        for _ in range(38):
+            bad = int(stream.neighbour(bad).ids[0])
+
+
+def test_a_folder_without_manifest_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"holds no manifest\.json"):
+        open_stream(tmp_path)
+
+
+def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path) -> None:
+    images = jpegs(37)
+    remote = f"memory://{tmp_path.name}"
+    write_shards(remote, images[:9], images[9:10], images[10:22], images[22:30], images[30:])
+    config = StreamConfig(shards=remote, order=ORDER, cache_dir=str(tmp_path / "cache"), cache_bytes=0)
+    stream = open_training_stream(config, seed=3, global_batch=8)
+    assert ids_of(list(islice(stream, 5))) == ids_of(list(islice(open_stream(shards), 5)))
