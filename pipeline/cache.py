@@ -171,7 +171,6 @@ class ShardCache:
             for i in [i for i, shard in self._open.items() if not shard.path.exists()]:
                 del self._open[i]
 
-
     def _close_evicted(self) -> None:
         """Let go of shards that this or another rank evicted, so that their disk space is free."""
         with self._table_lock:
