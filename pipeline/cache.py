@@ -166,10 +166,6 @@ class ShardCache:
                 total -= _num_bytes(tar)
                 tar.unlink(missing_ok=True)
         telemetry.CACHE_BYTES.set(total)
-        # A removed file takes up space until it is closed, whichever process removed it.
-        with self._table_lock:
-            for i in [i for i, shard in self._open.items() if not shard.path.exists()]:
-                del self._open[i]
 
     def _close_evicted(self) -> None:
         """Let go of shards that this or another rank evicted, so that their disk space is free."""

@@ -7,7 +7,6 @@ endpoint come from the standard AWS chain (environment, profile, instance role) 
 
 import contextlib
 import errno
-import itertools
 import os
 import random
 import shutil
@@ -58,6 +57,10 @@ R = TypeVar("R")
 
 class StoreError(UserError):
     """A store cannot be read or written; the message names the object and the cause."""
+
+
+class MissingObjectError(StoreError):
+    """There is no object of that name."""
 
 
 class Store:
@@ -113,7 +116,9 @@ class Store:
         """Size of an object in bytes."""
         info = self._info(name)
         if info is None:
-            raise self._missing(name)
+            bucket = self._root.partition("/")[0]
+            what = "bucket" if self._is_s3 and not self._connect().exists(bucket) else "object"
+            raise MissingObjectError(f"cannot read {self._full(name)}: there is no such {what}")
         return int(info["size"])
 
     def read(self, name: str) -> bytes:
@@ -227,8 +232,9 @@ class Store:
 
     def _request(self, verb: str, name: str, request: Callable[[], R]) -> R:
         """Run `request`, again after transient faults (full jitter), until it succeeds or patience ends."""
-        failing_since_s = 0.0
-        for attempt in itertools.count(1):
+        attempt, failing_since_s = 0, 0.0
+        while True:
+            attempt += 1
             try:
                 result = request()
             except Exception as error:
@@ -248,15 +254,9 @@ class Store:
             else:
                 self._reached = True
                 return result
-        raise AssertionError("unreachable")
 
     def _full(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
-
-    def _missing(self, name: str) -> StoreError:
-        bucket = self._root.partition("/")[0]
-        gone = self._is_s3 and not self._connect().exists(bucket)
-        return StoreError(f"cannot read {self._full(name)}: there is no such {'bucket' if gone else 'object'}")
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -266,12 +266,14 @@ def read_manifest(store: Store) -> Manifest:
         StoreError: it cannot be read; where there is none, the message says what that means.
         ManifestError: its content is wrong.
     """
-    if not store.exists(MANIFEST_NAME):
-        raise StoreError(
+    try:
+        content = store.read(MANIFEST_NAME)
+    except MissingObjectError as error:
+        raise MissingObjectError(
             f"{store.url} holds no {MANIFEST_NAME}: it is no data set, or its build has not finished; "
-            "run 'shard-builder build' (again) with this destination"
-        )
-    return Manifest.from_bytes(store.read(MANIFEST_NAME), f"{store.url}/{MANIFEST_NAME}")
+            f"run 'shard-builder build' (again) with this destination ({error})"
+        ) from None
+    return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
 
 
 def _put_local(path: Path, source: bytes | Path, replace: bool) -> None:

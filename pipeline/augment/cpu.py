@@ -1,7 +1,7 @@
 """The plan with the fastest exact CPU kernels, on threads.
 
     libjpeg-turbo decode -> window -> torch's antialiased uint8 bicubic -> flip -> one colour matrix -> blur
-    -> one table look-up (solarize, normalise, to float) straight into the stacked output batch
+    -> solarize -> normalised straight into the stacked output batch
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
 """
@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.augment import reference
-from pipeline.augment.executor import BadImages, normalisation_table
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
 from pipeline.augment.plan import CropPlan
 
-_TABLES = {solarize: normalisation_table(solarize) for solarize in (False, True)}
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
@@ -41,7 +40,7 @@ class CpuExecutor:
         groups = [
             torch.empty(group.stop - group.start, len(images), *plan.sizes[group.start], 3) for group in plan.groups
         ]
-        views = [view for group in groups for view in group.numpy()]
+        views = [view for group in groups for view in group]
         reasons: dict[int, str] = {}
 
         def render_image(b: int) -> None:
@@ -51,7 +50,7 @@ class CpuExecutor:
                 reasons[b] = str(error)
                 return
             for v in range(plan.num_views):
-                _render(image, plan, v, b, views[v][b])
+                _normalise(_render(image, plan, v, b), views[v][b])
 
         for _ in self._pool.map(render_image, range(len(images))):
             pass
@@ -81,20 +80,36 @@ def decode(encoded: bytes) -> NDArray[np.uint8]:
     return np.array(reference.decode(encoded))
 
 
-def _render(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int, out: NDArray[np.float32]) -> None:
-    """View `v` of sample `b` into `out`, float32 [H, W, 3]."""
+def _render(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int) -> NDArray[np.uint8]:
+    """View `v` of sample `b` before normalisation: [H, W, 3]."""
     top, left = plan.top[v, b], plan.left[v, b]
     window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
     view = _resize(window, plan.sizes[v])
     if plan.flip[v, b]:
         view = cv2.flip(view, 1)
     if plan.coloured[v, b]:
-        offset = plan.pivot[v, b] @ np.array(cv2.mean(view)[:3])
+        offset = plan.pivot[v, b] @ cv2.mean(view)[:3]
         view = cv2.transform(view, np.column_stack([plan.matrix[v, b], offset]))
     if plan.sigma[v, b] > 0:
         kernel = blur_kernel(float(plan.sigma[v, b]))
         view = cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
-    cv2.LUT(view, _TABLES[bool(plan.solarize[v, b])], dst=out)
+    if plan.solarize[v, b]:
+        view = cv2.min(view, cv2.bitwise_not(view))  # v below 128, else 255 - v
+    return view
+
+
+def _normalise(view: NDArray[np.uint8], out: torch.Tensor) -> None:
+    """Pixels [H, W, 3] to (x / 255 - mean) / std in float32, into `out` of the same shape."""
+    scale, shift = _row_of_constants(view.shape[1])
+    rows = out.flatten(1)  # along rows of 3 W values the three constants of a pixel are one vector operation
+    rows.copy_(torch.from_numpy(view).flatten(1)).mul_(scale).add_(shift)
+
+
+@lru_cache
+def _row_of_constants(width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    scale, shift = 1 / (255 * std), -torch.tensor(IMAGENET_MEAN, dtype=torch.float64) / std
+    return scale.repeat(width).float(), shift.repeat(width).float()
 
 
 def _resize(window: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

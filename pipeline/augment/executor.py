@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pipeline.augment.plan import CropPlan
 
@@ -42,12 +40,3 @@ class Executor(Protocol):
     def close(self) -> None:
         """Release threads and pipelines."""
         ...
-
-
-def normalisation_table(solarize: bool) -> NDArray[np.float32]:
-    """The last two steps of a view, solarize and normalise, as a look-up: float32 [256 values, 1, 3 channels]."""
-    values = np.arange(256, dtype=np.float64)
-    if solarize:
-        values = np.where(values >= 128, 255 - values, values)
-    table: NDArray[np.float64] = (values[:, None] / 255 - IMAGENET_MEAN) / np.array(IMAGENET_STD)
-    return table[:, None].astype(np.float32)

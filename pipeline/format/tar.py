@@ -1,8 +1,8 @@
 """Tar shards: plain USTAR, two members a sample (`<key>.cls`, `<key>.<ext>`), the same input the same bytes.
 
-The layout is the one of webdataset, whose writer makes the members; what is added here is that nothing of the
-machine or the moment gets in, that the index falls out of the same pass, and that a cut file does not pass
-unseen: a tar that ends at a member boundary reads as a shorter tar everywhere else.
+The layout is the one of webdataset. Beyond it, nothing of the machine or the moment gets in, the index falls out of
+the same pass, and a cut file does not pass unseen: a tar that ends at a member boundary reads as a shorter tar
+everywhere else. The headers are the standard library's; docs/decisions/0004-tar-writer.md says why not webdataset's.
 """
 
 import re
@@ -44,29 +44,31 @@ class ShardWriter:
     """
 
     def __init__(self, path: str | Path) -> None:
-        from webdataset.writer import (
-            TarWriter,
-        )  # here: it takes torch along where that is installed, two seconds
-
         self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
         self._hashing = HashingWriter(self._file)
-        self._tar = TarWriter(
-            self._hashing, user="root", group="root", mode=0o644, mtime=0, encoder=False, compress=False
-        )
         self._rows: list[tuple[int, int, int, int, int, int]] = []
 
     def add(self, key: str, ext: str, image: bytes, label: int, height: int, width: int, orientation: int) -> None:
         """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
-        assert ext > "cls", "the class member comes first, and the writer sorts by extension"
-        self._tar.write({"__key__": key, "cls": str(label).encode(), ext: image})
-        padded = -(-len(image) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        offset = self._tar.tarstream.offset - padded
+        self._write_member(f"{key}.cls", str(label).encode())
+        offset = self._write_member(f"{key}.{ext}", image)
         self._rows.append((offset, len(image), label, height, width, orientation))
 
+    def _write_member(self, name: str, content: bytes) -> int:
+        """Append a file; returns the offset of its first byte. Time, user and group are the numbers 0."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mode, info.uname, info.gname = len(content), 0o644, "root", "root"
+        self._hashing.write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._hashing.num_bytes
+        self._hashing.write(content)
+        self._hashing.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        return offset
+
     def close(self) -> None:
-        """Write the end-of-archive mark and close the file."""
-        self._tar.close()
+        """Write the end-of-archive mark, fill up the last record and close the file."""
+        self._hashing.write(_END_MARK)
+        self._hashing.write(bytes(-self._hashing.num_bytes % tarfile.RECORDSIZE))
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,9 +71,17 @@ def test_a_local_store_is_read_in_place(local: Store, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+class SlowStore(Store):
+    """A store with some latency, so that whoever may download twice does."""
+
+    def download(self, name: str, path: str | Path) -> None:
+        time.sleep(0.05)
+        super().download(name, path)
+
+
 def test_many_threads_of_many_processes_download_a_shard_once(remote: Store, tmp_path: Path) -> None:
     # Each cache stands for a process: they share nothing but the directory.
-    caches = [open_cache(remote, tmp_path) for _ in range(3)]
+    caches = [open_cache(SlowStore(remote.url), tmp_path) for _ in range(3)]
     misses, hits = CACHE_LOOKUPS.labels("miss"), CACHE_LOOKUPS.labels("hit")
     hits_before, misses_before = hits._value.get(), misses._value.get()
 
@@ -112,6 +121,16 @@ def test_the_oldest_shards_make_room(remote: Store, tmp_path: Path) -> None:
         os.utime(cache.shard(shard).path, (shard, shard))  # file times are coarse
     assert tars(tmp_path) == ["tiny-000001.tar", "tiny-000002.tar", "tiny-000003.tar"]
     assert CACHE_BYTES._value.get() == sum(sizes[1:])
+
+
+def test_a_shard_that_another_process_opens_counts_as_used(remote: Store, tmp_path: Path) -> None:
+    sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
+    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes[:2]))
+    for shard in range(2):
+        os.utime(cache.shard(shard).path, (shard, shard))
+    open_cache(remote, tmp_path).shard(0)
+    cache.shard(2)
+    assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000002.tar"]
 
 
 def test_an_evicted_shard_can_be_read_to_the_end_and_then_gives_its_space_back(remote: Store, tmp_path: Path) -> None:
