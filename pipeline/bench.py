@@ -23,7 +23,7 @@ from rich.table import Table
 from pipeline.augment import EXECUTORS, Executor, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.augment.parity import Parity
-from pipeline.errors import run_command
+from pipeline.errors import UserError, run_command
 from pipeline.loader import render
 from pipeline.order import SequentialOrder
 from pipeline.store import Store, read_manifest
@@ -100,6 +100,13 @@ def _thumbnail(view: torch.Tensor) -> NDArray[np.uint8]:
     return np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL)))
 
 
+def _write(sheet: Image.Image, path: Path) -> None:
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
 def report(results: dict[str, object], as_json: bool) -> None:
     """Print what was measured: one JSON object, or a table an entry."""
     if as_json:
@@ -127,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     bench = Bench(arguments)
     try:
         if arguments.sheet:
-            bench.sheet().save(arguments.sheet)
+            _write(bench.sheet(), arguments.sheet)
             sys.stderr.write(f"wrote {arguments.sheet}\n")
             return 0
         conditions = {"data": arguments.data, "threads": arguments.threads, "device": arguments.device}
@@ -151,7 +158,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=_positive, default=64)
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--threads", type=_positive, default=2)
-    parser.add_argument("--device", default="cpu", help="of the dali executor: cpu or cuda")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the dali executor")
     parser.add_argument("--parity", action="store_true", help="compare with the first executor instead of timing")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet instead of timing")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

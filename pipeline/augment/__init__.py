@@ -30,7 +30,7 @@ def build_executor(name: str, num_threads: int, device: torch.device) -> Executo
     """The executor called `name`; "dali" runs on `device`, the others on the CPU.
 
     Raises:
-        ExecutorError: there is none of that name, or DALI is not installed.
+        ExecutorError: there is none of that name, DALI is not installed, or there is no such device.
     """
     # Imported on demand: DALI takes seconds to import and has no wheel for some platforms.
     if name == "reference":
@@ -48,5 +48,7 @@ def build_executor(name: str, num_threads: int, device: torch.device) -> Executo
             raise ExecutorError(
                 f"the dali executor needs NVIDIA DALI ({error}); install the 'dali' extra or use executor 'cpu'"
             ) from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ExecutorError("the dali executor finds no CUDA device here; use device 'cpu'")
         return DaliExecutor(num_threads, device)
     raise ExecutorError(f"unknown executor '{name}'; choose one of {', '.join(EXECUTORS)}")

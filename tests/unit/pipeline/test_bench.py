@@ -61,6 +61,8 @@ def test_a_contact_sheet_has_a_row_an_image_and_executor(bench: Any, tmp_path: P
         (("--executor", "cpu,gpu"), "error: unknown executor 'gpu'"),
         (("--executor", "cpu", "--parity"), "name two or more with --executor"),
         (("--threads", "0"), "argument --threads: must be at least 1"),
+        (("--device", "tpu"), "argument --device: invalid choice: 'tpu'"),
+        (("--sheet", "/nowhere/sheet.png"), "error: cannot write /nowhere/sheet.png: No such file or directory"),
         (("--data", "/nowhere"), "error: /nowhere holds no manifest.json"),
     ],
 )

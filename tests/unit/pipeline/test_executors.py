@@ -1,7 +1,9 @@
 """The executors of the plan: near the reference, equal to themselves, and calm about broken files."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from PIL import Image
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment import cpu as cpu_executor
 from pipeline.augment import reference as reference_executor
+from pipeline.augment.colour import ColourJitter
 from pipeline.augment.plan import ViewGroup
 from pipeline.errors import UserError
 from support.photographs import assert_near, batches, compare
@@ -154,8 +157,32 @@ def test_broken_files_are_named_and_the_executor_works_on(executor: Executor) ->
 
 def test_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
-    build_executor("cpu", before + 2, CPU).close()
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(3)
+    build_executor("cpu", 2, CPU).close()
+    try:
+        with ThreadPoolExecutor(1) as new_thread:  # as those of autograd: they start with torch's global setting
+            assert torch.get_num_threads() == new_thread.submit(torch.get_num_threads).result() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sigma", [0.15, 0.3, 0.6, 1.0, 2.0])
+def test_a_blur_is_as_wide_as_the_plan_says(executor: Executor, sigma: float) -> None:
+    # The spread of a single bright pixel; 8-bit rounding of the tails is what the tolerance is for.
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[24, 32] = 255
+    ids, heights, widths = np.array([0]), np.array([HEIGHT]), np.array([WIDTH])
+    views = ViewGroup(size=(HEIGHT, WIDTH), count=1, area=(1, 1), blur=1)
+    config = MultiCropConfig(
+        views=(views,), jitter=ColourJitter(probability=0), grayscale=0, flip=0, blur_sigma=(sigma, sigma)
+    )
+    plan = MultiCrop(config, seed=0)(0, ids, heights, widths)
+    whole = dataclasses.replace(plan, top=0 * ids[None], left=0 * ids[None], height=heights[None], width=widths[None])
+    (group,) = executor([encode(Image.fromarray(pixels), "PNG")], whole)
+    light = group[0, 0, 0].double() - group.min()
+    row = light.sum(dim=0) / light.sum()
+    variance = (row * (torch.arange(WIDTH) - 32) ** 2).sum()
+    assert variance == pytest.approx(sigma**2, abs=0.02, rel=0.2)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 2.0])
@@ -169,6 +196,12 @@ def test_the_blur_kernel_has_the_variance_asked_for(sigma: float) -> None:
 def test_an_unknown_executor_is_refused() -> None:
     with pytest.raises(UserError, match="unknown executor 'gpu'; choose one of reference, cpu, dali"):
         build_executor("gpu", 1, CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_gpu_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="the dali executor finds no CUDA device here"):
+        build_executor("dali", 1, torch.device("cuda"))
 
 
 def dali_operators(device: str) -> list[str]:
