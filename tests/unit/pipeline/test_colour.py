@@ -1,12 +1,14 @@
 """The colour matrix against torchvision's operations, on colours that stay clear of black and white."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.augment.colour import LUMA, ColourJitter, colour_maps
 
@@ -68,15 +70,23 @@ def test_contrast_pivots_about_the_mean_luma(image: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("u", [0.0, 0.2, 0.9])
-def test_the_hue_turns_about_gray(image: torch.Tensor, u: float) -> None:
+def test_the_hue_leaves_gray_alone(u: float) -> None:
     matrix, pivot = maps([0.5, 0.5, 0.5, u, 0.0])
-    np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-6)  # a rotation ...
-    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)  # ... that leaves gray alone
-    assert np.trace(matrix) == pytest.approx(1 + 2 * np.cos(2 * np.pi * JITTER.hue * (2 * u - 1)), abs=1e-6)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
     assert not pivot.any()
-    # On these muted colours it is near torchvision's turn in HSV.
-    expected = F.adjust_hue(image, JITTER.hue * (2 * u - 1))
-    assert (apply((matrix, pivot), image) - expected).abs().mean() < 0.02
+
+
+def test_the_hue_is_nearer_to_torchvision_on_photographs_than_no_hue(imagenet_sample: Path) -> None:
+    files = sorted(imagenet_sample.glob("train/*/*"))[-60:]  # the map was fitted on the first 250
+    near, far = [], []
+    for i, file in enumerate(files):
+        photograph = F.to_tensor(Image.open(file).convert("RGB").resize((48, 48))).double()
+        u = (i + 0.5) / len(files)
+        expected = F.adjust_hue(photograph, JITTER.hue * (2 * u - 1))
+        turned = apply(maps([0.5, 0.5, 0.5, u, 0.0]), photograph).clamp(0, 1)
+        near.append((turned - expected).abs().mean())
+        far.append((photograph - expected).abs().mean())
+    assert torch.stack(near).mean() < 0.7 * torch.stack(far).mean()
 
 
 @pytest.mark.parametrize("jitter", [False, True])

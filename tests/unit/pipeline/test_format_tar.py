@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.format.index import MULTI_LABEL
 from pipeline.format.tar import ShardWriter, TarError, iter_samples
 
 SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("cat-3", "webp", b"z", 12)]
@@ -58,6 +59,27 @@ def test_index_offsets_are_the_bytes(
     assert [(s.offset, s.image, s.label) for s in samples] == [
         (row["offset"], image, label) for row, (image, label) in zip(writer.index, content, strict=True)
     ]
+
+
+def test_many_labels_are_in_the_tar_and_not_in_the_index(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        for number, labels in enumerate([(), (3,), (0, 7, 19)]):
+            writer.add(f"k-{number}", "jpg", b"x" * 600, labels, 1, 1, 1)
+    assert writer.index["label"].tolist() == [MULTI_LABEL] * 3
+    samples = list(iter_samples(tmp_path / "a.tar"))
+    assert [sample.label for sample in samples] == [sample.labels for sample in samples] == [(), (3,), (0, 7, 19)]
+    assert [sample.offset for sample in samples] == writer.index["offset"].tolist()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        assert tar.getnames()[:2] == ["k-0.json", "k-0.jpg"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"labels": 1}', b'{"labels": [1.5]}', b'{"labels": ["a"]}'])
+def test_garbled_labels_are_detected(tmp_path: Path, content: bytes) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        writer._write_member("k.json", content)
+        writer._write_member("k.jpg", b"x")
+    with pytest.raises(TarError, match="sample k is truncated or garbled"):
+        list(iter_samples(tmp_path / "a.tar"))
 
 
 @pytest.mark.parametrize("key", ["", "A", "a.b", "a b", "a/b", "ä", "k" * 81])
