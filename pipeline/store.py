@@ -6,12 +6,9 @@ endpoint come from the standard AWS chain (environment, profile, instance role) 
 """
 
 import contextlib
-import errno
 import os
 import random
-import shutil
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any, TypeVar
 import fsspec
 
 from pipeline import telemetry
+from pipeline.atomic import is_partial, scratch_folder, write_file
 from pipeline.errors import UserError
 from pipeline.faults import ShortBodyError, explain, is_conflict, one_line
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
@@ -32,7 +30,6 @@ _READ_TIMEOUT_S = 30
 _PATIENCE_S = 60.0  # an endpoint that has answered before is restarting or busy: wait for it
 _PATIENCE_NEVER_REACHED_S = 8.0  # one that never has is probably a typing mistake: say so soon
 _MAX_PAUSE_S = 8.0
-_PARTIAL = ".part"
 
 _S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {
@@ -108,6 +105,10 @@ class Store:
         """The file itself where the store is a local folder, else None."""
         return Path(self._path(name)) if self._is_local else None
 
+    def scratch_folder(self) -> contextlib.AbstractContextManager[Path]:
+        """A temporary folder for files that will be `put_new`: in a local store, from where they can be linked."""
+        return scratch_folder(self.local_path(""))
+
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
         return self._info(name) is not None
@@ -152,7 +153,7 @@ class Store:
 
         paths = self._request("list", prefix, find)
         names = (path[len(self._root) + 1 :] for path in paths)
-        return sorted(name for name in names if name.startswith(prefix) and not name.endswith(_PARTIAL))
+        return sorted(name for name in names if name.startswith(prefix) and not is_partial(name))
 
     def put(self, name: str, source: bytes | Path) -> None:
         """Write an object; one of that name is replaced, atomically."""
@@ -161,7 +162,8 @@ class Store:
     def put_new(self, name: str, source: bytes | Path) -> bool:
         """Write an object unless one of that name exists; of several writers one wins. False: it existed.
 
-        On S3 this is `If-None-Match: *`. Other remote file systems check first, which is not atomic.
+        On S3 this is `If-None-Match: *`. Other remote file systems check first, which is not atomic. A local file
+        may be linked instead of copied: leave it alone afterwards.
         """
 
         def create() -> bool:
@@ -220,7 +222,7 @@ class Store:
     def _put(self, name: str, source: bytes | Path, replace: bool) -> None:
         fs, path = self._connect(), self._path(name)
         if self._is_local:
-            _put_local(Path(path), source, replace)
+            write_file(Path(path), source, replace)
             return
         options: dict[str, Any] = {"mode": "overwrite" if replace else "create"}
         if self._is_s3:
@@ -274,27 +276,3 @@ def read_manifest(store: Store) -> Manifest:
             f"run 'shard-builder build' (again) with this destination ({error})"
         ) from None
     return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
-
-
-def _put_local(path: Path, source: bytes | Path, replace: bool) -> None:
-    """Write beside `path` and give it its name in one step, so that nobody ever sees a part of it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is not a folder") from None
-    partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
-    try:
-        with open(partial, "wb") as file:
-            if isinstance(source, bytes):
-                file.write(source)
-            else:
-                with open(source, "rb") as original:
-                    shutil.copyfileobj(original, file, 2**20)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            os.replace(partial, path)
-        else:
-            os.link(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

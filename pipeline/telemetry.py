@@ -64,6 +64,14 @@ TRAIN_TEACHER_ENTROPY = Gauge(
     "Entropy of the mean teacher assignment over ln K: 0 one prototype only, 1 uniform; either end is collapse",
 )
 TRAIN_LEARNING_RATE = Gauge("esvit_train_learning_rate", "Learning rate of the newest logged step")
+# Shard builder: a build that lasts for hours. The samples and bytes are those in shards that have been committed.
+BUILD_PLANNED_SHARDS = Gauge("esvit_build_planned_shards", "Shards that this run has to write")
+BUILD_SHARDS = Counter("esvit_build_shards", "Shards written")
+BUILD_SAMPLES = Counter("esvit_build_samples", "Images written into shards")
+BUILD_BYTES = Counter("esvit_build_bytes", "Bytes of the shards written")
+BUILD_REJECTS = Counter("esvit_build_rejects", "Images left out of the shards written")
+BUILD_FAILURES = Counter("esvit_build_failures", "Failed attempts to write a shard")
+BUILD_PHASE_SECONDS = Counter("esvit_build_phase_seconds", "Time in each phase, added up over workers", ["phase"])
 RUN_INFO = Info("esvit_run", "What this process runs")
 
 
@@ -82,7 +90,7 @@ def start_exporter(port: int, address: str = "127.0.0.1") -> int:
     except OSError as error:
         raise MetricsPortError(
             f"metrics endpoint cannot listen on {address}:{port} ({error.strerror}); "
-            "choose another with --set metrics.port=PORT, or 0 for any free port"
+            "choose another port, or 0 for any free one"
         ) from None
     return int(server.server_port)
 

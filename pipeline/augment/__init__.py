@@ -4,10 +4,12 @@ import torch
 
 from pipeline.augment.executor import BadImages, Executor
 from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, Planner
+from pipeline.augment.recipes import RECIPES
 from pipeline.errors import UserError
 
 __all__ = [
     "EXECUTORS",
+    "RECIPES",
     "BadImages",
     "CenterCrop",
     "CenterCropConfig",

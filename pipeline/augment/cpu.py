@@ -6,7 +6,6 @@
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
 """
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,12 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from pipeline.augment import reference
+from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
 from pipeline.augment.plan import CropPlan
-
-_JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 class CpuExecutor:
@@ -33,7 +28,7 @@ class CpuExecutor:
         self.device = torch.device("cpu")
         # The parallelism is over images: kernels must not start threads of their own on top.
         cv2.setNumThreads(1)
-        self._pool = _single_threaded_pool(num_threads)
+        self._pool = single_threaded_pool(num_threads)
 
     def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
@@ -46,7 +41,7 @@ class CpuExecutor:
         def render_image(b: int) -> None:
             try:
                 image = decode(images[b])
-            except reference.DECODE_ERRORS as error:
+            except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return
             for v in range(plan.num_views):
@@ -63,28 +58,9 @@ class CpuExecutor:
         self._pool.shutdown()
 
 
-def decode(encoded: bytes) -> NDArray[np.uint8]:
-    """RGB pixels [H, W, 3], equal to PIL's bit by bit; EXIF orientation is ignored.
-
-    Raises:
-        one of `reference.DECODE_ERRORS`: not a decodable image.
-    """
-    if encoded[:3] == _JPEG_MAGIC:
-        # A ValueError here may be no more than a few stray bytes: which damage is fatal is for PIL to say.
-        with contextlib.suppress(ValueError):
-            height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
-            # libjpeg-turbo does not convert CMYK to RGB; PIL does, and knows the limit for decompression bombs.
-            if colour_space not in ("CMYK", "YCCK") and height * width < Image.MAX_IMAGE_PIXELS:
-                pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
-                return pixels
-    return np.array(reference.decode(encoded))
-
-
 def _render(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int) -> NDArray[np.uint8]:
     """View `v` of sample `b` before normalisation: [H, W, 3]."""
-    top, left = plan.top[v, b], plan.left[v, b]
-    window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
-    view = _resize(window, plan.sizes[v])
+    view = resized_window(image, plan, v, b)
     if plan.flip[v, b]:
         view = cv2.flip(view, 1)
     if plan.coloured[v, b]:
@@ -112,14 +88,15 @@ def _row_of_constants(width: int) -> tuple[torch.Tensor, torch.Tensor]:
     return scale.repeat(width).float(), shift.repeat(width).float()
 
 
-def _resize(window: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Bicubic with antialiasing, 8-bit in and out; within 1 of PIL (both use Pillow-SIMD's integer scheme)."""
+def resized_window(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int) -> NDArray[np.uint8]:
+    """The window of view `v`, bicubic with antialiasing, 8-bit in and out: PIL's result but for rounding."""
+    top, left, size = plan.top[v, b], plan.left[v, b], plan.sizes[v]
+    window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
     pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
-@lru_cache(maxsize=4096)
 def blur_kernel(sigma: float) -> NDArray[np.float32]:
     """The kernel of PIL's GaussianBlur: three box filters with fractional edges, whose variances add up to sigma^2.
 
@@ -133,7 +110,7 @@ def blur_kernel(sigma: float) -> NDArray[np.float32]:
     return np.convolve(np.convolve(box, box), box).astype(np.float32)
 
 
-def _single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
+def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
     """Threads in which torch's kernels run on one core, leaving the caller's setting as it was."""
     before = torch.get_num_threads()
     all_started = threading.Barrier(num_threads)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
-from pipeline.augment import reference
+from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
 from pipeline.augment.plan import CropPlan
 
@@ -72,6 +72,9 @@ class DaliExecutor:
         stacked = torch.empty(views, plan.batch_size, height, width, 3, device=self.device)
         for v in range(views):
             stacked[v].copy_(torch.utils.dlpack.from_dlpack(outputs[group.start + v].as_tensor()))
+        if self.device.type == "cuda":
+            # The copies run on torch's stream, DALI's next run on its own: it must not begin to overwrite before.
+            torch.cuda.current_stream(self.device).synchronize()
         return stacked.permute(0, 1, 4, 2, 3)
 
 
@@ -167,7 +170,7 @@ def _undecodable(images: Sequence[bytes]) -> dict[int, str]:
     reasons = {}
     for b, image in enumerate(images):
         try:
-            reference.decode(image)
-        except reference.DECODE_ERRORS as error:
+            decode_with_pil(image)
+        except DECODE_ERRORS as error:
             reasons[b] = str(error)
     return reasons

@@ -3,7 +3,6 @@
 It decodes and filters with the libraries of the original EsViT (PIL's bicubic resize and Gaussian blur).
 """
 
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,11 +11,9 @@ import torch
 import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter, ImageOps
 
+from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
 from pipeline.augment.plan import CropPlan
-
-# What PIL raises for images that are truncated, not images at all, or larger than its limit.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class ReferenceExecutor:
@@ -32,7 +29,7 @@ class ReferenceExecutor:
 
         def views_of(b: int) -> list[torch.Tensor]:
             try:
-                image = decode(images[b])
+                image = decode_with_pil(images[b])
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return []
@@ -52,14 +49,6 @@ class ReferenceExecutor:
     def close(self) -> None:
         """See `Executor`."""
         self._pool.shutdown()
-
-
-def decode(encoded: bytes) -> Image.Image:
-    """RGB image; EXIF orientation is ignored, as by torchvision's ImageFolder in the original."""
-    image: Image.Image = Image.open(io.BytesIO(encoded))
-    if image.mode == "I;16":  # PIL would clip to 255, which leaves most 16-bit photographs white
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def render(image: Image.Image, plan: CropPlan, v: int, b: int) -> torch.Tensor:

@@ -18,12 +18,14 @@ INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),  # first byte of the image inside the tar
         ("size", "<u4"),  # bytes of the encoded image
-        ("label", "<i4"),  # position in the manifest's classes
+        ("label", "<i4"),  # position in the manifest's classes; MULTI_LABEL where the tar has any number of them
         ("height", "<u4"),  # pixels as stored, before any EXIF rotation
         ("width", "<u4"),
         ("orientation", "u1"),  # EXIF orientation 1..8; 1 where the image has none
     ]
 )
+
+MULTI_LABEL = -1
 
 Index = NDArray[Any]
 """A one-dimensional array of `INDEX_DTYPE`."""

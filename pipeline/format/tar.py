@@ -1,10 +1,14 @@
-"""Tar shards: plain USTAR, two members a sample (`<key>.cls`, `<key>.<ext>`), the same input the same bytes.
+"""Tar shards: plain USTAR, two members a sample (its label and its image), the same input the same bytes.
+
+The label is `<key>.cls`, a class number, or, in a multi-label data set, `<key>.json`: `{"labels": [3, 7]}`. The image
+follows as `<key>.<ext>`.
 
 The layout is the one of webdataset. Beyond it, nothing of the machine or the moment gets in, the index falls out of
 the same pass, and a cut file does not pass unseen: a tar that ends at a member boundary reads as a shorter tar
 everywhere else. The headers are the standard library's; docs/decisions/0004-tar-writer.md says why not webdataset's.
 """
 
+import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -16,7 +20,11 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.format.checksum import HashingWriter
-from pipeline.format.index import INDEX_DTYPE, Index
+from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, Index
+from pipeline.format.sidecars import Member, dali_index, dali_row
+
+Label = int | tuple[int, ...]
+"""A position in the manifest's classes, or, in a multi-label data set, all of them in ascending order."""
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
@@ -34,36 +42,46 @@ class TarSample(NamedTuple):
     offset: int
     """Of the first byte of the image inside the tar."""
     image: bytes
-    label: int
+    label: Label
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """All of them: one, unless the data set is a multi-label one."""
+        return (self.label,) if isinstance(self.label, int) else self.label
 
 
 class ShardWriter:
     """Writes one shard, front to back, holding one image at a time.
 
-    After `close` (or the `with` block) `sha256`, `num_bytes` and `index` describe the finished file.
+    After `close` (or the `with` block) `sha256`, `num_bytes`, `index` and `dali_index` describe the finished file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
         self._hashing = HashingWriter(self._file)
         self._rows: list[tuple[int, int, int, int, int, int]] = []
+        self._dali_rows = bytearray()
 
-    def add(self, key: str, ext: str, image: bytes, label: int, height: int, width: int, orientation: int) -> None:
+    def add(self, key: str, ext: str, image: bytes, label: Label, height: int, width: int, orientation: int) -> None:
         """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
-        self._write_member(f"{key}.cls", str(label).encode())
-        offset = self._write_member(f"{key}.{ext}", image)
-        self._rows.append((offset, len(image), label, height, width, orientation))
+        if isinstance(label, int):
+            first = self._write_member(f"{key}.cls", str(label).encode())
+        else:
+            first = self._write_member(f"{key}.json", json.dumps({"labels": label}).encode())
+        second = self._write_member(f"{key}.{ext}", image)
+        self._rows.append((second.offset, len(image), index_label(label), height, width, orientation))
+        self._dali_rows += dali_row(first, second)
 
-    def _write_member(self, name: str, content: bytes) -> int:
-        """Append a file; returns the offset of its first byte. Time, user and group are the numbers 0."""
+    def _write_member(self, name: str, content: bytes) -> Member:
+        """Append a file. Time, user and group are the numbers 0."""
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.uname, info.gname = len(content), 0o644, "root", "root"
         self._hashing.write(info.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._hashing.num_bytes
+        member = Member(name, self._hashing.num_bytes, len(content))
         self._hashing.write(content)
         self._hashing.write(bytes(-len(content) % tarfile.BLOCKSIZE))
-        return offset
+        return member
 
     def close(self) -> None:
         """Write the end-of-archive mark, fill up the last record and close the file."""
@@ -93,6 +111,16 @@ class ShardWriter:
     def index(self) -> Index:
         """One row a sample, in the order of the tar."""
         return np.array(self._rows, dtype=INDEX_DTYPE)
+
+    @property
+    def dali_index(self) -> bytes:
+        """The index that DALI wants beside the tar."""
+        return dali_index(bytes(self._dali_rows), len(self._rows))
+
+
+def index_label(label: Label) -> int:
+    """What the index says of a label: itself, or `MULTI_LABEL`, for then only the tar has them."""
+    return label if isinstance(label, int) else MULTI_LABEL
 
 
 def iter_samples(path: str | Path) -> Iterator[TarSample]:
@@ -125,12 +153,23 @@ def _read_sample(
 ) -> TarSample:
     key, _, suffix = label_member.name.partition(".")
     image_key, _, ext = image_member.name.partition(".") if image_member else ("", "", "")
-    if image_member is None or suffix != "cls" or image_key != key:
+    if image_member is None or suffix not in ("cls", "json") or image_key != key:
         raise TarError(f"shard {path}: member {label_member.name} is not followed by the image of its sample")
-    label, image = _content(tar, label_member), _content(tar, image_member)
-    if len(image) != image_member.size or not label.isdigit():
+    label, image = _parse_label(suffix, _content(tar, label_member)), _content(tar, image_member)
+    if len(image) != image_member.size or label is None:
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
-    return TarSample(key, ext, image_member.offset_data, image, int(label))
+    return TarSample(key, ext, image_member.offset_data, image, label)
+
+
+def _parse_label(suffix: str, content: bytes) -> Label | None:
+    """None if garbled."""
+    if suffix == "cls":
+        return int(content) if content.isdigit() else None
+    try:
+        labels = json.loads(content)["labels"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(labels) if isinstance(labels, list) and all(type(label) is int for label in labels) else None
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

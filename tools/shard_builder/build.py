@@ -1,37 +1,30 @@
 """A build from start to end: plan, claim, write what is missing, account for rejects, and the manifest last.
 
-The destination is its own journal. `_build/plan.json` says whose it is, a done marker commits a shard, and the
-manifest commits the whole; so a build that was killed anywhere goes on when the same command is run again, and
-ends with the same bytes.
+The destination is its own journal (`journal.py`), so a build that was killed anywhere goes on when the same command
+is run again, and ends with the same bytes. A part of the shards may be built here and others elsewhere.
 """
 
-import json
+import contextlib
+import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from pipeline.errors import UserError
+from pipeline import telemetry
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
 from pipeline.store import Store, read_manifest
-from tools.shard_builder.indexes import image_spreads, read_indexes
-from tools.shard_builder.plan import Plan, make_plan
+from tools.shard_builder.duplicates import find_duplicates
+from tools.shard_builder.finish import finish
+from tools.shard_builder.images import AS_THEY_ARE, ImagePolicy
+from tools.shard_builder.journal import Claim, ClaimError, ShardResult, read_claim, read_done, take
+from tools.shard_builder.plan import Plan, ShardPlan, make_plan
 from tools.shard_builder.progress import progress
+from tools.shard_builder.ray_runner import RayEngine
 from tools.shard_builder.readers import open_reader
-from tools.shard_builder.runners import run_in_processes
-from tools.shard_builder.writer import ShardResult, ShardTask, done_name, publish, write_shard
-
-CLAIM_NAME = "_build/plan.json"
-REJECTS_NAME = "rejects.jsonl"
-_NUM_THREADS = 16
-
-
-class BuildError(UserError):
-    """A build cannot go on: the destination is taken, or too many images were rejected."""
+from tools.shard_builder.runners import Engine, InlineEngine, ProcessEngine, run_tasks
+from tools.shard_builder.writer import ShardTask, WrittenShard, write_shard
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class BuildOptions:
     """What to build, from what, and how."""
 
     dataset: str
-    """One of `readers.READERS`."""
+    """One of `readers.DATASETS`."""
     source: Path
     split: str
     dest: str
@@ -48,17 +41,31 @@ class BuildOptions:
     """Size of a tar to aim at."""
     shuffle_seed: int | None = 0
     """None keeps the order of the source, class after class."""
-    num_workers: int = 1
+    num_workers: int | None = 1
+    """Shards at once; None: one for each core."""
     max_rejects: int = 0
-    """More rejected images than this are an error."""
+    """More images than this that cannot be used are an error."""
+    allow_subset: bool = False
+    """Take a data set of which fewer classes or images are there than were published."""
+    images: ImagePolicy = AS_THEY_ARE
+    deduplicate: bool = False
+    """Of images with equal bytes, leave out all but the first by path."""
+    engine: Literal["process", "ray"] = "process"
+    ray_address: str | None = None
+    """Of a running cluster; None starts one on this machine."""
+    shard_range: slice | None = None
+    """Write only these shards of the plan, and leave the rest and the manifest to others."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What the destination holds, and how much of it this run wrote."""
+    """What the destination holds, and how much of it this run wrote; of a shard range, only what this run wrote."""
 
     url: str
-    manifest_digest: str
+    manifest_digest: str | None
+    """None: a shard range was written, there is no manifest yet."""
+    num_planned_shards: int
+    """Of the whole build; those of which every image is rejected are not written."""
     num_shards: int
     num_samples: int
     num_classes: int
@@ -79,117 +86,133 @@ class BuildReport:
 
 
 def build(options: BuildOptions) -> BuildReport:
-    """Build the shards of one split, or finish a build that was interrupted.
+    """Build the shards of one split, a range of them, or what an interrupted build has left.
 
     Raises:
         UserError: the source or the destination cannot be used, or a `BuildError` says why it is refused.
     """
     started_s = time.monotonic()
     store = Store(options.dest)
-    reader = open_reader(options.dataset, options.source, options.split)
-    plan = make_plan(
+    with _phase("plan"):
+        plan = _plan(options)
+    claim = Claim.of(plan)
+    take(store, claim)
+    if store.exists(MANIFEST_NAME):
+        manifest = read_manifest(store)
+        if manifest.plan_digest != plan.digest:
+            raise ClaimError(f"{store.url} holds another data set, complete; choose another --dest")
+        return _report(store, started_s, manifest, claim, was_complete=True)
+    done = read_done(store, claim)
+    wanted = plan.shards[options.shard_range or slice(None)]
+    written = _write(store, plan, [shard for shard in wanted if shard.index not in done], options)
+    if options.shard_range:
+        return _report(store, started_s, None, claim, written)
+    return _report(store, started_s, _finish(store, claim, options.max_rejects), claim, written)
+
+
+def finalize(dest: str, max_rejects: int = 0) -> BuildReport:
+    """Write the manifest of a build whose shards were written elsewhere, range by range; the source is not needed.
+
+    Raises:
+        UserError: shards are missing, too many images were rejected, or the destination cannot be used.
+    """
+    started_s = time.monotonic()
+    store = Store(dest)
+    claim = read_claim(store)
+    was_complete = store.exists(MANIFEST_NAME)
+    manifest = read_manifest(store) if was_complete else _finish(store, claim, max_rejects)
+    return _report(store, started_s, manifest, claim, was_complete=was_complete)
+
+
+def _finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
+    with _phase("finish"):
+        return finish(store, claim, max_rejects)
+
+
+def _report(
+    store: Store,
+    started_s: float,
+    manifest: Manifest | None,
+    claim: Claim,
+    written: Sequence[ShardResult] = (),
+    was_complete: bool = False,
+) -> BuildReport:
+    fresh = [result.entry for result in written if result.entry]
+    entries = manifest.shards if manifest else fresh
+    return BuildReport(
+        url=store.url,
+        manifest_digest=manifest.digest if manifest else None,
+        num_planned_shards=claim.num_shards,
+        num_shards=len(entries),
+        num_samples=sum(entry.num_samples for entry in entries),
+        num_classes=len(claim.classes),
+        num_bytes=sum(entry.num_bytes for entry in entries),
+        num_rejects=manifest.num_rejects if manifest else sum(len(result.rejects) for result in written),
+        was_complete=was_complete,
+        num_samples_written=sum(entry.num_samples for entry in fresh),
+        num_bytes_written=sum(entry.num_bytes for entry in fresh),
+        seconds=round(time.monotonic() - started_s, 3),
+    )
+
+
+def _plan(options: BuildOptions) -> Plan:
+    reader = open_reader(options.dataset, options.source, options.split, allow_subset=options.allow_subset)
+    return make_plan(
         reader.records(),
         reader.classes,
         dataset=options.dataset,
         split=options.split,
         shard_bytes=options.shard_bytes,
         shuffle_seed=options.shuffle_seed,
-    )
-    _claim(store, plan)
-    was_complete = store.exists(MANIFEST_NAME)
-    written: dict[int, ShardResult] = {}
-    if was_complete:
-        manifest = read_manifest(store)
-    else:
-        done = _read_done(store, plan)
-        missing = [ShardTask(shard, reader, store) for shard in plan.shards if shard.index not in done]
-        written = _write(missing, options.num_workers)
-        results = [result for _, result in sorted((done | written).items())]
-        manifest = _finish(store, plan, results, options.max_rejects)
-    entries = [result.entry for result in written.values() if result.entry]
-    return BuildReport(
-        url=store.url,
-        manifest_digest=manifest.digest,
-        num_shards=len(manifest.shards),
-        num_samples=manifest.num_samples,
-        num_classes=len(manifest.classes),
-        num_bytes=manifest.num_bytes,
-        num_rejects=manifest.num_rejects,
-        was_complete=was_complete,
-        num_samples_written=sum(entry.num_samples for entry in entries),
-        num_bytes_written=sum(entry.num_bytes for entry in entries),
-        seconds=round(time.monotonic() - started_s, 3),
+        images=options.images,
+        deduplicate=options.deduplicate,
     )
 
 
-def _claim(store: Store, plan: Plan) -> None:
-    """Take the destination for this plan; one that belongs to another plan is refused."""
-    claim = {
-        "dataset": plan.dataset,
-        "split": plan.split,
-        "num_shards": len(plan.shards),
-        "plan_digest": plan.digest,
-    }
-    content = json.dumps(claim, indent=1).encode() + b"\n"
-    if not store.put_new(CLAIM_NAME, content) and store.read(CLAIM_NAME) != content:
-        raise BuildError(
-            f"{store.url} holds another build (of other images, or with other options); "
-            "choose another --dest, or empty this one first"
-        )
-
-
-def _read_done(store: Store, plan: Plan) -> dict[int, ShardResult]:
-    """The shards that an earlier run has committed, by position in the plan."""
-    present = set(store.list())
-    names = [name for shard in plan.shards if (name := done_name(shard)) in present]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        markers = [_parse_marker(content) for content in pool.map(store.read, names)]
-    return {
-        marker.index: marker
-        for marker in markers
-        if marker and (marker.entry is None or {marker.entry.tar_name, marker.entry.index_name} <= present)
-    }
-
-
-def _parse_marker(content: bytes) -> ShardResult | None:
-    try:
-        return ShardResult.model_validate_json(content)
-    except ValidationError:
-        return None  # not ours: as good as missing
-
-
-def _write(tasks: Sequence[ShardTask], num_workers: int) -> dict[int, ShardResult]:
-    results = {}
-    with progress("writing shards", sum(task.shard.num_bytes for task in tasks)) as advance:
-        for result in run_in_processes(write_shard, tasks, num_workers):
-            results[result.index] = result
-            advance(result.entry.num_bytes if result.entry else 0)
+def _write(store: Store, plan: Plan, shards: Sequence[ShardPlan], options: BuildOptions) -> list[ShardResult]:
+    telemetry.BUILD_PLANNED_SHARDS.set(len(shards))
+    if not shards:
+        return []
+    results = []
+    with contextlib.closing(_open_engine(options, len(shards))) as engine:
+        duplicates = find_duplicates(store, plan, engine) if options.deduplicate else {}
+        tasks = [
+            ShardTask(
+                shard,
+                store,
+                plan.digest,
+                options.images,
+                {record.key: duplicates[record.key] for record in shard.records if record.key in duplicates},
+            )
+            for shard in shards
+        ]
+        with progress("writing shards", sum(shard.num_bytes for shard in shards)) as advance:
+            for written in run_tasks(engine, write_shard, tasks):
+                results.append(written.result)
+                _count(written)
+                advance(plan.shards[written.result.index].num_bytes)
     return results
 
 
-def _finish(store: Store, plan: Plan, results: Sequence[ShardResult], max_rejects: int) -> Manifest:
-    """Publish the list of rejects and, where there are not too many, the manifest."""
-    rejects = [reject for result in results for reject in result.rejects]
-    store.put(REJECTS_NAME, "".join(f"{reject.model_dump_json()}\n" for reject in rejects).encode())
-    if len(rejects) > max_rejects:
-        raise BuildError(
-            f"{len(rejects)} images were rejected, more than --max-rejects {max_rejects}: first "
-            f"{rejects[0].path} ({rejects[0].reason}), all in {store.url}/{REJECTS_NAME}; repair or remove them "
-            "and build into an empty destination, or raise --max-rejects and run this command again"
-        )
-    entries = tuple(result.entry for result in results if result.entry)
-    if not entries:
-        raise BuildError(f"every image was rejected; the reasons are in {store.url}/{REJECTS_NAME}")
-    manifest = Manifest(
-        dataset=plan.dataset,
-        split=plan.split,
-        classes=plan.classes,
-        shards=entries,
-        num_samples=sum(entry.num_samples for entry in entries),
-        num_bytes=sum(entry.num_bytes for entry in entries),
-        num_rejects=len(rejects),
-        plan_digest=plan.digest,
-        **image_spreads(list(read_indexes(store, entries))),
-    )
-    publish(store, MANIFEST_NAME, manifest.to_bytes(), manifest.digest)
-    return manifest
+def _open_engine(options: BuildOptions, num_tasks: int) -> Engine:
+    if options.engine == "ray":
+        return RayEngine(options.num_workers, options.ray_address)
+    num_workers = min(options.num_workers or os.cpu_count() or 1, num_tasks)
+    return ProcessEngine(num_workers) if num_workers > 1 else InlineEngine()
+
+
+def _count(written: WrittenShard) -> None:
+    telemetry.BUILD_SHARDS.inc()
+    telemetry.BUILD_REJECTS.inc(len(written.result.rejects))
+    if entry := written.result.entry:
+        telemetry.BUILD_SAMPLES.inc(entry.num_samples)
+        telemetry.BUILD_BYTES.inc(entry.num_bytes)
+    for phase, seconds in written.seconds.items():
+        telemetry.BUILD_PHASE_SECONDS.labels(phase).inc(seconds)
+
+
+@contextlib.contextmanager
+def _phase(name: str) -> Iterator[None]:
+    started_s = time.monotonic()
+    yield
+    telemetry.BUILD_PHASE_SECONDS.labels(name).inc(time.monotonic() - started_s)

@@ -1,8 +1,7 @@
-"""The console script `shard-builder`: build, verify, stats."""
+"""The console script `shard-builder`: datasets, build, finalize, verify, stats, bench."""
 
 import argparse
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -11,8 +10,12 @@ from rich.console import Console
 
 from pipeline.errors import run_command
 from pipeline.store import Store
-from tools.shard_builder.build import BuildOptions, BuildReport, build
-from tools.shard_builder.readers import READERS
+from pipeline.telemetry import start_exporter
+from tools.shard_builder.bench import add_bench_command
+from tools.shard_builder.build import BuildOptions, BuildReport, build, finalize
+from tools.shard_builder.datasets import add_datasets_command
+from tools.shard_builder.images import ImagePolicy
+from tools.shard_builder.readers import DATASETS
 from tools.shard_builder.stats import collect_stats, render_stats
 from tools.shard_builder.verify import verify
 
@@ -31,19 +34,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("build", help="write shards, or finish an interrupted build")
-    command.add_argument("--dataset", choices=sorted(READERS), required=True, help="layout of the source")
-    command.add_argument("--source", type=Path, required=True, metavar="DIR")
-    command.add_argument("--split", required=True, type=_split, help="for example train")
-    command.add_argument("--dest", required=True, metavar="URL", help="a local folder or s3://bucket/prefix")
-    command.add_argument("--shard-size", type=_num_bytes, default="256MB", metavar="SIZE")
-    order = command.add_mutually_exclusive_group()
-    order.add_argument("--shuffle-seed", type=int, default=0, metavar="N")
-    order.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
-    command.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N")
-    command.add_argument("--max-rejects", type=int, default=0, metavar="N", help="tolerate N bad images")
-    command.add_argument("--json", action="store_true", help="report as one JSON line")
-    command.set_defaults(run=_build)
+    add_datasets_command(commands)
+
+    _add_build_command(commands)
+
+    command = commands.add_parser("finalize", help="write the manifest of shards that were built range by range")
+    command.add_argument("--dest", required=True, metavar="URL")
+    _add_outcome_options(command)
+    command.set_defaults(run=_finalize)
+
+    add_bench_command(commands)
 
     command = commands.add_parser("verify", help="check every byte of a finished data set")
     command.add_argument("url", metavar="URL")
@@ -56,20 +56,80 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _build(args: argparse.Namespace) -> None:
-    report = build(
-        BuildOptions(
-            dataset=args.dataset,
-            source=args.source,
-            split=args.split,
-            dest=args.dest,
-            shard_bytes=args.shard_size,
-            shuffle_seed=None if args.no_shuffle else args.shuffle_seed,
-            num_workers=args.workers,
-            max_rejects=args.max_rejects,
-        )
+def _add_build_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser("build", help="write shards, or finish an interrupted build")
+    command.add_argument(
+        "--dataset", choices=DATASETS, required=True, metavar="NAME", help="see 'shard-builder datasets'"
     )
-    sys.stdout.write((json.dumps(report.to_dict()) if args.json else _summary(report)) + "\n")
+    command.add_argument("--source", type=Path, required=True, metavar="DIR")
+    command.add_argument("--split", required=True, type=_split, help="for example train")
+    command.add_argument("--dest", required=True, metavar="URL", help="a local folder or s3://bucket/prefix")
+    command.add_argument("--shard-size", type=_num_bytes, default="256MB", metavar="SIZE")
+    order = command.add_mutually_exclusive_group()
+    order.add_argument("--shuffle-seed", type=int, default=0, metavar="N")
+    order.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
+    command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
+    command.add_argument("--deduplicate", action="store_true", help="leave out images whose bytes occurred before")
+    _add_outcome_options(command)
+    command.set_defaults(run=_build)
+
+    images = command.add_argument_group("images (by default they enter byte for byte; what is changed becomes a JPEG)")
+    images.add_argument("--shorter-side", type=_positive, metavar="PIXELS", help="shrink to this shorter side")
+    images.add_argument("--longer-side", type=_positive, metavar="PIXELS", help="shrink to at most this longer side")
+    images.add_argument("--to-jpeg", action="store_true", help="convert PNG, WebP, BMP, GIF, PPM and TIFF")
+    images.add_argument("--jpeg-quality", type=int, choices=range(1, 101), default=95, metavar="1..100")
+    images.add_argument("--grayscale", choices=("keep", "drop", "convert"), default="keep", help="drop, or to RGB")
+    images.add_argument("--cmyk", choices=("keep", "drop", "convert"), default="keep", help="drop, or to RGB")
+    images.add_argument("--exif", choices=("keep", "strip", "rotate"), default="keep", help="strip it, or obey it")
+    images.add_argument("--decode-check", action="store_true", help="decode each in full, not only the header")
+
+    work = command.add_argument_group("who does the work")
+    work.add_argument("--engine", choices=("process", "ray"), default="process")
+    work.add_argument("--ray-address", metavar="HOST:PORT", help="a running cluster; by default one starts here")
+    work.add_argument("--workers", type=_positive, metavar="N", help="shards at once (default: one for each core)")
+    work.add_argument("--shard-range", type=_range, metavar="A:B", help="only shards A to B-1; finalize afterwards")
+    work.add_argument("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics; 0: any free port")
+    work.add_argument("--metrics-address", default="127.0.0.1", metavar="HOST", help="where to listen for them")
+
+
+def _add_outcome_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--max-rejects", type=int, default=0, metavar="N", help="tolerate N bad images")
+    command.add_argument("--json", action="store_true", help="report as one JSON line")
+
+
+def _build(args: argparse.Namespace) -> None:
+    if args.metrics_port is not None:
+        port = start_exporter(args.metrics_port, args.metrics_address)
+        sys.stderr.write(f"metrics: http://{args.metrics_address}:{port}/metrics\n")
+    _report(
+        build(
+            BuildOptions(
+                dataset=args.dataset,
+                source=args.source,
+                split=args.split,
+                dest=args.dest,
+                shard_bytes=args.shard_size,
+                shuffle_seed=None if args.no_shuffle else args.shuffle_seed,
+                num_workers=args.workers,
+                max_rejects=args.max_rejects,
+                allow_subset=args.allow_subset,
+                images=ImagePolicy(**{name: getattr(args, name) for name in ImagePolicy.model_fields}),
+                deduplicate=args.deduplicate,
+                engine=args.engine,
+                ray_address=args.ray_address,
+                shard_range=args.shard_range,
+            )
+        ),
+        args.json,
+    )
+
+
+def _finalize(args: argparse.Namespace) -> None:
+    _report(finalize(args.dest, args.max_rejects), args.json)
+
+
+def _report(report: BuildReport, as_json: bool) -> None:
+    sys.stdout.write((json.dumps(report.to_dict()) if as_json else _summary(report)) + "\n")
 
 
 def _summary(report: BuildReport) -> str:
@@ -80,9 +140,15 @@ def _summary(report: BuildReport) -> str:
     if report.was_complete:
         return f"nothing to do, the data set is complete\n{holds}"
     rates = report.to_dict()
-    return (
-        f"{holds}\nwrote {report.num_samples_written:,} samples, {report.num_bytes_written / 1e6:,.1f} MB in "
+    wrote = (
+        f"wrote {report.num_samples_written:,} samples, {report.num_bytes_written / 1e6:,.1f} MB in "
         f"{report.seconds:.1f} s: {rates['mb_per_s']:,} MB/s, {rates['samples_per_s']:,} samples/s"
+    )
+    if report.manifest_digest:
+        return f"{holds}\n{wrote}"
+    return (
+        f"{wrote}\nthe plan has {report.num_planned_shards:,} shards; when all are there, run "
+        f"'shard-builder finalize --dest {report.url}'"
     )
 
 
@@ -113,6 +179,13 @@ def _num_bytes(text: str) -> int:
     if size < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write for example 256MB or 1GiB")
     return size
+
+
+def _range(text: str) -> slice:
+    match = re.fullmatch(r"(\d*):(\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is no range; write for example 0:100")
+    return slice(int(match[1] or 0), int(match[2]) if match[2] else None)
 
 
 def _positive(text: str) -> int:

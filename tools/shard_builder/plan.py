@@ -10,11 +10,15 @@ import json
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import PIL
 
 from pipeline.errors import UserError
+from tools.shard_builder.images import AS_THEY_ARE, ImagePolicy
 from tools.shard_builder.readers import Record
 
-FORMAT_VERSION = 1  # goes up when the same records and options would give other bytes
+FORMAT_VERSION = 2  # goes up when the same records and options would give other bytes
 
 
 class PlanError(UserError):
@@ -42,8 +46,15 @@ class Plan:
     dataset: str
     split: str
     classes: tuple[str, ...]
+    options: dict[str, Any]
+    """Those that decide the bytes, for people to compare."""
     shards: tuple[ShardPlan, ...]
     digest: str
+
+    @property
+    def num_images(self) -> int:
+        """Of the source, rejects included."""
+        return sum(len(shard.records) for shard in self.shards)
 
 
 def make_plan(
@@ -54,6 +65,8 @@ def make_plan(
     split: str,
     shard_bytes: int,
     shuffle_seed: int | None,
+    images: ImagePolicy = AS_THEY_ARE,
+    deduplicate: bool = False,
 ) -> Plan:
     """Spread `records` evenly over the fewest shards that are no larger than about `shard_bytes`.
 
@@ -75,7 +88,9 @@ def make_plan(
         ShardPlan(index, f"{split}-{index:06d}", tuple(record for record, _ in group))
         for index, (_, group) in enumerate(groups)
     )
-    return Plan(dataset, split, classes, shards, _digest(dataset, split, classes, shards))
+    options = {"shard_bytes": shard_bytes, "shuffle_seed": shuffle_seed, "deduplicate": deduplicate}
+    options |= images.model_dump() | ({"pillow": PIL.__version__} if images.changes_images else {})
+    return Plan(dataset, split, classes, options, shards, _digest([dataset, split, classes, options], shards))
 
 
 def _path_order(record: Record) -> bytes:
@@ -91,8 +106,9 @@ def _tar_bytes(record: Record) -> int:
     return (3 + -(-record.num_bytes // tarfile.BLOCKSIZE)) * tarfile.BLOCKSIZE
 
 
-def _digest(dataset: str, split: str, classes: tuple[str, ...], shards: tuple[ShardPlan, ...]) -> str:
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, dataset, split, classes]).encode())
+def _digest(head: list[Any], shards: tuple[ShardPlan, ...]) -> str:
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, *head], sort_keys=True).encode())
     for shard in shards:
-        digest.update(json.dumps([shard.name, shard.records]).encode())
+        rows = [(record.key, record.path, record.label, record.num_bytes) for record in shard.records]
+        digest.update(json.dumps([shard.name, rows]).encode())
     return digest.hexdigest()

@@ -1,49 +1,153 @@
-"""Runners: a function over many tasks at once, here on the processes of one machine."""
+"""Many tasks at once, each tried again when it fails for want of luck: on the processes of one machine, or elsewhere.
+
+An engine knows where a task runs, `run_tasks` what happens when it fails. So all engines behave alike.
+"""
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from pipeline import telemetry
 from pipeline.errors import UserError
+from pipeline.store import StoreError
+
+MAX_ATTEMPTS = 3
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class RunnerError(UserError):
-    """A worker process died."""
+    """Tasks were given up, or an engine cannot start."""
 
 
-def run_in_processes(function: Callable[[T], R], tasks: Sequence[T], num_workers: int) -> Iterator[R]:
+class WorkerDiedError(UserError):
+    """The process that ran a task is gone."""
+
+
+class Engine(Protocol):
+    """Where tasks run."""
+
+    num_slots: int
+    """Tasks at once."""
+
+    def submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
+        """Start a task. Its future raises what the function raised, or `WorkerDiedError`."""
+
+    def close(self) -> None:
+        """Start nothing more, and wait for what runs."""
+
+
+def run_tasks(engine: Engine, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
     """Yield the results as they come, in any order.
 
-    Processes are spawned, not forked: event loops and locks of the S3 client do not survive a fork. After an
-    error or Ctrl-C no further task starts. One worker, or one task, needs no pool and runs here.
+    A task that fails because its store or disk does, or because its process died, goes to the end of the queue, up to
+    `MAX_ATTEMPTS` times; the others go on. Where as many fail in a row as all slots would in that time, it is not
+    the task: nothing more is started. Any other error ends the run at once.
 
     Raises:
-        RunnerError: a worker was killed, which usually means that memory ran out.
+        RunnerError: tasks were given up; every other result has been yielded before.
     """
-    num_workers = min(num_workers, len(tasks))
-    if num_workers <= 1:
-        yield from map(function, tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, initializer=_end_with_parent)
-    try:
-        for future in as_completed([pool.submit(function, task) for task in tasks]):
-            yield future.result()
-    except BrokenProcessPool:
+    queue = deque((task, 1) for task in tasks)
+    running: dict[Future[R], tuple[T, int]] = {}
+    num_done = num_failed_in_a_row = 0
+    reason: Exception | None = None
+    while queue or running:
+        while queue and len(running) < engine.num_slots:
+            task, attempt = queue.popleft()
+            running[engine.submit(function, task)] = task, attempt
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            task, attempt = running.pop(future)
+            try:
+                result = future.result()
+            except (StoreError, WorkerDiedError, OSError) as error:
+                reason, num_failed_in_a_row = error, num_failed_in_a_row + 1
+                telemetry.BUILD_FAILURES.inc()
+                sys.stderr.write(f"attempt {attempt} of {MAX_ATTEMPTS} failed: {error}\n")
+                if attempt < MAX_ATTEMPTS:
+                    queue.append((task, attempt + 1))
+                if num_failed_in_a_row >= MAX_ATTEMPTS * engine.num_slots:
+                    queue.clear()
+            else:
+                num_done, num_failed_in_a_row = num_done + 1, 0
+                yield result
+    if num_done < len(tasks):
         raise RunnerError(
-            "a worker process was killed, perhaps for want of memory; run the command again to resume, "
-            "with fewer --workers if it recurs"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+            f"{len(tasks) - num_done} of {len(tasks)} shards failed or were not begun: {reason}; "
+            "run the same command again to go on"
+        )
+
+
+class InlineEngine:
+    """This process, one task after the other."""
+
+    num_slots = 1
+
+    def submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
+        future: Future[R] = Future()
+        try:
+            future.set_result(function(task))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        pass
+
+
+class ProcessEngine:
+    """Processes of this machine; when one is killed, which usually means that memory ran out, all start anew.
+
+    They are spawned, not forked: event loops and locks of the S3 client do not survive a fork.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_slots = num_workers
+        self._pool = self._start()
+
+    def submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
+        try:
+            future = self._pool.submit(function, task)
+        except BrokenProcessPool:
+            self._pool = self._start()
+            future = self._pool.submit(function, task)
+        return relayed(future, _explain)
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.num_slots, context, initializer=_end_with_parent)
+
+
+def relayed(inner: "Future[R]", translate: Callable[[BaseException], BaseException]) -> "Future[R]":
+    """A future with the result of another one, or with what `translate` makes of its exception."""
+    outer: Future[R] = Future()
+
+    def relay(done: "Future[R]") -> None:
+        if done.cancelled():
+            outer.cancel()
+        elif error := done.exception():
+            outer.set_exception(translate(error))
+        else:
+            outer.set_result(done.result())
+
+    inner.add_done_callback(relay)
+    return outer
+
+
+def _explain(error: BaseException) -> BaseException:
+    if isinstance(error, BrokenProcessPool):
+        return WorkerDiedError("a worker process was killed, perhaps for want of memory: use fewer --workers")
+    return error
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from pipeline.format.index import MULTI_LABEL
 from pipeline.format.manifest import Spread
 from pipeline.store import Store, read_manifest
 from tools.shard_builder.indexes import read_indexes
@@ -17,13 +18,16 @@ _BAR_WIDTH = 30
 def collect_stats(store: Store) -> dict[str, Any]:
     """The manifest without its shards, with their number, and the number of samples of each class.
 
+    Classes of a multi-label data set count zero: the index does not say which an image has.
+
     Raises:
         UserError: the manifest or an index cannot be read or is not valid.
     """
     manifest = read_manifest(store)
     counts = np.zeros(len(manifest.classes), dtype=np.int64)
     for index in read_indexes(store, manifest.shards):
-        counts += np.bincount(index["label"], minlength=len(counts))
+        labels = index["label"]
+        counts += np.bincount(labels[labels != MULTI_LABEL], minlength=len(counts))
     summary = manifest.model_dump(mode="json", exclude={"shards", "classes", "schema_version"})
     return summary | {
         "url": store.url,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_file
 from pipeline.format.manifest import Manifest, ShardEntry
-from pipeline.format.tar import iter_samples
+from pipeline.format.tar import index_label, iter_samples
 from pipeline.store import Store, read_manifest
 from tools.shard_builder.indexes import read_index
 from tools.shard_builder.progress import progress
@@ -70,8 +70,8 @@ def _check_rows(store: Store, entry: ShardEntry, tar: Path, num_classes: int) ->
     for row, sample in itertools.zip_longest(index, iter_samples(tar)):
         if row is None or sample is None:
             return [*problems, f"{entry.tar_name}: does not hold the {entry.num_samples} samples of its index"]
-        if (row["offset"], row["size"], row["label"]) != (sample.offset, len(sample.image), sample.label):
+        if (row["offset"], row["size"], row["label"]) != (sample.offset, len(sample.image), index_label(sample.label)):
             problems.append(f"{entry.tar_name}: sample {sample.key} is not where or what the index says")
-        elif not sample.label < num_classes:
+        elif not all(0 <= label < num_classes for label in sample.labels):
             problems.append(f"{entry.tar_name}: sample {sample.key} has label {sample.label}, which is no class")
     return problems

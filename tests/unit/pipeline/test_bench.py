@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.bench import main
+from pipeline.bench.crops import main
 
 
 @pytest.fixture
@@ -28,11 +28,21 @@ def bench(shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_speeds_of_every_executor_as_json(bench: Any, shards: Path) -> None:
     status, out, _ = bench("--executor", "reference,cpu,dali", "--rounds", "1", "--json")
     result = json.loads(out)
-    speeds = result.pop("ten views an image")
-    assert status == 0 and result == {"data": str(shards), "threads": 1, "device": "cpu"}
+    speeds = result.pop("views of recipe dino")
+    assert result.pop("peak_memory_mb") > 50
+    assert status == 0 and result == {"data": str(shards), "recipe": "dino", "threads": 1, "device": "cpu"}
     assert list(speeds) == ["reference", "cpu", "dali"]
     assert all(row["images_per_second"] > 0 for row in speeds.values())
     assert speeds["reference"]["ratio"] == 1
+
+
+def test_rivals_and_floors_are_timed_and_drawn(bench: Any, tmp_path: Path) -> None:
+    rivals = "original,dali-native,floor-decode,floor-resize"
+    chart = tmp_path / "speeds.svg"
+    status, out, _ = bench("--executor", rivals, "--rounds", "1", "--json", "--recipe", "linear", "--plot", str(chart))
+    speeds = json.loads(out)["views of recipe linear"]
+    assert status == 0 and list(speeds) == rivals.split(",")
+    assert all(name in chart.read_text() for name in speeds)
 
 
 def test_differences_to_the_first_executor_as_json(bench: Any) -> None:
@@ -59,6 +69,7 @@ def test_a_contact_sheet_has_a_row_an_image_and_executor(bench: Any, tmp_path: P
     ("options", "sentence"),
     [
         (("--executor", "cpu,gpu"), "error: unknown executor 'gpu'"),
+        (("--executor", "cpu,original", "--parity"), "error: original does not render the plan"),
         (("--executor", "cpu", "--parity"), "name two or more with --executor"),
         (("--threads", "0"), "argument --threads: must be at least 1"),
         (("--device", "tpu"), "argument --device: invalid choice: 'tpu'"),

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
-from pipeline.augment import cpu as cpu_executor
-from pipeline.augment import reference as reference_executor
 from pipeline.augment.colour import ColourJitter
+from pipeline.augment.cpu import blur_kernel
+from pipeline.augment.decode import decode, decode_with_pil
 from pipeline.augment.plan import ViewGroup
 from pipeline.errors import UserError
 from support.photographs import assert_near, batches, compare
@@ -111,9 +111,9 @@ FILES: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("kind", FILES)
 def test_cpu_decodes_what_pil_decodes_bit_by_bit(kind: str) -> None:
     encoded = FILES[kind]()
-    pixels = cpu_executor.decode(encoded)
+    pixels = decode(encoded)
     assert pixels.shape == (HEIGHT, WIDTH, 3)
-    np.testing.assert_array_equal(pixels, np.asarray(reference_executor.decode(encoded)))
+    np.testing.assert_array_equal(pixels, np.asarray(decode_with_pil(encoded)))
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -127,7 +127,7 @@ def test_every_executor_reads_every_kind_of_file(executor: Executor, kind: str) 
 
 def test_sixteen_bits_become_eight() -> None:
     for image in (picture(0), picture(0).convert("L")):
-        np.testing.assert_array_equal(cpu_executor.decode(sixteen_bit(image)), np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(decode(sixteen_bit(image)), np.asarray(image.convert("RGB")))
 
 
 def test_damage_that_pil_accepts_is_accepted() -> None:
@@ -135,9 +135,7 @@ def test_damage_that_pil_accepts_is_accepted() -> None:
     damaged[len(damaged) // 2] ^= 0xFF
     with pytest.raises(ValueError, match="Corrupt JPEG data"):
         simplejpeg.decode_jpeg(bytes(damaged))
-    np.testing.assert_array_equal(
-        cpu_executor.decode(bytes(damaged)), np.asarray(reference_executor.decode(bytes(damaged)))
-    )
+    np.testing.assert_array_equal(decode(bytes(damaged)), np.asarray(decode_with_pil(bytes(damaged))))
 
 
 def test_broken_files_are_named_and_the_executor_works_on(executor: Executor) -> None:
@@ -187,7 +185,7 @@ def test_a_blur_is_as_wide_as_the_plan_says(executor: Executor, sigma: float) ->
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 2.0])
 def test_the_blur_kernel_has_the_variance_asked_for(sigma: float) -> None:
-    kernel = cpu_executor.blur_kernel(sigma)
+    kernel = blur_kernel(sigma)
     places = np.arange(len(kernel)) - len(kernel) // 2
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
     assert (kernel * places**2).sum() == pytest.approx(sigma**2, rel=1e-4)

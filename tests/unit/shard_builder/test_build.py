@@ -1,21 +1,21 @@
 """A build: complete, the same bytes however it came about, resumable, and careful with what is there."""
 
+import io
 import json
-import re
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline.format.tar import iter_samples
 from pipeline.store import Store, read_manifest
-from tools.shard_builder.build import BuildError, BuildOptions, BuildReport, build
+from tools.shard_builder.build import BuildOptions, BuildReport, build, finalize
+from tools.shard_builder.finish import BuildError
+from tools.shard_builder.images import ImagePolicy
+from tools.shard_builder.journal import ClaimError, PublishError
 from tools.shard_builder.verify import verify
-from tools.shard_builder.writer import PublishError
 
 
 def run(source: Path, dest: Path, **changes: Any) -> BuildReport:
@@ -38,16 +38,6 @@ def test_every_image_is_there_once_as_it_was(tiny_image_folder: Path, tmp_path: 
     assert {sample.image: manifest.classes[sample.label] for sample in samples} == originals
     assert len({sample.key for sample in samples}) == 36
     assert verify(Store(tmp_path / "out")).problems == ()
-
-
-def test_stock_webdataset_reads_the_shards(tiny_image_folder: Path, tmp_path: Path) -> None:
-    """The snippet of docs/shards.md, as it stands there."""
-    run(tiny_image_folder, tmp_path / "shards")
-    page = (Path(__file__).resolve().parents[3] / "docs/shards.md").read_text()
-    (snippet,) = re.findall(r"```python\n(import webdataset.*?)```", page, flags=re.DOTALL)
-    command = [sys.executable, "-W", "ignore", "-c", snippet]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout == "36 images of 3 classes\n"
 
 
 def test_statistics_are_those_of_the_images(tiny_image_folder: Path, tmp_path: Path) -> None:
@@ -79,6 +69,7 @@ def test_a_second_run_has_nothing_to_do(tiny_image_folder: Path, tmp_path: Path)
         ["manifest.json", "_build/done/000001.json", "train-000001.index.npy"],
         ["manifest.json", "train-000001.tar"],
         ["manifest.json", "_build/plan.json"],
+        ["manifest.json", "wids.json", "train-000001.idx"],
     ],
 )
 def test_resumes_from_whatever_is_there(tiny_image_folder: Path, tmp_path: Path, lost: list[str]) -> None:
@@ -100,10 +91,18 @@ def test_a_garbled_marker_is_as_good_as_none(tiny_image_folder: Path, tmp_path: 
     assert files(tmp_path / "out") == before
 
 
-def test_refuses_the_destination_of_another_plan(tiny_image_folder: Path, tmp_path: Path) -> None:
+def test_refuses_the_destination_of_another_plan_and_says_why(tiny_image_folder: Path, tmp_path: Path) -> None:
     run(tiny_image_folder, tmp_path / "out")
-    with pytest.raises(BuildError, match=r"holds another build .* choose another --dest"):
+    with pytest.raises(ClaimError, match=r"holds another build \(shuffle_seed was 0, now 1\); choose another --dest"):
         run(tiny_image_folder, tmp_path / "out", shuffle_seed=1)
+    with pytest.raises(ClaimError, match="exif was keep, now strip"):
+        run(tiny_image_folder, tmp_path / "out", images=ImagePolicy(exif="strip"))
+    (tiny_image_folder / "train/ant/ant_00.jpg").unlink()
+    with pytest.raises(ClaimError, match="num_images was 36, now 35"):
+        run(tiny_image_folder, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/_build")  # the manifest remembers too
+    with pytest.raises(ClaimError, match="holds another data set, complete"):
+        run(tiny_image_folder, tmp_path / "out")
 
 
 def test_refuses_to_mix_two_states_of_the_source(tiny_image_folder: Path, tmp_path: Path) -> None:
@@ -153,26 +152,56 @@ def test_nothing_but_rejects_is_an_error(tmp_path: Path) -> None:
         run(tmp_path / "in", tmp_path / "out", max_rejects=1)
 
 
-@pytest.mark.parametrize(("num_workers", "kill_at"), [(1, (1, 5)), (2, (3,))])
-def test_killed_anywhere_a_rerun_ends_with_the_same_bytes(
-    tiny_image_folder: Path, tmp_path: Path, num_workers: int, kill_at: tuple[int, ...]
+def test_ranges_and_finalize_are_a_build(tiny_image_folder: Path, tmp_path: Path) -> None:
+    whole = run(tiny_image_folder, tmp_path / "whole")
+    with pytest.raises(ClaimError, match="no build was begun there"):
+        finalize(str(tmp_path / "parts"))
+    part = run(tiny_image_folder, tmp_path / "parts", shard_range=slice(0, 2))
+    assert (part.manifest_digest, part.num_shards) == (None, 2)
+    with pytest.raises(BuildError, match=rf"shards are missing .* \(--shard-range 2:{part.num_planned_shards}\)"):
+        finalize(str(tmp_path / "parts"))
+    assert run(tiny_image_folder, tmp_path / "parts", shard_range=slice(2, None)).num_samples_written > 0
+    assert run(tiny_image_folder, tmp_path / "parts", shard_range=slice(0, 99)).num_samples_written == 0
+    shutil.rmtree(tiny_image_folder)  # no longer needed
+    assert finalize(str(tmp_path / "parts")).manifest_digest == whole.manifest_digest
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+    assert finalize(str(tmp_path / "parts")).was_complete
+
+
+def test_an_emptied_destination_is_not_finished_by_the_build_that_lost_it(
+    tiny_image_folder: Path, tmp_path: Path
 ) -> None:
-    run(tiny_image_folder, tmp_path / "calm", shard_bytes=3_000)
-    script = (
-        "import sys; from pathlib import Path; from tools.shard_builder.build import *\n"
-        "if __name__ == '__main__':\n"
-        "    build(BuildOptions('image-folder', Path(sys.argv[1]), 'train', sys.argv[2], 3000,\n"
-        "                       num_workers=int(sys.argv[3])))\n"
-    )
-    (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, tmp_path / "script.py", tiny_image_folder, tmp_path / "out", str(num_workers)]
-    for num_done in kill_at:  # shards that are done when the axe falls
-        process = subprocess.Popen(command)
-        while process.poll() is None and len(list(tmp_path.glob("out/_build/done/*.json"))) < num_done:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "out/manifest.json").exists()
-    run(tiny_image_folder, tmp_path / "out", shard_bytes=3_000)
-    finished = {name: data for name, data in files(tmp_path / "out").items() if not name.endswith(".part")}
-    assert finished == files(tmp_path / "calm")
+    run(tiny_image_folder, tmp_path / "out", shard_range=slice(0, 2))
+    shutil.rmtree(tmp_path / "out")
+    run(tiny_image_folder, tmp_path / "out", shard_range=slice(0, 1), shuffle_seed=1)  # another generation
+    with pytest.raises(ClaimError, match="shuffle_seed was 1, now 0"):
+        run(tiny_image_folder, tmp_path / "out", shard_range=slice(2, 3))
+
+
+def test_duplicates_are_left_out_but_for_the_first_by_path(tiny_image_folder: Path, tmp_path: Path) -> None:
+    train = tiny_image_folder / "train"
+    for copy in ("ant/zzz.jpg", "cat/aaa.jpg"):
+        shutil.copy(train / "ant/ant_03.jpg", train / copy)
+    (train / "bee/bee_04.jpg").write_bytes((train / "bee/bee_03.jpg").read_bytes())
+    report = run(tiny_image_folder, tmp_path / "one", deduplicate=True)
+    assert (report.num_samples, report.num_rejects) == (35, 3)  # not counted against --max-rejects
+    rejects = [json.loads(line) for line in (tmp_path / "one/rejects.jsonl").read_text().splitlines()]
+    assert {reject["path"]: reject["reason"] for reject in rejects} == {
+        "ant/zzz.jpg": "duplicate of ant/ant_03.jpg",
+        "cat/aaa.jpg": "duplicate of ant/ant_03.jpg",
+        "bee/bee_04.jpg": "duplicate of bee/bee_03.jpg",
+    }
+    run(tiny_image_folder, tmp_path / "two", deduplicate=True, num_workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+def test_images_are_changed_as_the_policy_asks(tiny_image_folder: Path, tmp_path: Path) -> None:
+    policy = ImagePolicy(shorter_side=20, to_jpeg=True, grayscale="drop")
+    report = run(tiny_image_folder, tmp_path / "out", images=policy)
+    assert (report.num_samples, report.num_rejects) == (35, 1)
+    manifest = read_manifest(Store(tmp_path / "out"))
+    assert min(manifest.image_height.min, manifest.image_width.min) == 20
+    samples = [s for entry in manifest.shards for s in iter_samples(tmp_path / "out" / entry.tar_name)]
+    images = [Image.open(io.BytesIO(sample.image)) for sample in samples]
+    assert {image.format for image in images} == {"JPEG"} and {min(image.size) for image in images} == {20}
+    assert verify(Store(tmp_path / "out")).problems == ()

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.shard_builder.plan import Plan, PlanError, make_plan
-from tools.shard_builder.readers.base import Record, make_key
+from tools.shard_builder.readers.base import Record
+from tools.shard_builder.readers.sources import RangeSource
 
 sizes = st.lists(st.integers(0, 50_000), min_size=1, max_size=60)
 seeds = st.none() | st.integers(0, 3)
@@ -15,7 +16,10 @@ seeds = st.none() | st.integers(0, 3)
 
 def make_records(num_bytes: list[int]) -> list[Record]:
     paths = [f"c{i % 3}/{i:03d}.jpg" for i in range(len(num_bytes))]
-    return [Record(make_key(path), path, int(path[1]), size) for path, size in zip(paths, num_bytes, strict=True)]
+    return [
+        Record.of(path, int(path[1]), RangeSource("images.tar", 0, size))
+        for path, size in zip(paths, num_bytes, strict=True)
+    ]
 
 
 def plan(records: list[Record], shard_bytes: int = 100_000, seed: int | None = 0, split: str = "train") -> Plan:
@@ -64,7 +68,7 @@ def test_shuffle_mixes_classes_and_no_shuffle_keeps_the_order() -> None:
 
 def test_digest_tells_everything_apart() -> None:
     records = make_records([1000] * 9)
-    grown = [*records[:-1], records[-1]._replace(num_bytes=1001)]
+    grown = [*records[:-1], records[-1]._replace(source=RangeSource("images.tar", 0, 1001))]
     plans = [
         plan(records),
         plan(records, seed=1),

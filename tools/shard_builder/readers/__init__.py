@@ -1,16 +1,19 @@
-"""Sources of labelled images, each a `Reader`."""
+"""Sources of labelled images: the catalogue of data sets and formats, and a `Reader` for each."""
 
 from pathlib import Path
 
 from tools.shard_builder.readers.base import Reader, Record, SourceError
+from tools.shard_builder.readers.dataset import Dataset
 from tools.shard_builder.readers.image_folder import ImageFolder
+from tools.shard_builder.readers.pretraining_sets import FORMATS, PRETRAINING_SETS
+from tools.shard_builder.readers.transfer_sets import TRANSFER_SETS
 
-READERS = {"image-folder": ImageFolder}
-
-
-def open_reader(dataset: str, source: Path, split: str) -> Reader:
-    """The reader of a data set by its command-line name."""
-    return READERS[dataset](source, split)
+DATASETS = {dataset.name: dataset for dataset in (*FORMATS, *PRETRAINING_SETS, *TRANSFER_SETS)}
 
 
-__all__ = ["READERS", "ImageFolder", "Reader", "Record", "SourceError", "open_reader"]
+def open_reader(dataset: str, source: Path, split: str, *, allow_subset: bool = False) -> Reader:
+    """The reader of a data set by its command-line name; `Dataset.open` says what is checked."""
+    return DATASETS[dataset].open(source, split, allow_subset=allow_subset)
+
+
+__all__ = ["DATASETS", "Dataset", "ImageFolder", "Reader", "Record", "SourceError", "open_reader"]

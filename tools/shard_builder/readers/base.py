@@ -1,18 +1,35 @@
-"""What a source of images has to offer."""
+"""What a source of images has to offer, and the one place where a data set's path becomes a key."""
 
 import hashlib
 import re
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self
 
 from pipeline.errors import UserError
+from pipeline.format.tar import Label
 
 _SLUG_LENGTH = 69  # with the dash and the digest: 80, the longest key of the format
 _DIGEST_LENGTH = 10
 
 
 class SourceError(UserError):
-    """The source of a build cannot be read or holds no images; the message names the folder."""
+    """The source of a build cannot be read or is not laid out as expected; the message names the file or folder."""
+
+
+class ByteSource(Protocol):
+    """Where the bytes of one image are. Instances are small, hold no open file and are pickled to the workers."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the image, for planning: exact where the source knows it without reading, else an estimate."""
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: it cannot be read, or is not what it was when the build was planned.
+        """
 
 
 class Record(NamedTuple):
@@ -20,27 +37,45 @@ class Record(NamedTuple):
 
     key: str
     path: str
-    """Relative to the source, with `/`: the same on every machine."""
-    label: int
-    num_bytes: int
+    """Relative to the source, with `/`, also into archives: the same on every machine, and unique."""
+    label: Label
+    source: ByteSource
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the encoded image, for planning."""
+        return self.source.num_bytes
+
+    @classmethod
+    def of(cls, path: str, label: Label, source: ByteSource) -> Self:
+        """A record whose key follows from its path."""
+        return cls(make_key(path), path, label, source)
 
 
 class Reader(Protocol):
-    """A source of labelled images. Instances are pickled to the worker processes, so they hold no open file."""
+    """A source of labelled images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names; a label is a position in it."""
 
     def records(self) -> Iterator[Record]:
-        """Every image, in a fixed order, without reading its content."""
-
-    def read(self, record: Record) -> bytes:
-        """The encoded image.
+        """Every image, in a fixed order, without reading its content; may be asked for more than once.
 
         Raises:
-            OSError: it cannot be read.
+            SourceError: an image or an annotation that should be there is not.
         """
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The reader that most data sets need: classes, and a function that lists the records."""
+
+    classes: tuple[str, ...]
+    list_records: Callable[[], Iterator[Record]]
+
+    def records(self) -> Iterator[Record]:
+        return self.list_records()
 
 
 def make_key(path: str) -> str:
@@ -50,7 +85,8 @@ def make_key(path: str) -> str:
     the left; the digest is that of the exact path. So a key is readable, depends on nothing but its own path
     (adding or removing files changes no other key), and two paths differ in it even where their slugs are equal.
     """
-    stem = path.rpartition(".")[0] or path
+    folder, slash, name = path.rpartition("/")
+    stem = folder + slash + (name.rpartition(".")[0] or name)
     slug = re.sub(r"[^a-z0-9_]+", "-", stem.lower()).strip("-")[-_SLUG_LENGTH:]
     digest = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGEST_LENGTH]
     return f"{slug}-{digest}"

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.shard_builder.readers.base import Record, SourceError, make_key
+from tools.shard_builder.readers.base import Record, SourceError
+from tools.shard_builder.readers.sources import FileSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -30,20 +31,23 @@ class ImageFolder:
 
     def records(self) -> Iterator[Record]:
         for label, name in enumerate(self.classes):
-            yield from self._walk(name, label)
+            yield from walk_images(self._root, name, label)
 
-    def read(self, record: Record) -> bytes:
-        return (self._root / record.path).read_bytes()
 
-    def _walk(self, folder: str, label: int) -> Iterator[Record]:
-        try:
-            for entry in sorted(os.scandir(self._root / folder), key=lambda entry: entry.name):
-                path = f"{folder}/{entry.name}"
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    yield from self._walk(path, label)
-                elif entry.name.lower().endswith(SUFFIXES):
-                    yield Record(make_key(path), path, label, entry.stat().st_size)
-        except OSError as error:
-            raise SourceError(f"cannot read {error.filename}: {error.strerror}") from None
+def walk_images(root: Path, folder: str, label: int) -> Iterator[Record]:
+    """The images at any depth below `root/folder`, in sorted order; their paths are relative to `root`.
+
+    Raises:
+        SourceError: a folder or a file cannot be read.
+    """
+    try:
+        for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
+            path = f"{folder}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from walk_images(root, path, label)
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield Record.of(path, label, FileSource(str(root), path, entry.stat().st_size))
+    except OSError as error:
+        raise SourceError(f"cannot read {error.filename}: {error.strerror}") from None

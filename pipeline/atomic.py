@@ -1,0 +1,72 @@
+"""Files on a local disk that appear whole or not at all."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+_PARTIAL = ".part"
+_CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}  # another file system, or one without links
+
+
+def is_partial(name: str) -> bool:
+    """Whether this is no file of the store, but one that is (or was, when its writer was killed) being written."""
+    return any(part.endswith(_PARTIAL) for part in name.split("/"))
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: Path | None) -> Iterator[Path]:
+    """A folder that goes with the block: inside `parent`, where it counts as partial, else in `TMPDIR`."""
+    if parent:
+        parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=_PARTIAL, dir=parent) as folder:
+        yield Path(folder)
+
+
+def write_file(path: Path, source: bytes | Path, replace: bool) -> None:
+    """Give `path` the content of `source` in one step, on the disk when this returns.
+
+    Without `replace` a source on the same file system is linked and not copied, so it must not change afterwards.
+
+    Raises:
+        FileExistsError: the file exists, and `replace` is not set.
+        OSError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is not a folder") from None
+    if isinstance(source, Path) and not replace and _link(source, path):
+        return
+    partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        with open(partial, "wb") as file:
+            if isinstance(source, bytes):
+                file.write(source)
+            else:
+                with open(source, "rb") as original:
+                    shutil.copyfileobj(original, file, 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(partial, path)
+        else:
+            os.link(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _link(source: Path, path: Path) -> bool:
+    with open(source, "rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        return False
+    return True

@@ -1,0 +1,45 @@
+"""Encoded image to RGB pixels, equal bit by bit whichever way it is taken. EXIF orientation is ignored.
+
+That is what torchvision's ImageFolder does in the original; a rotated photograph stays as its sensor saw it.
+"""
+
+import contextlib
+import io
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+# What PIL raises for images that are truncated, not images at all, or larger than its limit.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def decode_with_pil(encoded: bytes) -> Image.Image:
+    """RGB image, of any format that PIL reads.
+
+    Raises:
+        one of `DECODE_ERRORS`: not a decodable image.
+    """
+    image: Image.Image = Image.open(io.BytesIO(encoded))
+    if image.mode == "I;16":  # PIL would clip to 255, which leaves most 16-bit photographs white
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def decode(encoded: bytes) -> NDArray[np.uint8]:
+    """RGB pixels [H, W, 3]: JPEG through libjpeg-turbo, everything else through PIL.
+
+    Raises:
+        one of `DECODE_ERRORS`: not a decodable image.
+    """
+    if encoded[:3] == _JPEG_MAGIC:
+        # A ValueError here may be no more than a few stray bytes: which damage is fatal is for PIL to say.
+        with contextlib.suppress(ValueError):
+            height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
+            # libjpeg-turbo does not convert CMYK to RGB; PIL does, and knows the limit for decompression bombs.
+            if colour_space not in ("CMYK", "YCCK") and height * width < Image.MAX_IMAGE_PIXELS:
+                pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
+                return pixels
+    return np.array(decode_with_pil(encoded))

@@ -1,0 +1,21 @@
+"""Augmentations by name, for what they are used for."""
+
+from pipeline.augment.colour import ColourJitter
+from pipeline.augment.plan import MultiCropConfig, ViewGroup
+
+_NO_COLOUR = ColourJitter(probability=0.0)
+
+RECIPES: dict[str, MultiCropConfig] = {
+    # Pre-training: two global and eight local views (EsViT, section 4; the augmentation of DINO).
+    "dino": MultiCropConfig(),
+    # Linear probes: one random window and a flip.
+    "linear": MultiCropConfig(
+        views=(ViewGroup(size=(224, 224), count=1, area=(0.08, 1.0)),), jitter=_NO_COLOUR, grayscale=0.0
+    ),
+    # Supervised training from scratch: DeiT's crop and colour jitter, without RandAugment and erasing.
+    "deit": MultiCropConfig(
+        views=(ViewGroup(size=(224, 224), count=1, area=(0.08, 1.0)),),
+        jitter=ColourJitter(probability=1.0, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.0),
+        grayscale=0.0,
+    ),
+}

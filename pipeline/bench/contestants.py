@@ -1,0 +1,111 @@
+"""What is compared: the executors, the floors under them, and the ways other people do it.
+
+reference, cpu, dali   the executors of the plan
+original               the original EsViT's way: PIL and torchvision transforms in a torch DataLoader, one worker
+                       process a thread
+dali-native            DALI's own webdataset reader and random operators: what exactness costs
+floor-decode           libjpeg-turbo alone
+floor-resize           decoding, and the windows of the plan resized with the kernel of `cpu`, nothing else
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+
+from pipeline.augment import EXECUTORS, CropPlan, Executor, MultiCropConfig, Planner, build_executor
+from pipeline.augment import cpu as kernels
+from pipeline.augment.decode import decode
+from pipeline.errors import UserError
+from pipeline.loader import render
+from pipeline.stream import EncodedBatch
+
+CONTESTANTS = (*EXECUTORS, "original", "dali-native", "floor-decode", "floor-resize")
+
+
+class Contestant(Protocol):
+    """Something that turns encoded batches into views, or does a part of that work."""
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        """Process all batches; returns when the last view is there."""
+        ...
+
+    def close(self) -> None:
+        """Release threads and processes."""
+        ...
+
+
+class ExecutorContestant:
+    """An executor of the plan, planning included."""
+
+    def __init__(self, executor: Executor, planner: Planner, neighbour: Callable[[int], EncodedBatch]) -> None:
+        self._executor, self._planner, self._neighbour = executor, planner, neighbour
+
+    def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
+        """The views of one batch."""
+        return render(batch, self._planner, self._executor, self._neighbour)[0]
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        """See `Contestant`."""
+        for batch in batches:
+            self.views(batch)
+        if self._executor.device.type == "cuda":
+            torch.cuda.synchronize(self._executor.device)
+
+    def close(self) -> None:
+        """See `Contestant`."""
+        self._executor.close()
+
+
+class Floor:
+    """The part of the work that no executor on the CPU can avoid."""
+
+    def __init__(self, planner: Planner, num_threads: int, resize: bool) -> None:
+        self._planner, self._resize = planner, resize
+        self._pool: ThreadPoolExecutor = kernels.single_threaded_pool(num_threads)
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        """See `Contestant`."""
+        for batch in batches:
+            plan = self._planner(batch.epoch, batch.ids, batch.heights, batch.widths)
+
+            def work(b: int, batch: EncodedBatch = batch, plan: CropPlan = plan) -> None:
+                image = decode(batch.images[b])
+                for v in range(plan.num_views if self._resize else 0):
+                    kernels.resized_window(image, plan, v, b)
+
+            for _ in self._pool.map(work, range(len(batch.images))):
+                pass
+
+    def close(self) -> None:
+        """See `Contestant`."""
+        self._pool.shutdown()
+
+
+def build_contestant(
+    name: str,
+    num_threads: int,
+    device: torch.device,
+    config: MultiCropConfig,
+    planner: Planner,
+    neighbour: Callable[[int], EncodedBatch],
+) -> Contestant:
+    """The contestant called `name`.
+
+    Raises:
+        UserError: there is none of that name, or it cannot run here.
+    """
+    if name in EXECUTORS:
+        return ExecutorContestant(build_executor(name, num_threads, device), planner, neighbour)
+    if name == "original":
+        from pipeline.bench.original import Original
+
+        return Original(config, num_threads)
+    if name == "dali-native":
+        from pipeline.bench.native import DaliNative
+
+        return DaliNative(config, num_threads, device)
+    if name in ("floor-decode", "floor-resize"):
+        return Floor(planner, num_threads, resize=name == "floor-resize")
+    raise UserError(f"unknown executor '{name}'; choose one of {', '.join(CONTESTANTS)}")

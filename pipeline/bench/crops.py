@@ -1,0 +1,184 @@
+"""The executors and their rivals on the same images and plan: images/s in interleaved rounds, differences, a look.
+
+pipeline-bench --data shards/imagenet --executor original,cpu,dali,floor-resize      images/s and their ratios
+pipeline-bench --data shards/imagenet --parity                 differences to the reference, by operation
+pipeline-bench --data shards/imagenet --sheet views.png        all views of a few images, to look at
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.augment import RECIPES, MultiCrop
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.augment.parity import Parity
+from pipeline.bench.contestants import CONTESTANTS, ExecutorContestant, build_contestant
+from pipeline.bench.memory import peak_memory
+from pipeline.bench.report import Rows, print_table, write_chart
+from pipeline.errors import UserError, run_command
+from pipeline.order import SequentialOrder
+from pipeline.store import Store, read_manifest
+from pipeline.stream import SampleStream, StreamConfig
+
+_THUMBNAIL = 112
+_SHEET_IMAGES = 6
+
+
+class Bench:
+    """Encoded batches in memory, and the contestants to compare on them."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        store = Store(arguments.data)
+        manifest = read_manifest(store)
+        order = SequentialOrder(manifest.num_samples, min(arguments.batch_size, manifest.num_samples))
+        num_images = min(arguments.images, manifest.num_samples)
+        stream = SampleStream(manifest, store, order, StreamConfig(shards=arguments.data))
+        config = RECIPES[arguments.recipe]
+        self._batches = list(islice(stream, -(-num_images // order.global_batch)))
+        self._planner = MultiCrop(config, seed=0)
+        device = torch.device(arguments.device)
+        self._contestants = {
+            name: build_contestant(name, arguments.threads, device, config, self._planner, stream.neighbour)
+            for name in arguments.executor
+        }
+
+    def speed(self, rounds: int) -> Rows:
+        """Images/s of each contestant: the median over `rounds`, contestants in turn within each."""
+        seconds: dict[str, list[float]] = {name: [] for name in self._contestants}
+        for contestant in self._contestants.values():
+            contestant.run(self._batches)  # warm-up: threads, processes, graphs, tables
+        for _ in range(rounds):
+            for name, contestant in self._contestants.items():
+                begin = time.perf_counter()
+                contestant.run(self._batches)
+                seconds[name].append(time.perf_counter() - begin)
+        num_images = sum(len(batch.ids) for batch in self._batches)
+        speeds = {name: num_images / statistics.median(times) for name, times in seconds.items()}
+        first = next(iter(speeds.values()))
+        return {name: {"images_per_second": speed, "ratio": speed / first} for name, speed in speeds.items()}
+
+    def parity(self) -> Rows:
+        """Differences of each executor to the first."""
+        first, *others = self._executors()
+        executors = self._executors()
+        found = {name: Parity() for name in others}
+        for batch in self._batches:
+            expected = executors[first].views(batch)
+            plan = self._planner(batch.epoch, batch.ids, batch.heights, batch.widths)
+            for name in others:
+                found[name].add(expected, executors[name].views(batch), plan)
+        return {name: parity.summary() for name, parity in found.items()}
+
+    def sheet(self) -> Image.Image:
+        """Thumbnails: a row an image and executor, a column a view."""
+        rows = []
+        views = [executor.views(self._batches[0]) for executor in self._executors().values()]
+        for b in range(min(_SHEET_IMAGES, len(self._batches[0].ids))):
+            for groups in views:
+                rows.append(np.hstack([_thumbnail(view[b]) for group in groups for view in group]))
+        return Image.fromarray(np.vstack(rows))
+
+    def close(self) -> None:
+        """Release the contestants."""
+        for contestant in self._contestants.values():
+            contestant.close()
+
+    def _executors(self) -> dict[str, ExecutorContestant]:
+        """The contestants that render the plan, and so can be compared view by view."""
+        rivals = [name for name, one in self._contestants.items() if not isinstance(one, ExecutorContestant)]
+        if rivals:
+            raise UserError(f"{rivals[0]} does not render the plan: it can be timed, not compared by pixel")
+        return {name: one for name, one in self._contestants.items() if isinstance(one, ExecutorContestant)}
+
+
+def _thumbnail(view: torch.Tensor) -> NDArray[np.uint8]:
+    pixels = view.cpu().permute(1, 2, 0).numpy() * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
+    image = Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
+    return np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL)))
+
+
+def _write(sheet: Image.Image, path: Path) -> None:
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """The command."""
+    with peak_memory() as memory:
+        bench = Bench(arguments)
+        try:
+            if arguments.sheet:
+                _write(bench.sheet(), arguments.sheet)
+                sys.stderr.write(f"wrote {arguments.sheet}\n")
+                return
+            title = "differences in 1/255" if arguments.parity else f"views of recipe {arguments.recipe}"
+            rows = bench.parity() if arguments.parity else bench.speed(arguments.rounds)
+        finally:
+            bench.close()
+    if arguments.plot and not arguments.parity:
+        speeds = {name: float(str(row["images_per_second"])) for name, row in rows.items()}
+        write_chart(f"images/s, recipe {arguments.recipe}, {arguments.threads} threads", speeds, arguments.plot)
+    if arguments.json:
+        conditions = {name: getattr(arguments, name) for name in ("data", "recipe", "threads", "device")}
+        result = {**conditions, "peak_memory_mb": round(memory.num_bytes / 1e6), title: rows}
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        print_table(title, rows)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Compare the executors of the augmentation plan.")
+    parser.add_argument("--data", required=True, metavar="URL", help="shards to read")
+    parser.add_argument(
+        "--executor",
+        type=_names,
+        default=_names("reference,cpu"),
+        metavar="NAME,...",
+        help=f"of {', '.join(CONTESTANTS)}; the first is what the others are compared with",
+    )
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="dino", help="which views")
+    parser.add_argument("--images", type=_positive, default=256, help="how many images of the shards")
+    parser.add_argument("--batch-size", type=_positive, default=64)
+    parser.add_argument("--rounds", type=_positive, default=5)
+    parser.add_argument("--threads", type=_positive, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the dali executors")
+    parser.add_argument("--parity", action="store_true", help="compare with the first executor instead of timing")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet instead of timing")
+    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the speeds as bars")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the peak memory")
+    arguments = parser.parse_args()
+    if arguments.parity and len(arguments.executor) < 2:
+        parser.error("--parity compares executors: name two or more with --executor")
+    return arguments
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def main() -> None:
+    """Console script `pipeline-bench`."""
+    arguments = parse_arguments()
+    run_command(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Multi-crop with DALI's own random operators, as its examples do it: what the planned, exact way is measured against.
+
+Its views depend on the slot in the batch and on what ran before, so it is no executor of the plan.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def, types
+
+from pipeline.augment import MultiCropConfig
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.augment.plan import ViewGroup
+from pipeline.stream import EncodedBatch
+
+
+class DaliNative:
+    """One DALI pipeline that draws everything itself."""
+
+    def __init__(self, config: MultiCropConfig, num_threads: int, device: torch.device) -> None:
+        self._config, self._num_threads, self._device = config, num_threads, device
+        self._pipeline: Any = None
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        """See `Contestant`."""
+        on_gpu = self._device.type == "cuda"
+        if self._pipeline is None:
+            views = [
+                (group, *probabilities)
+                for group in self._config.views
+                for probabilities in zip(group.per_view(group.blur), group.per_view(group.solarize), strict=True)
+            ]
+            self._pipeline = _graph(
+                self._config,
+                views,
+                "gpu" if on_gpu else "cpu",
+                batch_size=len(batches[0].images),
+                num_threads=self._num_threads,
+                device_id=(self._device.index or 0) if on_gpu else None,
+                seed=0,
+            )
+            self._pipeline.build()
+        for batch in batches:
+            self._pipeline.feed_input("encoded", [np.frombuffer(image, np.uint8) for image in batch.images])
+            self._pipeline.run()
+
+    def close(self) -> None:
+        """See `Contestant`."""
+        self._pipeline = None
+
+
+@pipeline_def(enable_conditionals=True, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
+def _graph(config: MultiCropConfig, views: list[tuple[ViewGroup, float, float]], device: str) -> tuple[Any, ...]:
+    encoded = fn.external_source(name="encoded", batch=True)
+    image = fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", output_type=types.RGB)
+    return tuple([_view(image, config, *view) for view in views])
+
+
+def _view(image: Any, config: MultiCropConfig, group: ViewGroup, blur: float, solarize: float) -> Any:
+    jitter = config.jitter
+    view = fn.random_resized_crop(
+        image,
+        size=group.size,
+        random_area=list(group.area),
+        random_aspect_ratio=list(config.aspect),
+        interp_type=types.INTERP_CUBIC,
+        antialias=True,
+    )
+    if fn.random.coin_flip(probability=jitter.probability, dtype=types.BOOL):
+        view = fn.color_twist(
+            view,
+            brightness=_around_one(jitter.brightness),
+            contrast=_around_one(jitter.contrast),
+            saturation=_around_one(jitter.saturation),
+            hue=fn.random.uniform(range=[-360 * jitter.hue, 360 * jitter.hue]),
+        )
+    if fn.random.coin_flip(probability=config.grayscale, dtype=types.BOOL):
+        view = fn.saturation(view, saturation=0.0)
+    if fn.random.coin_flip(probability=blur, dtype=types.BOOL):
+        view = fn.gaussian_blur(view, sigma=fn.random.uniform(range=list(config.blur_sigma)))
+    if fn.random.coin_flip(probability=solarize, dtype=types.BOOL):
+        values = [255 - value if value >= 128 else value for value in range(256)]
+        view = fn.lookup_table(view, keys=list(range(256)), values=values, dtype=types.UINT8)
+    return fn.crop_mirror_normalize(
+        view,
+        mirror=fn.random.coin_flip(probability=config.flip),
+        mean=[255 * value for value in IMAGENET_MEAN],
+        std=[255 * value for value in IMAGENET_STD],
+        dtype=types.FLOAT,
+        output_layout="HWC",
+    )
+
+
+def _around_one(strength: float) -> Any:
+    return fn.random.uniform(range=[1 - strength, 1 + strength])

@@ -1,0 +1,70 @@
+"""Metadata of encoded images: read the orientation, or cut all of it out without touching a pixel."""
+
+from collections.abc import Iterator
+
+from PIL import Image
+
+ORIENTATION_TAG = 0x0112
+_PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
+_WEBP_METADATA = {b"EXIF", b"XMP "}
+_WEBP_METADATA_FLAGS = 0x0C  # in the first byte of the VP8X chunk: there is EXIF, there is XMP
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none."""
+    try:
+        value = int(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # whatever the parser says of garbled metadata: the pixels may be fine
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def strip_metadata(data: bytes, ext: str) -> bytes:
+    """The image without EXIF, XMP and the texts of a PNG; its pixels stay as they are encoded.
+
+    Raises:
+        ValueError: its segments cannot be told apart.
+    """
+    return b"".join({"jpg": _jpeg_parts, "png": _png_parts, "webp": _webp_parts}[ext](data))
+
+
+def _jpeg_parts(data: bytes) -> Iterator[bytes]:
+    """All segments but APP1, then, from the first scan on, everything."""
+    yield data[:2]
+    position = 2
+    while data[position + 1 : position + 2] != b"\xda":
+        if data[position : position + 1] != b"\xff":
+            raise ValueError(f"no JPEG marker at byte {position}")
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4])
+        if data[position + 1] == 0xFF:  # a fill byte
+            end = position + 1
+        elif data[position + 1] != 0xE1:
+            yield data[position:end]
+        position = end
+    yield data[position:]
+
+
+def _png_parts(data: bytes) -> Iterator[bytes]:
+    yield data[:8]
+    position = 8
+    while position < len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4])
+        if data[position + 4 : position + 8] not in _PNG_METADATA:
+            yield data[position:end]
+        position = end
+
+
+def _webp_parts(data: bytes) -> Iterator[bytes]:
+    position, parts = 12, []
+    while position < len(data):
+        name = data[position : position + 4]
+        num_bytes = int.from_bytes(data[position + 4 : position + 8], "little")
+        end = position + 8 + num_bytes + num_bytes % 2
+        chunk = data[position:end]
+        if name == b"VP8X":
+            chunk = chunk[:8] + bytes([chunk[8] & ~_WEBP_METADATA_FLAGS]) + chunk[9:]
+        if name not in _WEBP_METADATA:
+            parts.append(chunk)
+        position = end
+    yield b"RIFF" + (4 + sum(map(len, parts))).to_bytes(4, "little") + b"WEBP"
+    yield from parts

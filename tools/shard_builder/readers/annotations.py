@@ -1,0 +1,83 @@
+"""Annotation files, one small parser a format, shared by all data sets. Every fault names the file."""
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from tools.shard_builder.readers.base import SourceError
+from tools.shard_builder.readers.layout import optional_module
+
+
+@contextlib.contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever goes wrong while `path` is read and taken apart into one sentence: `what` was expected there."""
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(f"expected {what} at {path}: {error.strerror or error}") from None
+    except SourceError:
+        raise
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, ElementTree.ParseError) as error:
+        raise SourceError(f"{path} is not {what}: {str(error) or type(error).__name__}") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    with reading(path, "a text file"):
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+
+
+def read_pairs(path: Path, separator: str | None = None) -> Iterator[tuple[str, str]]:
+    """The first column and the rest of every line."""
+    for line in read_lines(path):
+        first, *rest = line.split(separator, 1)
+        if not rest:
+            raise SourceError(f"{path} is not a text file of two columns: {line[:80]!r}")
+        yield first, rest[0].strip()
+
+
+def read_csv(path: Path, *columns: str, delimiter: str = ",") -> Iterator[tuple[str, ...]]:
+    """The named columns of a table with a header, streamed.
+
+    Raises:
+        SourceError: the file or a column is missing, or a row is too short.
+    """
+    expected = f"a table with the columns {', '.join(columns)}"
+    with reading(path, expected), open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        header = [name.strip() for name in next(rows, [])]
+        if missing := [name for name in columns if name not in header]:
+            raise SourceError(f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}")
+        positions = [header.index(name) for name in columns]
+        for row in rows:
+            if row:
+                yield tuple(row[position].strip() for position in positions)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """One object a line."""
+    with reading(path, "a file of one JSON object a line"):
+        return [dict(json.loads(line)) for line in read_lines(path)]
+
+
+def read_mat(path: Path, variable: str) -> Any:
+    """A variable of a MATLAB file (before version 7.3), without dimensions of length one."""
+    loadmat = optional_module("scipy.io", "transfer").loadmat
+    with reading(path, f"a MATLAB file with the variable {variable!r}"):
+        try:
+            return loadmat(path, squeeze_me=True)[variable]
+        except OSError:
+            raise
+        except Exception as error:  # a parser of a binary format has many ways to stumble
+            raise ValueError(error) from None
+
+
+def read_voc_objects(path: Path) -> list[tuple[str, bool]]:
+    """The objects of a Pascal VOC annotation: class and whether it is marked as difficult."""
+    with reading(path, "a Pascal VOC annotation"):
+        items = ElementTree.parse(path).getroot().iter("object")
+        return [(item.findtext("name", "").strip(), item.findtext("difficult", "").strip() == "1") for item in items]

@@ -1,0 +1,83 @@
+"""A row of the catalogue, and the check of what a reader found against what was published."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.layout import class_names
+
+Metric = Literal["accuracy", "mean-per-class", "roc-auc", "11-point-map"]
+Use = Literal["format", "pre-training", "transfer"]
+Suite = Literal["elevater", "clip-18"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the shard builder knows of a data set, or of a format that holds any."""
+
+    name: str
+    use: Use
+    read: Callable[[Path, str], Reader]
+    """Of the source folder and the split."""
+    layout: str
+    """What the source folder holds, for people; alternatives are separated by `or`."""
+    page: str = ""
+    """Where its licence or terms stand."""
+    num_classes: int | None = None
+    num_images: Mapping[str, int] = field(default_factory=dict)
+    """Published, of each split; empty where any split and any number will do."""
+    metric: Metric | None = None
+    suites: tuple[Suite, ...] = ()
+    """The benchmarks that a transfer set is part of: ELEVATER's 20, or the 18 of the EsViT paper (CLIP's)."""
+
+    def open(self, source: Path, split: str, *, allow_subset: bool = False) -> Reader:
+        """The reader of one split, which checks classes at once and counts images while they are listed.
+
+        With `allow_subset` some classes and images may be missing, but none may be unknown.
+
+        Raises:
+            SourceError: there is no such split, or the source is not laid out as expected; from the reader's
+                records also that their number is not the published one.
+        """
+        if not source.exists():
+            raise SourceError(f"cannot read source {source}: there is no such file or folder")
+        if not self.num_images:
+            return self.read(source, split)
+        if split not in self.num_images:
+            raise SourceError(f"{self.name} has the splits {', '.join(self.num_images)}, not {split!r}")
+        reader = self.read(source, split)
+        self._check_classes(reader.classes, source, allow_subset)
+        return Listing(reader.classes, lambda: self._counted(reader.records(), source, split, allow_subset))
+
+    def _check_classes(self, found: tuple[str, ...], source: Path, allow_subset: bool) -> None:
+        published = class_names(self.name)
+        if published is not None:
+            unknown, missing = sorted(set(found) - set(published)), sorted(set(published) - set(found))
+            if unknown:
+                raise SourceError(f"{source} holds {unknown[0]!r}, which is no class of {self.name}{_more(unknown)}")
+            if missing and not allow_subset:
+                raise SourceError(
+                    f"{source} lacks the class {missing[0]!r} of {self.name}{_more(missing)}; "
+                    "complete it, or pass --allow-subset"
+                )
+        elif self.num_classes is not None:
+            self._check_number(f"{source} holds {len(found):,} classes of", len(found), self.num_classes, allow_subset)
+
+    def _counted(self, records: Iterator[Record], source: Path, split: str, allow_subset: bool) -> Iterator[Record]:
+        found = 0
+        for record in records:
+            yield record
+            found += 1
+        self._check_number(f"{source} holds {found:,} {split} images of", found, self.num_images[split], allow_subset)
+
+    def _check_number(self, holds: str, found: int, published: int, allow_subset: bool) -> None:
+        if found > published:
+            raise SourceError(f"{holds} {self.name}, published are {published:,}: something else lies among them")
+        if found < published and not allow_subset:
+            raise SourceError(f"{holds} {self.name}, published are {published:,}; complete it, or pass --allow-subset")
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

@@ -1,0 +1,112 @@
+"""ImageNet-1K and ImageNet-22K, as folders or as the tars of the original download (Russakovsky et al. 2015).
+
+An image has the same path, and so the same key, in every layout: the shards are the same.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+from tools.shard_builder.readers.annotations import read_csv, read_mat, reading
+from tools.shard_builder.readers.archives import Member, nested_tar_members, tar_members
+from tools.shard_builder.readers.base import ByteSource, Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.layout import class_folders
+from tools.shard_builder.readers.sources import FileSource, RangeSource
+
+TRAIN_TAR = "ILSVRC2012_img_train.tar"
+VAL_TAR = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12"
+TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
+KAGGLE_IMAGES = "ILSVRC/Data/CLS-LOC"
+KAGGLE_TRUTH = "LOC_val_solution.csv"
+WHOLE_22K_TAR = "fall11_whole.tar"
+
+
+def imagenet_1k(source: Path, split: str) -> Reader:
+    """Class folders, the original tars, or Kaggle's copy; a flat validation set takes its classes from the devkit."""
+    folder = next((path for path in (source / split, source / KAGGLE_IMAGES / split) if path.is_dir()), None)
+    if folder and any(entry.is_dir() for entry in folder.iterdir()):
+        return class_folders(folder)
+    if split == "val":
+        return _flat_validation(source, folder)
+    if not (source / TRAIN_TAR).exists():
+        raise SourceError(f"expected {source / TRAIN_TAR} or {source}/train/WNID/*.JPEG, neither is there")
+    return _tar_of_tars(source / TRAIN_TAR)
+
+
+def imagenet_22k(source: Path, split: str) -> Reader:
+    """Folders or tars, one a synset, or `fall11_whole.tar`, which holds those tars."""
+    if (source / split).is_dir():
+        source = source / split
+    if tars := sorted(source.glob("n*.tar")):
+        return _synsets(lambda: ((path, path.stem, tar_members(path)) for path in tars))
+    if (source / WHOLE_22K_TAR).exists():
+        return _tar_of_tars(source / WHOLE_22K_TAR)
+    if not any(re.fullmatch(r"n\d{8}", entry.name) for entry in source.glob("n*")):
+        raise SourceError(f"expected WNID/*.JPEG, WNID.tar or {WHOLE_22K_TAR} in {source}, none is there")
+    return class_folders(source)
+
+
+def _tar_of_tars(path: Path) -> Listing:
+    return _synsets(lambda: ((path, PurePosixPath(name).stem, members) for name, members in nested_tar_members(path)))
+
+
+def _synsets(list_synsets: Callable[[], Iterator[tuple[Path, str, Iterator[Member]]]]) -> Listing:
+    """Of (file, synset, members in the file); an image has the path that it has in the folders."""
+    classes = tuple(sorted(wnid for _, wnid, _ in list_synsets()))
+    labels = {wnid: label for label, wnid in enumerate(classes)}
+
+    def records() -> Iterator[Record]:
+        for archive, wnid, members in list_synsets():
+            for name, offset, num_bytes in members:
+                yield Record.of(f"{wnid}/{name}", labels[wnid], RangeSource(str(archive), offset, num_bytes))
+
+    return Listing(classes, records)
+
+
+def _flat_validation(source: Path, folder: Path | None) -> Listing:
+    """The images of a folder or of the tar, without class folders, but with the paths that they would have in those."""
+    truth, tar = _validation_classes(source), source / VAL_TAR
+    if not folder and not tar.exists():
+        raise SourceError(f"expected {tar} or {source}/val/*.JPEG, neither is there")
+    classes = tuple(sorted(set(truth.values())))
+    labels = {wnid: label for label, wnid in enumerate(classes)}
+
+    def images() -> Iterator[tuple[str, ByteSource]]:
+        if folder:
+            yield from ((name, FileSource.at(folder, name)) for name in truth)
+            return
+        for name, offset, num_bytes in tar_members(tar):
+            yield PurePosixPath(name).name, RangeSource(str(tar), offset, num_bytes)
+
+    def records() -> Iterator[Record]:
+        for name, image in images():
+            if name not in truth:
+                raise SourceError(f"{tar} holds {name}, which the ground truth does not list")
+            yield Record.of(f"{truth[name]}/{name}", labels[truth[name]], image)
+
+    return Listing(classes, records)
+
+
+def _validation_classes(source: Path) -> dict[str, str]:
+    """The class of every validation image by its file name, from Kaggle's table or from the devkit."""
+    if (source / KAGGLE_TRUTH).exists():
+        rows = read_csv(source / KAGGLE_TRUTH, "ImageId", "PredictionString")
+        return {f"{name}.JPEG": boxes.split()[0] for name, boxes in rows}
+    devkit = source / DEVKIT
+    if not devkit.is_dir():
+        raise SourceError(
+            f"expected the images in {source}/val/WNID/*.JPEG, or, to say the classes of a flat validation set, the "
+            f"folder {devkit} (unpack {DEVKIT}.tar.gz) or {source / KAGGLE_TRUTH}; none is there"
+        )
+    wnids = _devkit_wnids(devkit / "data/meta.mat")
+    with reading(devkit / TRUTH, "a list of class numbers"):
+        numbers = [int(line) for line in (devkit / TRUTH).read_text().split()]
+        return {f"ILSVRC2012_val_{i:08d}.JPEG": wnids[number] for i, number in enumerate(numbers, 1)}
+
+
+def _devkit_wnids(path: Path) -> dict[int, str]:
+    """From the devkit's own class numbers to synsets; those above 1,000 are not leaves and have no images."""
+    synsets = read_mat(path, "synsets")
+    with reading(path, "the devkit's list of synsets"):
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}

@@ -1,0 +1,87 @@
+"""Finding one's way in a source folder: roots, files, class folders, and a sentence where something is missing."""
+
+import hashlib
+import importlib
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pipeline.format.tar import Label
+from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.image_folder import ImageFolder
+from tools.shard_builder.readers.sources import FileSource
+
+
+def find(source: Path, name: str, *folders: str) -> Path:
+    """`name` in the source or in one of its `folders`, which are those that the download unpacks to.
+
+    Raises:
+        SourceError: it is in none of them.
+    """
+    candidates = [source / name, *(source / folder / name for folder in folders)]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise SourceError("expected " + " or ".join(map(str, candidates)) + ", which is not there")
+
+
+def class_names(dataset: str) -> tuple[str, ...] | None:
+    """The published classes of a data set, in the order of its labels, where `class_names/` has them."""
+    file = resources.files(__package__) / "class_names" / f"{dataset}.txt"
+    return tuple(file.read_text().splitlines()) if file.is_file() else None
+
+
+def class_folders(root: Path) -> Reader:
+    """The images of `root/<class>/...`, without a folder of splits above them."""
+    return ImageFolder(root, ".")
+
+
+def listed_files(root: Path, rows: Iterable[tuple[str, Label]]) -> Iterator[Record]:
+    """A record of every (path relative to `root`, label)."""
+    return (Record.of(path, label, FileSource.at(root, path)) for path, label in rows)
+
+
+def named_files(root: Path, rows: Iterable[tuple[str, str]], classes: Iterable[str] | None = None) -> Listing:
+    """The reader of (path relative to `root`, class name) pairs; without `classes`, the names in sorted order.
+
+    Raises:
+        SourceError: a name is not among `classes`.
+    """
+    pairs = list(rows)
+    names = tuple(sorted({name for _, name in pairs}) if classes is None else classes)
+    labels = {name: label for label, name in enumerate(names)}
+    if unknown := next((pair for pair in pairs if pair[1] not in labels), None):
+        raise SourceError(f"{root / unknown[0]} is listed with the class {unknown[1]!r}, but there is no such class")
+    return Listing(names, partial(listed_files, root, [(path, labels[name]) for path, name in pairs]))
+
+
+def draw(reader: Reader, part: slice) -> Listing:
+    """`part` of every class, in an order that follows from a hash of each path.
+
+    For data sets that are published without a split: the draw looks random, is the same on every machine, and the
+    parts of one data set do not overlap.
+    """
+
+    def drawn() -> Iterator[Record]:
+        for _, records in itertools.groupby(reader.records(), key=lambda record: record.label):
+            yield from sorted(records, key=lambda record: hashlib.sha256(record.path.encode()).digest())[part]
+
+    return Listing(reader.classes, drawn)
+
+
+def optional_module(name: str, extra: str) -> Any:
+    """A package that only some data sets need.
+
+    Raises:
+        SourceError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        package = name.partition(".")[0]
+        raise SourceError(
+            f"this data set needs the package {package}: pip install 'esvit-streaming[{extra}]'"
+        ) from None

@@ -1,0 +1,95 @@
+"""The formats that hold any data set, and the data sets of the paper's pre-training, a row each."""
+
+from tools.shard_builder.readers.dataset import Dataset
+from tools.shard_builder.readers.esvit_archives import esvit_tsv, esvit_zip
+from tools.shard_builder.readers.image_folder import ImageFolder
+from tools.shard_builder.readers.image_list import image_list
+from tools.shard_builder.readers.imagenet import imagenet_1k, imagenet_22k
+from tools.shard_builder.readers.parquet import parquet_images
+from tools.shard_builder.readers.web_images import open_images, webvision
+from tools.shard_builder.readers.webdataset_tars import webdataset_tars
+
+FORMATS = (
+    Dataset(
+        name="image-folder",
+        use="format",
+        read=ImageFolder,
+        layout="[SPLIT/]CLASS/**/*.{jpg,jpeg,png,webp}",
+    ),
+    Dataset(
+        name="image-list",
+        use="format",
+        read=image_list,
+        layout="a table, or SPLIT.csv or SPLIT.parquet, with the columns path and label",
+    ),
+    Dataset(
+        name="webdataset",
+        use="format",
+        read=webdataset_tars,
+        layout="[SPLIT/]*.tar or SPLIT-*.tar, uncompressed; class names in manifest.json or classes.txt",
+    ),
+    Dataset(
+        name="parquet",
+        use="format",
+        read=parquet_images,
+        layout="[data/]SPLIT-*.parquet with the columns image (encoded bytes) and label, as Hugging Face's datasets",
+    ),
+    Dataset(
+        name="esvit-zip",
+        use="format",
+        read=esvit_zip,
+        layout="SPLIT.zip and SPLIT_map.txt (name, tab, class number)",
+    ),
+    Dataset(
+        name="esvit-tsv",
+        use="format",
+        read=esvit_tsv,
+        layout="SPLIT.tsv or SPLIT/*.tsv (key, label, base64) with .lineidx beside it; labelmap_22k_reorder.txt",
+    ),
+)
+
+PRETRAINING_SETS = (
+    Dataset(
+        name="imagenet-1k",
+        use="pre-training",
+        read=imagenet_1k,
+        layout=(
+            "train/WNID/*.JPEG or ILSVRC2012_img_train.tar or ILSVRC/Data/CLS-LOC/train/WNID/*.JPEG; "
+            "val/WNID/*.JPEG, or val/*.JPEG or ILSVRC2012_img_val.tar with ILSVRC2012_devkit_t12/, "
+            "or ILSVRC/Data/CLS-LOC/val/*.JPEG with LOC_val_solution.csv"
+        ),
+        page="https://image-net.org/download.php",
+        num_classes=1_000,
+        num_images={"train": 1_281_167, "val": 50_000},
+    ),
+    Dataset(
+        name="imagenet-22k",
+        use="pre-training",
+        read=imagenet_22k,
+        layout="[train/]WNID/*.JPEG or [train/]WNID.tar or fall11_whole.tar",
+        page="https://image-net.org/download.php",
+        num_classes=21_841,
+        num_images={"train": 14_197_122},
+    ),
+    Dataset(
+        name="webvision-v1",
+        use="pre-training",
+        read=webvision,
+        layout=(
+            "info/{synsets,train_filelist_google,train_filelist_flickr,val_filelist}.txt, google/q*/*.jpg, "
+            "flickr/q*/*.jpg, val_images_256/*.jpg (or val_images/)"
+        ),
+        page="https://data.vision.ee.ethz.ch/cvl/webvision/dataset2017.html",
+        num_classes=1_000,
+        num_images={"train": 2_439_574, "val": 50_000},
+    ),
+    Dataset(
+        name="openimages-v4",
+        use="pre-training",
+        read=open_images,
+        layout="{train,validation,test}/*.jpg or {train_0,...,train_f,validation,test}/*.jpg",
+        page="https://storage.googleapis.com/openimages/web/factsfigures_v4.html",
+        num_classes=1,
+        num_images={"train": 9_011_219, "validation": 41_620, "test": 125_436},
+    ),
+)

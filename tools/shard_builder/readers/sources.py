@@ -1,0 +1,116 @@
+"""Byte sources of images that lie encoded on disk: in files of their own, in archives, in text.
+
+Archives are read in place, each image by its offset: no source needs an archive to be unpacked, or an index of it
+in the memory of every worker.
+"""
+
+import base64
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tools.shard_builder.readers.base import SourceError
+
+_ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_ZIP_DEFLATED = 8
+
+
+class ChangedError(OSError):
+    """The source is no longer what it was when the build was planned."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file of its own: `root/path`."""
+
+    root: str
+    path: str
+    num_bytes: int
+
+    @classmethod
+    def at(cls, root: Path, path: str) -> Self:
+        """The file as it is now.
+
+        Raises:
+            SourceError: it is not there.
+        """
+        try:
+            return cls(str(root), path, os.stat(root / path).st_size)
+        except OSError as error:
+            raise SourceError(f"expected an image at {root / path}: {error.strerror}") from None
+
+    def read(self) -> bytes:
+        data = Path(self.root, self.path).read_bytes()
+        if len(data) != self.num_bytes:
+            raise ChangedError(f"its size changed during the build, from {self.num_bytes} to {len(data)} bytes")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSource:
+    """A range of a larger file, such as a member of an uncompressed tar, however deeply nested."""
+
+    archive: str
+    offset: int
+    num_bytes: int
+
+    def read(self) -> bytes:
+        return read_range(self.archive, self.offset, self.num_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ZipSource:
+    """A member of a zip, stored or deflated."""
+
+    archive: str
+    header_offset: int
+    method: int
+    num_compressed_bytes: int
+    num_bytes: int
+    crc32: int
+
+    def read(self) -> bytes:
+        header = read_range(self.archive, self.header_offset, _ZIP_LOCAL_HEADER.size)
+        *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)  # may differ from the central directory's
+        start = self.header_offset + _ZIP_LOCAL_HEADER.size + name_length + extra_length
+        data = read_range(self.archive, start, self.num_compressed_bytes)
+        try:
+            data = zlib.decompress(data, -zlib.MAX_WBITS) if self.method == _ZIP_DEFLATED else data
+        except zlib.error as error:
+            raise OSError(f"damaged in {self.archive}: {error}") from None
+        if len(data) != self.num_bytes or zlib.crc32(data) != self.crc32:
+            raise OSError(f"damaged in {self.archive}: its checksum does not match")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Base64Source:
+    """A range of a text file that holds an image in base64."""
+
+    archive: str
+    offset: int
+    num_characters: int
+    num_bytes: int
+
+    def read(self) -> bytes:
+        try:
+            return base64.b64decode(read_range(self.archive, self.offset, self.num_characters), validate=True)
+        except ValueError as error:
+            raise OSError(f"no base64 in {self.archive} at byte {self.offset}: {error}") from None
+
+
+def read_range(path: str, offset: int, num_bytes: int) -> bytes:
+    """Exactly these bytes of a file.
+
+    Raises:
+        OSError: the file cannot be read or is too short.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read(num_bytes)
+    if len(data) != num_bytes:
+        raise ChangedError(f"{path} ends before byte {offset + num_bytes}; it is cut, or changed during the build")
+    return data
