@@ -78,7 +78,7 @@ def _normalise(view: NDArray[np.uint8], out: torch.Tensor) -> None:
     """Pixels [H, W, 3] to (x / 255 - mean) / std in float32, into `out` of the same shape."""
     scale, shift = _row_of_constants(view.shape[1])
     rows = out.flatten(1)  # along rows of 3 W values the three constants of a pixel are one vector operation
-    rows.copy_(torch.from_numpy(view).flatten(1)).mul_(scale).add_(shift)
+    torch.addcmul(shift, rows.copy_(torch.from_numpy(view).flatten(1)), scale, out=rows)
 
 
 @lru_cache
