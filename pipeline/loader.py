@@ -152,7 +152,7 @@ def render(
     encoded: EncodedBatch,
     planner: Planner,
     executor: Executor,
-    neighbour: Callable[[int], EncodedBatch],
+    neighbour: Callable[[int, str], EncodedBatch],
 ) -> tuple[list[torch.Tensor], EncodedBatch]:
     """Views of a batch in which each undecodable image is replaced by its `neighbour`, and the batch so changed.
 
@@ -163,7 +163,9 @@ def render(
         try:
             return executor(encoded.images, plan), encoded
         except BadImages as bad:
-            encoded = _replace_samples(encoded, {b: neighbour(int(encoded.ids[b])) for b in bad.reasons})
+            encoded = _replace_samples(
+                encoded, {b: neighbour(int(encoded.ids[b]), reason) for b, reason in bad.reasons.items()}
+            )
 
 
 def _replace_samples(batch: EncodedBatch, substitutes: dict[int, EncodedBatch]) -> EncodedBatch:

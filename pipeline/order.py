@@ -83,7 +83,9 @@ class SampleOrder:
         self._shard_starts = np.concatenate([[0], np.cumsum(sizes)])
         self._samples_per_step = global_batch // config.lanes
         self._lane_size = self.num_steps * self._samples_per_step
-        self._block_size = max(1, round(config.block_shards * self.num_samples / len(sizes)))
+        wanted = config.block_shards * self.num_samples / len(sizes)
+        # Blocks of equal size: a small one at the end of a lane would mix badly.
+        self._block_size = -(-self._lane_size // max(1, round(self._lane_size / wanted)))
         # Two epochs' shards and two blocks a lane cover a look-ahead across either boundary.
         self._line = lru_cache(maxsize=2)(self._permute_shards)
         self._block = lru_cache(maxsize=2 * config.lanes)(self._permute_block)

@@ -5,6 +5,7 @@ integers, counts what was *handed over* (not what was prefetched), and is refuse
 Shards are fetched well before the step that needs them, encoded images shortly before.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from pipeline.fetch import prefetch
 from pipeline.format.manifest import Manifest
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
 from pipeline.store import Store, read_manifest
+
+_log = logging.getLogger(__name__)
 
 
 class TooManyBadSamples(UserError):
@@ -116,20 +119,22 @@ class SampleStream:
                 )
         self.position = int(state["position"])
 
-    def neighbour(self, sample_id: int) -> EncodedBatch:
-        """The deterministic replacement of a sample that cannot be decoded: the next one.
+    def neighbour(self, sample_id: int, reason: str) -> EncodedBatch:
+        """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.
 
         Raises:
             TooManyBadSamples: more than `max_bad_samples` of them, or all that there are, cannot be decoded.
         """
         telemetry.LOADER_BAD_SAMPLES.inc()
-        self._bad.add(sample_id)
+        shard = self._shard_of(sample_id)
+        name = f"image {sample_id - self._starts[shard]} of shard {self.manifest.shards[shard].name}"
+        if sample_id not in self._bad:
+            self._bad.add(sample_id)
+            _log.warning("%s cannot be decoded and is replaced by the next one: %s", name, reason)
         if len(self._bad) > min(self.config.max_bad_samples, self.manifest.num_samples - 1):
-            shard = self._shard_of(sample_id)
             raise TooManyBadSamples(
-                f"{len(self._bad)} images of {self.config.shards} could not be decoded, the newest being number "
-                f"{sample_id - self._starts[shard]} of shard {self.manifest.shards[shard].name}; build the shards "
-                "again or raise data.stream.max_bad_samples"
+                f"{len(self._bad)} images of {self.config.shards} could not be decoded, the newest being {name}; "
+                "build the shards again or raise data.stream.max_bad_samples"
             )
         return self._read(0, 0, np.array([(sample_id + 1) % self.manifest.num_samples]))
 

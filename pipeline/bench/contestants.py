@@ -39,7 +39,7 @@ class Contestant(Protocol):
 class ExecutorContestant:
     """An executor of the plan, planning included."""
 
-    def __init__(self, executor: Executor, planner: Planner, neighbour: Callable[[int], EncodedBatch]) -> None:
+    def __init__(self, executor: Executor, planner: Planner, neighbour: Callable[[int, str], EncodedBatch]) -> None:
         self._executor, self._planner, self._neighbour = executor, planner, neighbour
 
     def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
@@ -89,7 +89,7 @@ def build_contestant(
     device: torch.device,
     config: MultiCropConfig,
     planner: Planner,
-    neighbour: Callable[[int], EncodedBatch],
+    neighbour: Callable[[int, str], EncodedBatch],
 ) -> Contestant:
     """The contestant called `name`.
 

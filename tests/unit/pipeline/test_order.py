@@ -79,8 +79,8 @@ def test_a_batch_mixes_shards() -> None:
     order = imagenet_like()
     shard_of = np.repeat(np.arange(40), [90 + shard % 21 for shard in range(40)])
     spread = [len(set(shard_of[order.batch(0, step)].tolist())) for step in range(order.num_steps)]
-    # 8 lanes with 4 shards open in each: 32 samples drawn from about 32 shards hit 1 - 1/e of them.
-    assert np.mean(spread) == pytest.approx(20, abs=1.5)
+    # 8 lanes of five shards, one block each; 4 samples of a lane hit 5 (1 - (4/5)^4) of its shards.
+    assert np.mean(spread) == pytest.approx(23.6, abs=1)
 
 
 def test_one_block_over_all_shards_is_a_uniform_shuffle() -> None:
@@ -91,7 +91,7 @@ def test_one_block_over_all_shards_is_a_uniform_shuffle() -> None:
 
 def test_the_order_of_a_seed_never_changes() -> None:
     ids = np.array([epoch_ids(imagenet_like(seed=5), epoch) for epoch in (0, 1)], dtype="<i8")
-    assert hashlib.sha256(ids.tobytes()).hexdigest()[:16] == "04f3073f074c3f9f"
+    assert hashlib.sha256(ids.tobytes()).hexdigest()[:16] == "febf3a51e67748d7"
 
 
 @pytest.mark.parametrize(

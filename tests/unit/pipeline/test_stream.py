@@ -112,7 +112,7 @@ def test_a_sequential_stream_visits_every_sample(shards: Path) -> None:
 def test_the_neighbour_is_the_next_sample_and_is_counted(shards: Path) -> None:
     stream, before = open_stream(shards), LOADER_BAD_SAMPLES._value.get()
     for bad, neighbour in [(3, 4), (8, 9), (9, 10), (36, 0)]:  # 8 ends a shard, 9 is one by itself
-        substitute = stream.neighbour(bad)
+        substitute = stream.neighbour(bad, "cut")
         assert substitute.ids.tolist() == [neighbour] and substitute.images == jpegs(1, neighbour)
     assert LOADER_BAD_SAMPLES._value.get() - before == 4
 
@@ -120,17 +120,17 @@ def test_the_neighbour_is_the_next_sample_and_is_counted(shards: Path) -> None:
 def test_the_budget_is_for_different_images(shards: Path) -> None:
     stream = open_stream(shards, max_bad_samples=2)
     for bad in (5, 10, 5, 5, 10):  # the same two, epoch after epoch
-        stream.neighbour(bad)
-    sentence = r"3 images of .* could not be decoded, the newest being number 2 of shard tiny-000002; .*max_bad_samples"
+        stream.neighbour(bad, "cut")
+    sentence = r"3 images of .* could not be decoded, the newest being image 2 of shard tiny-000002; .*max_bad_samples"
     with pytest.raises(TooManyBadSamples, match=sentence):
-        stream.neighbour(12)
+        stream.neighbour(12, "cut")
 
 
 def test_a_search_for_a_good_sample_ends_even_if_there_is_none(shards: Path) -> None:
     stream, bad = open_stream(shards, max_bad_samples=10**6), 0
     with pytest.raises(TooManyBadSamples, match="37 images"):
         for _ in range(38):
-            bad = int(stream.neighbour(bad).ids[0])
+            bad = int(stream.neighbour(bad, "cut").ids[0])
 
 
 def test_a_folder_without_manifest_is_one_sentence(tmp_path: Path) -> None:
