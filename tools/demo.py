@@ -84,7 +84,7 @@ def _link_images(source: Path, folder: Path) -> None:
     if not files:
         raise DemoError(f"{source} has no images; expected {source}/<class>/<file>.jpg (or .png, .webp)")
     for path in files:
-        link = folder / _split_of(path.name) / path.parent.name / path.name
+        link = folder / _split_of(f"{path.parent.name}/{path.name}") / path.parent.name / path.name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
     console.print(f"linked {len(files)} images of {source} into {folder}")
@@ -99,7 +99,8 @@ def _images_in(source: Path) -> Iterator[Path]:
 
 
 def _split_of(name: str) -> str:
-    draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+    # Salted: a folder that was itself selected by the hash of its names would fall into one split.
+    draw = int.from_bytes(hashlib.sha256(f"demo {name}".encode()).digest()[:4], "big") / 2**32
     return "test" if draw < _TEST_SHARE else "train"
 
 
