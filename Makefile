@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-EXTRAS ?= train,dali,parquet,transfer,dev
+EXTRAS ?= train,dali,ray,parquet,transfer,dev
 STAMP  := $(VENV)/.installed
 
 .PHONY: setup check test demo services clean

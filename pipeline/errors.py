@@ -5,11 +5,13 @@ one sentence that names the thing and says what to do. Each room derives its own
 may catch broadly (`UserError`) or narrowly (`ManifestError`). Everything else is our bug and keeps its traceback.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 
 class UserError(ValueError):
@@ -17,12 +19,15 @@ class UserError(ValueError):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run the body of a console script and exit: 0 or its result, 2 on a `UserError`, 130 on Ctrl-C."""
+    """Run the body of a console script and exit: its result or 0, 2 on a `UserError`, 130 on Ctrl-C, 141 without reader."""
     try:
         status = main()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)

@@ -153,7 +153,7 @@ class Store:
 
         paths = self._request("list", prefix, find)
         names = (path[len(self._root) + 1 :] for path in paths)
-        return sorted(name for name in names if name.startswith(prefix) and not is_partial(name))
+        return sorted(name for name in names if name and name.startswith(prefix) and not is_partial(name))
 
     def put(self, name: str, source: bytes | Path) -> None:
         """Write an object; one of that name is replaced, atomically."""

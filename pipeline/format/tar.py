@@ -30,6 +30,17 @@ KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
+def _blank_header() -> bytes:
+    """Of a file without name and content. Time, user and group are the numbers 0."""
+    info = tarfile.TarInfo("")
+    info.mode, info.uname, info.gname = 0o644, "root", "root"
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+_BLANK_HEADER = _blank_header()
+_BLANK_SUM = int(_BLANK_HEADER[148:154], 8)
+
+
 class TarError(UserError):
     """A shard is truncated or is no tar of this layout; the message names the file and the fault."""
 
@@ -74,10 +85,8 @@ class ShardWriter:
         self._dali_rows += dali_row(first, second)
 
     def _write_member(self, name: str, content: bytes) -> Member:
-        """Append a file. Time, user and group are the numbers 0."""
-        info = tarfile.TarInfo(name)
-        info.size, info.mode, info.uname, info.gname = len(content), 0o644, "root", "root"
-        self._hashing.write(info.tobuf(tarfile.USTAR_FORMAT))
+        """Append a file."""
+        self._hashing.write(_header(name, len(content)))
         member = Member(name, self._hashing.num_bytes, len(content))
         self._hashing.write(content)
         self._hashing.write(bytes(-len(content) % tarfile.BLOCKSIZE))
@@ -116,6 +125,15 @@ class ShardWriter:
     def dali_index(self) -> bytes:
         """The index that DALI wants beside the tar."""
         return dali_index(bytes(self._dali_rows), len(self._rows))
+
+
+def _header(name: str, num_bytes: int) -> bytes:
+    """What `TarInfo.tobuf` gives for a short name, at a tenth of the time."""
+    header, encoded, size = bytearray(_BLANK_HEADER), name.encode(), b"%011o" % num_bytes
+    header[: len(encoded)] = encoded
+    header[124:135] = size
+    header[148:154] = b"%06o" % (_BLANK_SUM + sum(encoded) + sum(size) - sum(b"0" * 11))
+    return bytes(header)
 
 
 def index_label(label: Label) -> int:

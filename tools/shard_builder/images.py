@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from pipeline.config import Config
-from tools.shard_builder.metadata import ORIENTATION_TAG, orientation, strip_metadata
+from tools.shard_builder.metadata import ORIENTATION_TAG, jpeg_size, orientation, strip_metadata
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # 89 million, Pillow's limit; more may be a decompression bomb
 
@@ -61,7 +61,7 @@ class ImagePolicy(Config):
     exif: Literal["keep", "strip", "rotate"] = "keep"
     """Metadata as it is; cut out, which changes no pixel; or obeyed: turned images are set upright."""
     decode_check: bool = False
-    """Decode every image in full, not only its header."""
+    """Decode every image in full, and test the checksums of PNG; else only the header and the end are looked at."""
 
     @property
     def changes_images(self) -> bool:
@@ -97,6 +97,8 @@ def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
     """
     if not data:
         raise RejectedImageError("empty file")
+    if (size := _size_of_ordinary(data)) and policy == AS_THEY_ARE:
+        return PreparedImage(data, "jpg", *size, 1)
     formats = _FORMATS + _OTHER_FORMATS if policy.to_jpeg else _FORMATS
     try:
         with warnings.catch_warnings():
@@ -108,7 +110,9 @@ def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
         raise RejectedImageError(f"not {'an' if policy.to_jpeg else 'a JPEG, PNG or WebP'} image") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise RejectedImageError(f"more than {MAX_PIXELS:,} pixels: perhaps a decompression bomb") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (RejectedImageError, DroppedImageError):
+        raise
+    except Exception as error:  # garbled bytes make decoders raise all there is
         raise RejectedImageError(f"damaged image: {error}") from None
 
 
@@ -131,6 +135,8 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
         or (is_cmyk and policy.cmyk == "convert")
         or (turned > 1 and policy.exif == "rotate")
     ):
+        if policy.decode_check:
+            _decode(image, data)
         return _encode(image, size, turned, policy)
     if ext != "jpg" and getattr(image, "is_animated", False):  # a JPEG may carry more pictures: all decoders skip them
         raise RejectedImageError("animated image; --to-jpeg would take its first picture")
@@ -139,10 +145,15 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
     assert ext is not None  # other formats are always converted
     width, height = image.size
     if policy.decode_check:
-        image.load()
+        _decode(image, data)
     if policy.exif == "strip":
         return PreparedImage(strip_metadata(data, ext), ext, height, width, 1)
     return PreparedImage(data, ext, height, width, turned)
+
+
+def _size_of_ordinary(data: bytes) -> tuple[int, int] | None:
+    size = jpeg_size(data)
+    return size if size and 0 < size[0] * size[1] <= MAX_PIXELS and _has_its_end(data, "jpg") else None
 
 
 def _has_its_end(data: bytes, ext: str | None) -> bool:
@@ -154,6 +165,13 @@ def _has_its_end(data: bytes, ext: str | None) -> bool:
     return ext is None or len(data) >= 8 + int.from_bytes(data[4:8], "little")
 
 
+def _decode(image: Image.Image, data: bytes) -> None:
+    image.load()
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(data)) as again:
+            again.verify()  # the checksums, which load does not look at
+
+
 def _target_size(size: tuple[int, int], policy: ImagePolicy) -> tuple[int, int]:
     shorter, longer = policy.shorter_side or min(size), policy.longer_side or max(size)
     scale = min(1.0, shorter / min(size), longer / max(size))
@@ -163,7 +181,7 @@ def _target_size(size: tuple[int, int], policy: ImagePolicy) -> tuple[int, int]:
 def _encode(image: Image.Image, size: tuple[int, int], turned: int, policy: ImagePolicy) -> PreparedImage:
     """The image as a JPEG of `size`, grayscale or RGB, with no other metadata than its orientation."""
     mode = "L" if image.mode in _GRAYSCALE_MODES and policy.grayscale != "convert" else "RGB"
-    if size != image.size and not policy.decode_check:
+    if size != image.size:
         image.draft(None, (2 * size[0], 2 * size[1]))  # a JPEG decodes faster at half, a quarter, an eighth
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow would clip at 255

@@ -1,4 +1,4 @@
-"""Metadata of encoded images: read the orientation, or cut all of it out without touching a pixel."""
+"""What stands before the pixels of an encoded image: its size, its orientation, and metadata that can be cut out."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,26 @@ def orientation(image: Image.Image) -> int:
     except Exception:  # whatever the parser says of garbled metadata: the pixels may be fine
         return 1
     return value if 1 <= value <= 8 else 1
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of an ordinary JPEG; None leaves the question to Pillow, which takes four times as long.
+
+    Ordinary is baseline or progressive, with 8 bits, without EXIF, and up to its first scan as the standard has it.
+    """
+    size, position = None, 2
+    if data[:2] != b"\xff\xd8":
+        return None
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xDA:
+            return size
+        if marker in (0xC0, 0xC1, 0xC2) and data[position + 4] == 8:
+            size = int.from_bytes(data[position + 5 : position + 7]), int.from_bytes(data[position + 7 : position + 9])
+        elif not (marker in (0xC4, 0xDB, 0xDD, 0xE0, 0xFE) or 0xE2 <= marker <= 0xEF):
+            return None
+        position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return None
 
 
 def strip_metadata(data: bytes, ext: str) -> bytes:

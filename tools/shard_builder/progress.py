@@ -39,6 +39,10 @@ class _LineProgress:
         now_s = time.monotonic()
         if now_s - self._said_s >= _LINE_EVERY_S:
             self._said_s = now_s
-            rate = self._done / (now_s - self._started_s) / 1e6
-            sys.stderr.write(f"{self._title}: {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB, {rate:.1f} MB/s\n")
+            rate = self._done / (now_s - self._started_s)
+            left_s = (self._total - self._done) / rate if rate else 0.0
+            sys.stderr.write(
+                f"{self._title}: {self._done / 1e6:.0f} of {self._total / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s, "
+                f"{left_s / 60:.0f} min left\n"
+            )
             sys.stderr.flush()

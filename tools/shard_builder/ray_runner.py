@@ -6,14 +6,26 @@ environment): none are sent.
 
 import logging
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from tools.shard_builder.runners import RunnerError, WorkerDiedError, relayed
 
+_CONNECT_TIMEOUT_S = 5
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise RunnerError(f"no Ray cluster answers at {address}, expected HOST:PORT of its head ({error})") from None
 
 
 class RayEngine:
@@ -30,6 +42,8 @@ class RayEngine:
             import ray
         except ImportError:
             raise RunnerError("the ray engine needs Ray: pip install 'esvit-streaming[ray]'") from None
+        if address:
+            _knock(address)
         local: dict[str, Any] = {} if address else {"num_cpus": num_workers, "include_dashboard": False}
         try:
             ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)

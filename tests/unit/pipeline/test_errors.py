@@ -1,8 +1,11 @@
 """How a command ends."""
 
+import subprocess
+import sys
+
 import pytest
 
-from pipeline.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_command
+from pipeline.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_command
 
 
 def raising(error: BaseException) -> int:
@@ -35,3 +38,14 @@ def test_a_mistake_of_the_user_is_one_line(
 def test_our_mistakes_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: raising(ZeroDivisionError()))
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    code = "import sys; from pipeline.errors import run_command; run_command(lambda: print('line\\n' * 100_000))"
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout and writer.stderr
+    writer.stdout.readline()
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+    assert writer.wait() == EXIT_BROKEN_PIPE

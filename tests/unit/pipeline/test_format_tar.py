@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.format.index import MULTI_LABEL
-from pipeline.format.tar import ShardWriter, TarError, iter_samples
+from pipeline.format.tar import ShardWriter, TarError, _header, iter_samples
 
 SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("cat-3", "webp", b"z", 12)]
 
@@ -33,6 +33,13 @@ def test_same_input_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_golden_hash(tmp_path: Path) -> None:
     """The bytes are part of the format: a new Python or webdataset must not change them."""
     assert write(tmp_path / "a.tar").sha256 == "ed46a6cf9e26a1ce6fbffae09dfb876aaf6c2f854e5b616a81fff9ae39c98129"
+
+
+@given(st.from_regex(r"[a-z0-9_-]{1,80}\.(cls|jpg|webp)", fullmatch=True), st.integers(0, 2**32 - 1))
+def test_headers_are_those_of_the_standard_library(name: str, num_bytes: int) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uname, info.gname = num_bytes, 0o644, "root", "root"
+    assert _header(name, num_bytes) == info.tobuf(tarfile.USTAR_FORMAT)
 
 
 def test_members_are_plain_ustar(tmp_path: Path) -> None:

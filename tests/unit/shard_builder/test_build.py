@@ -135,7 +135,7 @@ def test_rejects_are_listed_and_limited(tiny_image_folder: Path, tmp_path: Path)
     reasons = {reject["path"]: reject["reason"] for reject in rejects}
     assert reasons.keys() == {"ant/ant_01.jpg", "bee/bee_01.jpg", "cat/cat_01.jpg"}
     assert reasons["ant/ant_01.jpg"] == "empty file"
-    assert reasons["cat/cat_01.jpg"].startswith("damaged image")
+    assert reasons["cat/cat_01.jpg"].startswith("truncated image")
 
 
 def test_a_shard_of_rejects_only_is_left_out(tiny_image_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import telemetry
 from tools.shard_builder import cli
 
 
@@ -56,6 +57,43 @@ def test_json_is_one_line(run: Run, tiny_image_folder: Path, tmp_path: Path) -> 
     assert stats["digest"] == report["manifest_digest"]
 
 
+def test_ranges_then_finalize(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    args = build_args(tiny_image_folder, tmp_path / "out")
+    assert f"shard-builder finalize --dest {tmp_path}/out" in run(*args, "--shard-range", "1:")
+    assert "shards are missing" in run("finalize", "--dest", tmp_path / "out", status=2)
+    assert json.loads(run(*args, "--shard-range", ":1", "--json"))["manifest_digest"] is None
+    assert "36 samples of 3 classes" in run("finalize", "--dest", tmp_path / "out")
+    assert "nothing to do" in run("finalize", "--dest", tmp_path / "out")
+
+
+def test_options_of_images_reach_the_images(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    shrink = ["--shorter-side", 20, "--to-jpeg", "--jpeg-quality", 90, "--grayscale", "drop", "--exif", "strip"]
+    out = run(*build_args(tiny_image_folder, tmp_path / "out"), *shrink, "--decode-check", "--deduplicate")
+    assert "35 samples of 3 classes" in out and "1 rejected" in out
+    options = json.loads((tmp_path / "out/_build/plan.json").read_text())["options"]
+    assert options | {"pillow": ""} == {
+        "shard_bytes": 20_000, "shuffle_seed": 0, "deduplicate": True, "shorter_side": 20, "longer_side": None,
+        "to_jpeg": True, "jpeg_quality": 90, "grayscale": "drop", "cmyk": "keep", "exif": "strip", "decode_check": True,
+        "pillow": "",
+    }  # fmt: skip
+
+
+def test_metrics_are_served_and_count(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    before = telemetry.BUILD_SAMPLES.collect()[0].samples[0].value
+    run(*build_args(tiny_image_folder, tmp_path / "out"), "--metrics-port", 0)
+    assert telemetry.BUILD_SAMPLES.collect()[0].samples[0].value == before + 36
+    phases = {sample.labels["phase"] for sample in telemetry.BUILD_PHASE_SECONDS.collect()[0].samples}
+    assert phases == {"plan", "read", "check", "pack", "publish", "finish"}
+
+
+def test_bench_compares_and_leaves_nothing(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    args = ["bench", "--source", tiny_image_folder, "--dest", tmp_path / "out", "--gigabytes", 0.0001, "--workers", 1]
+    report = json.loads(run(*args, "--rounds", 1, "--json"))
+    assert report["mb_per_s"].keys() == {"tar cf, then sha256sum", "webdataset ShardWriter", "shard-builder"}
+    assert not (tmp_path / "out").exists()
+    assert "1.00x" in run(*args, "--rounds", 1)
+
+
 def test_mistakes_give_one_sentence(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
     assert "cannot read source" in run(*build_args(tmp_path / "none", tmp_path / "out"), status=2)
     assert "holds no manifest.json" in run("verify", tmp_path / "none", status=2)
@@ -65,7 +103,9 @@ def test_mistakes_give_one_sentence(run: Run, tiny_image_folder: Path, tmp_path:
     assert other.startswith("error: ") and other.count("\n") == 1
 
 
-@pytest.mark.parametrize("flag", ["--shard-size=big", "--shard-size=0", "--workers=0", "--split=a/b"])
+@pytest.mark.parametrize(
+    "flag", ["--shard-size=big", "--shard-size=0", "--workers=0", "--split=a/b", "--shard-range=3"]
+)
 def test_bad_values_are_explained(run: Run, tmp_path: Path, flag: str) -> None:
     assert flag.split("=")[0] in run(*build_args(tmp_path, tmp_path / "out"), flag, status=2)
 

@@ -1,11 +1,13 @@
 """The plan: a pure function, nothing lost, shards of even size."""
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.shard_builder.images import ImagePolicy
 from tools.shard_builder.plan import Plan, PlanError, make_plan
 from tools.shard_builder.readers.base import Record
 from tools.shard_builder.readers.sources import RangeSource
@@ -22,7 +24,9 @@ def make_records(num_bytes: list[int]) -> list[Record]:
     ]
 
 
-def plan(records: list[Record], shard_bytes: int = 100_000, seed: int | None = 0, split: str = "train") -> Plan:
+def plan(
+    records: list[Record], shard_bytes: int = 100_000, seed: int | None = 0, split: str = "train", **options: Any
+) -> Plan:
     return make_plan(
         records,
         ("c0", "c1", "c2"),
@@ -30,6 +34,7 @@ def plan(records: list[Record], shard_bytes: int = 100_000, seed: int | None = 0
         split=split,
         shard_bytes=shard_bytes,
         shuffle_seed=seed,
+        **options,
     )
 
 
@@ -75,6 +80,9 @@ def test_digest_tells_everything_apart() -> None:
         plan(records, seed=None),
         plan(records, shard_bytes=9_000),
         plan(records, split="test"),
+        plan(records, images=ImagePolicy(decode_check=True)),
+        plan(records, images=ImagePolicy(shorter_side=256)),
+        plan(records, deduplicate=True),
         plan(records[:-1]),
         plan(grown),
     ]
@@ -85,7 +93,7 @@ def test_golden_digest() -> None:
     """A release must not plan the same build otherwise without a new FORMAT_VERSION."""
     assert (
         plan(make_records([1000, 2000, 3000] * 30)).digest
-        == "bfaf24780ed31e1aa8421486d985b8b1a3563b3879c4e011b531c2372ef7bf6d"
+        == "716872498b19655ad59e787a1b68374ecf60d13f5fa23d2110747686c1b8c719"
     )
 
 
