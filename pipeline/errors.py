@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run the body of a console script and exit: its result or 0, 2 on a `UserError`, 130 on Ctrl-C, 141 without reader."""
+    """Run the body of a console script and exit with 0 or its result, 2 on a `UserError`, 130 on Ctrl-C."""
     try:
         status = main()
     except UserError as error:
