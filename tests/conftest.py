@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+BUCKET = "bucket"
 
 
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> Image.Image:
@@ -89,11 +90,14 @@ class S3Server:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def make_bucket(self) -> str:
-        """A new, empty bucket; returns its name."""
+    def new_url(self) -> str:
+        """URL of a new, empty place in the one bucket: each bucket would take a volume of the server's few."""
+        return f"s3://{BUCKET}/{secrets.token_hex(6)}"
+
+    def make_bucket(self) -> None:
+        """Make `BUCKET`."""
         import botocore.session
 
-        name = f"bucket-{secrets.token_hex(6)}"
         client = botocore.session.Session().create_client(
             "s3",
             region_name="us-east-1",
@@ -101,9 +105,8 @@ class S3Server:
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
         )
-        client.create_bucket(Bucket=name)
+        client.create_bucket(Bucket=BUCKET)
         client.close()
-        return name
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +136,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "-webdav=false",
         "-admin.ui=false",
         "-s3.cacheCapacityMB=256",
+        "-volume.max=64",  # by default as many as fit on the disk: on a full one too few for a bucket
         f"-s3.config={folder / 's3.json'}",
     ]
     with open(folder / "weed.log", "wb") as log:
@@ -140,6 +144,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env)
     try:
         _wait_until_healthy(server.endpoint_url, process, folder / "weed.log")
+        server.make_bucket()
         yield server
     finally:
         process.kill()  # its data goes with the temporary folder: nothing to shut down in order

@@ -18,12 +18,12 @@ pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
 @pytest.fixture
 def bucket(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of a new bucket; this process and its children may use it."""
+    """URL of a new place in a bucket; this process and its children may use it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
-    return f"s3://{s3_server.make_bucket()}"
+    return s3_server.new_url()
 
 
 def test_bench_compares_with_a_plain_upload(

@@ -33,7 +33,7 @@ def proxy(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProx
 
 @pytest.fixture
 def options(s3_server: Any, tiny_image_folder: Path) -> BuildOptions:
-    dest = f"s3://{s3_server.make_bucket()}/set"
+    dest = f"{s3_server.new_url()}/set"
     return BuildOptions("image-folder", tiny_image_folder, "train", dest, shard_bytes=20_000)
 
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.s3]
 def test_every_dashboard_query_returns_data(
     tiny_image_folder: Path, s3_server: Any, prometheus: Prometheus, tmp_path: Path
 ) -> None:
-    shards = f"s3://{s3_server.make_bucket()}/shards"
+    shards = f"{s3_server.new_url()}/shards"
     build_shards(tiny_image_folder, shards, s3_server.env)
     output = tmp_path / "run"
     (output / "targets").parent.mkdir(parents=True)

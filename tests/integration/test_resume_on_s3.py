@@ -22,15 +22,15 @@ NUM_STEPS = 40  # 36 images, 8 a step, 10 epochs
 def test_a_killed_run_resumes_from_s3_with_the_same_samples(
     tiny_image_folder: Path, s3_server: Any, tmp_path: Path
 ) -> None:
-    bucket = s3_server.make_bucket()
-    shards, env = f"s3://{bucket}/shards", s3_server.env
+    url, env = s3_server.new_url(), s3_server.env
+    shards = f"{url}/shards"
     build_shards(tiny_image_folder, shards, env)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert train(whole, shards, *SETTINGS, num_ranks=2, env=env).returncode == 0
     expected = trained_samples(whole, 2)
     assert len(expected) == NUM_STEPS
 
-    settings = (*SETTINGS, f"checkpoint.url=s3://{bucket}/checkpoints")
+    settings = (*SETTINGS, f"checkpoint.url={url}/checkpoints")
     run = subprocess.Popen(
         train_command(parts, shards, *settings, num_ranks=2),
         env=environment(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -50,7 +50,7 @@ def test_a_killed_run_resumes_from_s3_with_the_same_samples(
 
     done = train(parts, shards, *settings, num_ranks=2, env=env)
     assert done.returncode == 0, done.stderr
-    assert f"resuming from s3://{bucket}/checkpoints/step-" in done.stdout
+    assert f"resuming from {url}/checkpoints/step-" in done.stdout
     assert trained_samples(parts, 2) == expected
 
 

@@ -23,17 +23,17 @@ pytestmark = pytest.mark.s3
 class S3Server(Protocol):
     endpoint_url: str
     env: dict[str, str]
-    make_bucket: Callable[[], str]
+    new_url: Callable[[], str]
 
 
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """URL of a new bucket; this process may use it."""
+    """URL of a new place in a bucket; this process may use it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
-    return f"s3://{s3_server.make_bucket()}"
+    return s3_server.new_url()
 
 
 def test_store_methods(bucket: str, tmp_path: Path) -> None:
