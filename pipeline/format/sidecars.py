@@ -10,6 +10,7 @@ Our own readers use none of these. All follow from the members of the tars, so t
 
 import json
 import tarfile
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,14 @@ def energon_index(index: Index) -> bytes:
     blocks = -(-index["size"].astype(np.uint64) // tarfile.BLOCKSIZE)
     ends = index["offset"] + blocks * np.uint64(tarfile.BLOCKSIZE)
     return bytes(np.concatenate([[0], ends]).astype("<u8").tobytes())
+
+
+def shard_sidecars(entry: ShardEntry, tar: str | Path, index: Index) -> dict[str, bytes]:
+    """The files that belong beside a finished shard, by name, from its tar and its own index."""
+    with tarfile.open(tar, "r:") as file:
+        members = [Member(member.name, member.offset_data, member.size) for member in file]
+    rows = b"".join(dali_row(*pair) for pair in zip(members[::2], members[1::2], strict=True))
+    return {dali_name(entry): dali_index(rows, len(index)), energon_name(entry): energon_index(index)}
 
 
 def dali_name(entry: ShardEntry) -> str:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.store import Store
+from tools.shard_builder.arguments import Commands
 from tools.shard_builder.build import BuildOptions, build
 from tools.shard_builder.readers import ImageFolder, SourceError
 
@@ -33,7 +34,7 @@ _BUILD = "shard-builder"
 _SHARD_BYTES = 256_000_000
 
 
-def add_bench_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_bench_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
     command = commands.add_parser("bench", help="how fast builds are here, side by side with tar and webdataset")
     command.add_argument("--source", type=Path, required=True, metavar="DIR", help="an image folder")

@@ -23,7 +23,7 @@ from tools.shard_builder.plan import Plan, ShardPlan, make_plan
 from tools.shard_builder.progress import progress
 from tools.shard_builder.ray_runner import RayEngine
 from tools.shard_builder.readers import open_reader
-from tools.shard_builder.runners import Engine, InlineEngine, ProcessEngine, run_tasks
+from tools.shard_builder.runners import Engine, open_local_engine, run_tasks
 from tools.shard_builder.writer import ShardTask, WrittenShard, write_shard
 
 
@@ -197,8 +197,7 @@ def _write(store: Store, plan: Plan, shards: Sequence[ShardPlan], options: Build
 def _open_engine(options: BuildOptions, num_tasks: int) -> Engine:
     if options.engine == "ray":
         return RayEngine(options.num_workers, options.ray_address)
-    num_workers = min(options.num_workers or os.cpu_count() or 1, num_tasks)
-    return ProcessEngine(num_workers) if num_workers > 1 else InlineEngine()
+    return open_local_engine(options.num_workers or os.cpu_count() or 1, num_tasks)
 
 
 def _count(written: WrittenShard) -> None:

@@ -6,10 +6,11 @@ import json
 import sys
 from typing import Any
 
+from tools.shard_builder.arguments import Commands
 from tools.shard_builder.readers import DATASETS, Dataset
 
 
-def add_datasets_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_datasets_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
     command = commands.add_parser("datasets", help="list what can be built from, with sizes, licence page and layout")
     command.add_argument("name", nargs="?", choices=DATASETS, metavar="NAME", help="only this one")

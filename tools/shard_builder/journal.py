@@ -152,7 +152,7 @@ def publish(store: Store, name: str, source: bytes | Path, sha256: str) -> None:
         if sha256_file(existing.name) != sha256:
             raise PublishError(
                 f"{store.url}/{name} exists with other content: the source has changed since that build began; "
-                "build into an empty destination"
+                "choose an empty destination"
             )
 
 

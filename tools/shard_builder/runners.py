@@ -128,6 +128,12 @@ class ProcessEngine:
         return ProcessPoolExecutor(self.num_slots, context, initializer=_end_with_parent)
 
 
+def open_local_engine(num_workers: int, num_tasks: int) -> Engine:
+    """Processes where there is more than one task for more than one worker, else this process."""
+    num_workers = min(num_workers, num_tasks)
+    return ProcessEngine(num_workers) if num_workers > 1 else InlineEngine()
+
+
 def relayed(inner: "Future[R]", translate: Callable[[BaseException], BaseException]) -> "Future[R]":
     """A future with the result of another one, or with what `translate` makes of its exception."""
     outer: Future[R] = Future()

@@ -1,22 +1,60 @@
-"""What a finished data set holds, for people and for programs."""
+"""What a finished data set holds, for people and for programs: the command `shard-builder stats`."""
 
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline.format.index import MULTI_LABEL
-from pipeline.format.manifest import Spread
+from pipeline.errors import UserError
+from pipeline.format.index import MULTI_LABEL, Index
 from pipeline.store import Store, read_manifest
+from tools.shard_builder.arguments import Commands
 from tools.shard_builder.indexes import read_indexes
+from tools.shard_builder.stats_page import render_page
 
+_COLUMNS = {"image_height": "height", "image_width": "width", "image_bytes": "size"}
+_PERCENTS = (0, 1, 5, 25, 50, 75, 95, 99, 100)
+_NUM_BINS = 40
 _MAX_CLASS_ROWS = 20
 _BAR_WIDTH = 30
 
 
+class StatsError(UserError):
+    """The page cannot be written."""
+
+
+def add_stats_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("stats", help="describe a finished data set")
+    command.add_argument("url", metavar="URL")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="as one JSON line")
+    output.add_argument("--html", type=Path, metavar="FILE", help="as a page with plots")
+    command.set_defaults(run=_stats)
+
+
+def _stats(args: argparse.Namespace) -> None:
+    stats = collect_stats(Store(args.url))
+    if args.json:
+        sys.stdout.write(json.dumps(stats) + "\n")
+    elif args.html:
+        try:
+            args.html.write_text(render_page(stats), encoding="utf-8")
+        except OSError as error:
+            raise StatsError(f"cannot write {args.html}: {error.strerror}") from None
+    else:
+        render_stats(stats, Console())
+
+
 def collect_stats(store: Store) -> dict[str, Any]:
-    """The manifest without its shards, with their number, and the number of samples of each class.
+    """The manifest without its shards, with their number, the number of samples of each class, and for height, width
+    (pixels) and size (bytes) of the images the percentiles and a histogram.
 
     Classes of a multi-label data set count zero: the index does not say which an image has.
 
@@ -25,7 +63,8 @@ def collect_stats(store: Store) -> dict[str, Any]:
     """
     manifest = read_manifest(store)
     counts = np.zeros(len(manifest.classes), dtype=np.int64)
-    for index in read_indexes(store, manifest.shards):
+    indexes = list(read_indexes(store, manifest.shards))
+    for index in indexes:
         labels = index["label"]
         counts += np.bincount(labels[labels != MULTI_LABEL], minlength=len(counts))
     summary = manifest.model_dump(mode="json", exclude={"shards", "classes", "schema_version"})
@@ -35,6 +74,19 @@ def collect_stats(store: Store) -> dict[str, Any]:
         "num_shards": len(manifest.shards),
         "num_classes": len(manifest.classes),
         "samples_per_class": dict(zip(manifest.classes, counts.tolist(), strict=True)),
+        **{name: _distribution(indexes, column) for name, column in _COLUMNS.items()},
+    }
+
+
+def _distribution(indexes: Sequence[Index], column: str) -> dict[str, Any]:
+    """Percentiles (each the value of some image), and how many images there are between each two edges."""
+    values = np.concatenate([index[column] for index in indexes]).astype(np.int64)
+    percentiles = np.percentile(values, _PERCENTS, method="lower").tolist()
+    top = int(np.percentile(values, 99, method="higher"))  # the few beyond would flatten the rest
+    counts, edges = np.histogram(np.minimum(values, top), bins=_NUM_BINS, range=(int(values.min()), top))
+    return {
+        "percentiles": dict(zip(map(str, _PERCENTS), percentiles, strict=True)),
+        "histogram": {"edges": edges.round(1).tolist(), "counts": counts.tolist()},
     }
 
 
@@ -47,14 +99,13 @@ def render_stats(stats: dict[str, Any], console: Console) -> None:
     totals.add_row("classes", f"{stats['num_classes']:,}")
     totals.add_row("shards", f"{stats['num_shards']:,}")
     totals.add_row("bytes", f"{stats['num_bytes']:,} ({stats['num_bytes'] / 1e6:,.1f} MB)")
-    for name, unit in (("image_height", "pixels"), ("image_width", "pixels"), ("image_bytes", "bytes")):
-        spread = Spread(**stats[name])
-        totals.add_row(
-            f"{name.replace('_', ' ')} (min, median, max)",
-            f"{spread.min:,}, {spread.median:,}, {spread.max:,} {unit}",
-        )
     totals.add_row("manifest digest", stats["digest"])
     console.print(totals)
+    sizes = Table("percentile", *(f"{percent}" for percent in _PERCENTS), title="images")
+    for name in _COLUMNS:
+        percentiles = stats[name]["percentiles"].values()
+        sizes.add_row(name.removeprefix("image_"), *(f"{value:,}" for value in percentiles))
+    console.print(sizes)
     console.print(_class_table(stats["samples_per_class"]))
 
 

@@ -1,41 +1,13 @@
 """The command line: what it prints, what it exits with, and one sentence for every mistake."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from pipeline import telemetry
-from tools.shard_builder import cli
-
-
-class Run:
-    """Runs `shard-builder` in this process and keeps what it wrote."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capsys = monkeypatch, capsys
-
-    def __call__(self, *args: object, status: int = 0) -> str:
-        self._monkeypatch.setattr(sys, "argv", ["shard-builder", *map(str, args)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = self._capsys.readouterr()
-        assert caught.value.code == status, err
-        assert "Traceback" not in err
-        return out if status in (0, 1) else err
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return Run(monkeypatch, capsys)
-
-
-def build_args(source: Path, dest: Path) -> list[object]:
-    return [
-        "build", "--dataset", "image-folder", "--source", source, "--split", "train", "--dest", dest,
-        "--shard-size", "20kB", "--workers", 1,
-    ]  # fmt: skip
+from support.command import Run, build_args
+from tools.shard_builder.arguments import num_bytes as parse_num_bytes
 
 
 def test_build_verify_stats(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
@@ -115,4 +87,4 @@ def test_bad_values_are_explained(run: Run, tmp_path: Path, flag: str) -> None:
     [("256MB", 256_000_000), ("1GiB", 2**30), ("64kB", 64_000), ("1.5M", 1_500_000), ("10", 10)],
 )
 def test_sizes(text: str, num_bytes: int) -> None:
-    assert cli._num_bytes(text) == num_bytes
+    assert parse_num_bytes(text) == num_bytes

@@ -1,0 +1,74 @@
+"""The statistics of a data set as one HTML page that needs nothing else: tables, and plots in SVG."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+_WIDTH, _HEIGHT = 720, 180  # pixels of a plot
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; border-bottom: 1px solid #d8dee4 }
+th { text-align: left } td { text-align: right; font-variant-numeric: tabular-nums } svg { max-width: 100% }
+rect.bar { fill: #2f6fbb } rect.bar:hover { fill: #d9822b } text { font-size: 12px; fill: #57606a }
+details { margin: 1rem 0 }
+"""
+_UNITS = {"image_height": "pixels", "image_width": "pixels", "image_bytes": "bytes"}
+
+
+def render_page(stats: dict[str, Any]) -> str:
+    """The page for what `collect_stats` found."""
+    title = html.escape(f"{stats['dataset']}, {stats['split']}")
+    facts = [(name, stats[name]) for name in ("num_samples", "num_rejects", "num_classes", "num_shards", "num_bytes")]
+    body = [
+        f"<h1>{title}</h1><p>{html.escape(stats['url'])}<br>manifest digest <code>{stats['digest']}</code></p>",
+        _table([(name.removeprefix("num_"), [f"{value:,}"]) for name, value in facts]),
+        "<h2>Samples per class</h2>",
+        _classes(stats["samples_per_class"]),
+        *(_distribution(name, unit, stats[name]) for name, unit in _UNITS.items()),
+    ]
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _table(rows: Sequence[tuple[str, Sequence[str]]], header: Sequence[str] = ()) -> str:
+    first = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    lines = [
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
+    ]
+    return f"<table>{f'<tr>{first}</tr>' if first else ''}{''.join(lines)}</table>"
+
+
+def _classes(counts: dict[str, int]) -> str:
+    """The largest class first; the table, which may be long, is folded."""
+    rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    plot = _bars([count for _, count in rows], [f"{name}: {count:,}" for name, count in rows])
+    table = _table([(name, [f"{count:,}"]) for name, count in rows])
+    return f"{plot}<details><summary>all {len(rows):,} classes</summary>{table}</details>"
+
+
+def _distribution(name: str, unit: str, found: dict[str, Any]) -> str:
+    edges, counts = found["histogram"]["edges"], found["histogram"]["counts"]
+    titles = [
+        f"{low:,.0f} to {high:,.0f} {unit}: {count:,}"
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    ]
+    percentiles = found["percentiles"]
+    cells = [f"{value:,}" for value in percentiles.values()]
+    return (
+        f"<h2>{name.replace('_', ' ').capitalize()} ({unit})</h2>{_bars(counts, titles)}"
+        f"<p>From {edges[0]:,.0f} to {edges[-1]:,.0f}; what is beyond is in the last bar.</p>"
+        f"{_table([(unit, cells)], ['percentile', *percentiles])}"
+    )
+
+
+def _bars(values: Sequence[int], titles: Sequence[str]) -> str:
+    """One bar a value, with its title under the pointer; the scale begins at 0 and ends at the largest."""
+    width, top = _WIDTH / max(1, len(values)), max(1, *values)
+    bars = [
+        f'<rect class="bar" x="{i * width:.2f}" y="{_HEIGHT * (1 - value / top):.2f}" width="{width * 0.9:.2f}" '
+        f'height="{_HEIGHT * value / top:.2f}"><title>{html.escape(title)}</title></rect>'
+        for i, (value, title) in enumerate(zip(values, titles, strict=True))
+    ]
+    scale = f'<text x="{_WIDTH + 6}" y="12">{top:,}</text><text x="{_WIDTH + 6}" y="{_HEIGHT}">0</text>'
+    return f'<svg viewBox="0 0 {_WIDTH + 80} {_HEIGHT}" width="{_WIDTH + 80}">{"".join(bars)}{scale}</svg>'
