@@ -8,6 +8,7 @@ Our own readers use none of these. All follow from the members of the tars, so t
 - wids, random access for webdataset: `wids.json`.
 """
 
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -50,7 +51,8 @@ def shard_sidecars(entry: ShardEntry, tar: str | Path, index: Index) -> dict[str
     """The files that belong beside a finished shard, by name, from its tar and its own index."""
     with tarfile.open(tar, "r:") as file:
         members = [Member(member.name, member.offset_data, member.size) for member in file]
-    rows = b"".join(dali_row(*pair) for pair in zip(members[::2], members[1::2], strict=True))
+    samples = itertools.groupby(members, key=lambda member: member.name.partition(".")[0])
+    rows = b"".join(dali_row(*sample) for _, sample in samples)
     return {dali_name(entry): dali_index(rows, len(index)), energon_name(entry): energon_index(index)}
 
 

@@ -1,7 +1,7 @@
 """Tar shards: plain USTAR, two members a sample (its label and its image), the same input the same bytes.
 
 The label is `<key>.cls`, a class number, or, in a multi-label data set, `<key>.json`: `{"labels": [3, 7]}`. The image
-follows as `<key>.<ext>`.
+follows as `<key>.<ext>`. Where a build keeps metadata, `<key>.meta.json` stands between the two.
 
 The layout is the one of webdataset. Beyond it, nothing of the machine or the moment gets in, the index falls out of
 the same pass, and a cut file does not pass unseen: a tar that ends at a member boundary reads as a shorter tar
@@ -27,6 +27,7 @@ Label = int | tuple[int, ...]
 """A position in the manifest's classes, or, in a multi-label data set, all of them in ascending order."""
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
+_METADATA = "meta.json"
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -54,6 +55,8 @@ class TarSample(NamedTuple):
     """Of the first byte of the image inside the tar."""
     image: bytes
     label: Label
+    metadata: bytes
+    """JSON text; empty where the build kept none."""
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -73,16 +76,28 @@ class ShardWriter:
         self._rows: list[tuple[int, int, int, int, int, int]] = []
         self._dali_rows = bytearray()
 
-    def add(self, key: str, ext: str, image: bytes, label: Label, height: int, width: int, orientation: int) -> None:
+    def add(
+        self,
+        key: str,
+        ext: str,
+        image: bytes,
+        label: Label,
+        height: int,
+        width: int,
+        orientation: int,
+        metadata: bytes = b"",
+    ) -> None:
         """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
         if isinstance(label, int):
-            first = self._write_member(f"{key}.cls", str(label).encode())
+            members = [self._write_member(f"{key}.cls", str(label).encode())]
         else:
-            first = self._write_member(f"{key}.json", json.dumps({"labels": label}).encode())
-        second = self._write_member(f"{key}.{ext}", image)
-        self._rows.append((second.offset, len(image), index_label(label), height, width, orientation))
-        self._dali_rows += dali_row(first, second)
+            members = [self._write_member(f"{key}.json", json.dumps({"labels": label}).encode())]
+        if metadata:
+            members.append(self._write_member(f"{key}.{_METADATA}", metadata))
+        members.append(self._write_member(f"{key}.{ext}", image))
+        self._rows.append((members[-1].offset, len(image), index_label(label), height, width, orientation))
+        self._dali_rows += dali_row(*members)
 
     def _write_member(self, name: str, content: bytes) -> Member:
         """Append a file."""
@@ -150,7 +165,7 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
     try:
         with tarfile.open(path, "r:") as tar:
             while label_member := tar.next():
-                yield _read_sample(path, tar, label_member, tar.next())
+                yield _read_sample(path, tar, label_member)
             end = tar.offset
     except tarfile.TarError as error:
         raise TarError(f"shard {path} is not a whole tar file: {error}") from None
@@ -163,20 +178,18 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
         raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
 
 
-def _read_sample(
-    path: str | Path,
-    tar: tarfile.TarFile,
-    label_member: tarfile.TarInfo,
-    image_member: tarfile.TarInfo | None,
-) -> TarSample:
+def _read_sample(path: str | Path, tar: tarfile.TarFile, label_member: tarfile.TarInfo) -> TarSample:
     key, _, suffix = label_member.name.partition(".")
+    image_member, metadata = tar.next(), b""
+    if image_member and image_member.name == f"{key}.{_METADATA}":
+        metadata, image_member = _content(tar, image_member), tar.next()
     image_key, _, ext = image_member.name.partition(".") if image_member else ("", "", "")
     if image_member is None or suffix not in ("cls", "json") or image_key != key:
         raise TarError(f"shard {path}: member {label_member.name} is not followed by the image of its sample")
     label, image = _parse_label(suffix, _content(tar, label_member)), _content(tar, image_member)
     if len(image) != image_member.size or label is None:
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
-    return TarSample(key, ext, image_member.offset_data, image, label)
+    return TarSample(key, ext, image_member.offset_data, image, label, metadata)
 
 
 def _parse_label(suffix: str, content: bytes) -> Label | None:

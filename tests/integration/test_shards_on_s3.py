@@ -15,6 +15,9 @@ import pytest
 
 from pipeline.store import Store, StoreError, read_manifest
 from tools.shard_builder.build import BuildOptions, build
+from tools.shard_builder.copy import copy
+from tools.shard_builder.diff import diff
+from tools.shard_builder.samples import read_numbered
 from tools.shard_builder.verify import verify
 
 pytestmark = pytest.mark.s3
@@ -89,6 +92,17 @@ def test_verify_names_a_damaged_shard(bucket: str, tiny_image_folder: Path) -> N
     first, second = verify(store).problems
     assert first.startswith("train-000001.tar: its content does not have the hash")
     assert second.startswith("train-000002: cannot read") and "no such object" in second
+
+
+def test_copy_to_s3_and_a_look_at_single_samples(bucket: str, tiny_image_folder: Path, tmp_path: Path) -> None:
+    build(BuildOptions("image-folder", tiny_image_folder, "train", str(tmp_path / "out"), shard_bytes=20_000))
+    here, there = Store(tmp_path / "out"), Store(bucket)
+    manifest, num_copied = copy(here, there, num_workers=2)
+    assert num_copied == len(manifest.shards) and read_manifest(there).digest == manifest.digest
+    assert copy(here, there)[1] == 0 and verify(there).problems == ()
+    assert list(diff(here, there)) == []
+    numbers = range(10, 20)
+    assert list(read_numbered(there, manifest, numbers)) == list(read_numbered(here, manifest, numbers))
 
 
 def test_killed_build_resumes(bucket: str, tiny_image_folder: Path, tmp_path: Path) -> None:

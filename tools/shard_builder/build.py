@@ -50,6 +50,8 @@ class BuildOptions:
     images: ImagePolicy = AS_THEY_ARE
     deduplicate: bool = False
     """Of images with equal bytes, leave out all but the first by path."""
+    keep_metadata: bool = False
+    """Keep the path of each image, and what the source knows beside its label, as `<key>.meta.json`."""
     engine: Literal["process", "ray"] = "process"
     ray_address: str | None = None
     """Of a running cluster; None starts one on this machine."""
@@ -166,6 +168,7 @@ def _plan(options: BuildOptions) -> Plan:
         shuffle_seed=options.shuffle_seed,
         images=options.images,
         deduplicate=options.deduplicate,
+        keep_metadata=options.keep_metadata,
     )
 
 

@@ -49,6 +49,7 @@ def _add_build_command(commands: Commands) -> None:
     add_plan_arguments(command)
     command.add_argument("--dest", required=True, metavar="URL", help="a local folder or s3://bucket/prefix")
     command.add_argument("--deduplicate", action="store_true", help="leave out images whose bytes occurred before")
+    command.add_argument("--keep-metadata", action="store_true", help="keep path, and other columns, as KEY.meta.json")
     _add_outcome_options(command)
     command.set_defaults(run=_build)
 
@@ -101,6 +102,7 @@ def _build(args: argparse.Namespace) -> None:
                 allow_subset=args.allow_subset,
                 images=ImagePolicy(**{name: getattr(args, name) for name in ImagePolicy.model_fields}),
                 deduplicate=args.deduplicate,
+                keep_metadata=args.keep_metadata,
                 engine=args.engine,
                 ray_address=args.ray_address,
                 shard_range=args.shard_range,

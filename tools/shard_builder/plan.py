@@ -16,7 +16,7 @@ import PIL
 
 from pipeline.errors import UserError
 from tools.shard_builder.images import AS_THEY_ARE, ImagePolicy
-from tools.shard_builder.readers import Record
+from tools.shard_builder.readers import MetadataSource, Record
 
 FORMAT_VERSION = 2  # goes up when the same records and options would give other bytes
 
@@ -67,6 +67,7 @@ def make_plan(
     shuffle_seed: int | None,
     images: ImagePolicy = AS_THEY_ARE,
     deduplicate: bool = False,
+    keep_metadata: bool = False,
 ) -> Plan:
     """Spread `records` evenly over the fewest shards that are no larger than about `shard_bytes`.
 
@@ -76,6 +77,10 @@ def make_plan(
     Raises:
         PlanError: there are no images, or two have the same key.
     """
+    if keep_metadata:
+        records = (record._replace(metadata=MetadataSource(record.path, record.metadata)) for record in records)
+    else:
+        records = (record._replace(metadata=None) if record.metadata else record for record in records)
     ordered = sorted(records, key=_path_order if shuffle_seed is None else _shuffled_order(shuffle_seed))
     if not ordered:
         raise PlanError("the source holds no images (.jpg, .jpeg, .png or .webp) in its class folders")
@@ -89,6 +94,7 @@ def make_plan(
         for index, (_, group) in enumerate(groups)
     )
     options = {"shard_bytes": shard_bytes, "shuffle_seed": shuffle_seed, "deduplicate": deduplicate}
+    options |= {"keep_metadata": True} if keep_metadata else {}
     options |= images.model_dump() | ({"pillow": PIL.__version__} if images.changes_images else {})
     return Plan(dataset, split, classes, options, shards, _digest([dataset, split, classes, options], shards))
 
@@ -102,8 +108,11 @@ def _shuffled_order(seed: int) -> Callable[[Record], bytes]:
 
 
 def _tar_bytes(record: Record) -> int:
-    """What the sample takes in the tar: two headers, the label and the image, each in whole blocks."""
-    return (3 + -(-record.num_bytes // tarfile.BLOCKSIZE)) * tarfile.BLOCKSIZE
+    """What the sample takes in the tar: label, metadata and image, each a header and whole blocks."""
+    num_blocks = 3 - (-record.num_bytes // tarfile.BLOCKSIZE)
+    if record.metadata:
+        num_blocks += 1 - (-record.metadata.num_bytes // tarfile.BLOCKSIZE)
+    return num_blocks * tarfile.BLOCKSIZE
 
 
 def _digest(head: list[Any], shards: tuple[ShardPlan, ...]) -> str:

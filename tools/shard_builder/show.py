@@ -53,7 +53,7 @@ def _show(args: argparse.Namespace) -> None:
 
 def _describe(sample: StoredSample, classes: Sequence[str]) -> tuple[str, str, str]:
     """Number and key, classes, and what the file is."""
-    key, ext, _, image, _ = sample.sample
+    key, ext, image = sample.sample.key, sample.sample.ext, sample.sample.image
     labels = ", ".join(label_names(sample.sample, classes)) or "no class"
     return f"{sample.number} {key}", labels, f"{sample.width} x {sample.height} {ext}, {len(image):,} bytes"
 
@@ -101,3 +101,5 @@ def _extract(samples: Sequence[StoredSample], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for sample in samples:
         (folder / f"{sample.sample.key}.{sample.sample.ext}").write_bytes(sample.sample.image)
+        if sample.sample.metadata:
+            (folder / f"{sample.sample.key}.meta.json").write_bytes(sample.sample.metadata)

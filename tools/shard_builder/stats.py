@@ -101,10 +101,9 @@ def render_stats(stats: dict[str, Any], console: Console) -> None:
     totals.add_row("bytes", f"{stats['num_bytes']:,} ({stats['num_bytes'] / 1e6:,.1f} MB)")
     totals.add_row("manifest digest", stats["digest"])
     console.print(totals)
-    sizes = Table("percentile", *(f"{percent}" for percent in _PERCENTS), title="images")
-    for name in _COLUMNS:
-        percentiles = stats[name]["percentiles"].values()
-        sizes.add_row(name.removeprefix("image_"), *(f"{value:,}" for value in percentiles))
+    sizes = Table("percentile", *(name.removeprefix("image_") for name in _COLUMNS), title="images")
+    for percent in map(str, _PERCENTS):
+        sizes.add_row(percent, *(f"{stats[name]['percentiles'][percent]:,}" for name in _COLUMNS))
     console.print(sizes)
     console.print(_class_table(stats["samples_per_class"]))
 

@@ -17,7 +17,7 @@ from pipeline.store import Store, StoreError
 from tools.shard_builder.images import DroppedImageError, ImagePolicy, RejectedImageError, prepare
 from tools.shard_builder.journal import Reject, ShardResult, check_claim, mark_done, publish
 from tools.shard_builder.plan import ShardPlan
-from tools.shard_builder.readers import Record
+from tools.shard_builder.readers import ByteSource, Record
 
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO}  # of a file server: no reason to lose an image
 _PAUSES_S = (0.1, 1.0, 5.0)
@@ -93,7 +93,8 @@ def _add(writer: ShardWriter, record: Record, task: ShardTask, clock: _Clock) ->
         if kept := task.duplicates.get(record.key):
             raise DroppedImageError(f"duplicate of {kept}")
         with clock("read"):
-            data = _read(record)
+            data = _read(record.source)
+            metadata = _read(record.metadata) if record.metadata else b""
         with clock("check"):
             image = prepare(data, task.images)
     except OSError as error:
@@ -104,20 +105,21 @@ def _add(writer: ShardWriter, record: Record, task: ShardTask, clock: _Clock) ->
         reason, by_choice = str(error), True
     else:
         with clock("pack"):
-            writer.add(record.key, image.ext, image.data, record.label, image.height, image.width, image.orientation)
+            size = image.height, image.width
+            writer.add(record.key, image.ext, image.data, record.label, *size, image.orientation, metadata)
         return None
     return Reject(key=record.key, path=record.path, reason=reason, by_choice=by_choice)
 
 
-def _read(record: Record) -> bytes:
+def _read(source: ByteSource) -> bytes:
     for pause_s in _PAUSES_S:
         try:
-            return record.source.read()
+            return source.read()
         except OSError as error:
             if error.errno not in _TRANSIENT:
                 raise
             time.sleep(pause_s)
-    return record.source.read()
+    return source.read()
 
 
 def _publish(store: Store, name: str, tar: Path, writer: ShardWriter) -> ShardEntry:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from tools.shard_builder.readers.base import Reader, Record, SourceError
+from tools.shard_builder.readers.base import ByteSource, Reader, Record, SourceError
 from tools.shard_builder.readers.dataset import Dataset
 from tools.shard_builder.readers.image_folder import ImageFolder
 from tools.shard_builder.readers.pretraining_sets import FORMATS, PRETRAINING_SETS
+from tools.shard_builder.readers.sources import MetadataSource
 from tools.shard_builder.readers.transfer_sets import TRANSFER_SETS
 
 DATASETS = {dataset.name: dataset for dataset in (*FORMATS, *PRETRAINING_SETS, *TRANSFER_SETS)}
@@ -16,4 +17,14 @@ def open_reader(dataset: str, source: Path, split: str, *, allow_subset: bool = 
     return DATASETS[dataset].open(source, split, allow_subset=allow_subset)
 
 
-__all__ = ["DATASETS", "Dataset", "ImageFolder", "Reader", "Record", "SourceError", "open_reader"]
+__all__ = [
+    "DATASETS",
+    "ByteSource",
+    "Dataset",
+    "ImageFolder",
+    "MetadataSource",
+    "Reader",
+    "Record",
+    "SourceError",
+    "open_reader",
+]

@@ -58,6 +58,12 @@ def read_csv(path: Path, *columns: str, delimiter: str = ",") -> Iterator[tuple[
                 yield tuple(row[position].strip() for position in positions)
 
 
+def csv_columns(path: Path) -> list[str]:
+    """The names of the columns of a table with a header."""
+    with reading(path, "a table with a header"), open(path, newline="", encoding="utf-8-sig") as file:
+        return [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """One object a line."""
     with reading(path, "a file of one JSON object a line"):

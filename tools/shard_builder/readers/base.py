@@ -18,14 +18,15 @@ class SourceError(UserError):
 
 
 class ByteSource(Protocol):
-    """Where the bytes of one image are. Instances are small, hold no open file and are pickled to the workers."""
+    """Where the bytes of one image, or of its metadata, are. Instances are small, hold no open file, and are pickled
+    to the workers."""
 
     @property
     def num_bytes(self) -> int:
         """Of the image, for planning: exact where the source knows it without reading, else an estimate."""
 
     def read(self) -> bytes:
-        """The encoded image.
+        """The encoded image, or the JSON text.
 
         Raises:
             OSError: it cannot be read, or is not what it was when the build was planned.
@@ -40,6 +41,8 @@ class Record(NamedTuple):
     """Relative to the source, with `/`, also into archives: the same on every machine, and unique."""
     label: Label
     source: ByteSource
+    metadata: ByteSource | None = None
+    """What the source knows beside the label, as JSON text; None where that is nothing."""
 
     @property
     def num_bytes(self) -> int:
@@ -47,9 +50,9 @@ class Record(NamedTuple):
         return self.source.num_bytes
 
     @classmethod
-    def of(cls, path: str, label: Label, source: ByteSource) -> Self:
+    def of(cls, path: str, label: Label, source: ByteSource, metadata: ByteSource | None = None) -> Self:
         """A record whose key follows from its path."""
-        return cls(make_key(path), path, label, source)
+        return cls(make_key(path), path, label, source, metadata)
 
 
 class Reader(Protocol):

@@ -1,13 +1,14 @@
 """A table of images: CSV or Parquet with the columns `path` and `label`."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from pipeline.format.tar import Label
-from tools.shard_builder.readers.annotations import read_csv
-from tools.shard_builder.readers.base import Listing, Reader, SourceError
-from tools.shard_builder.readers.layout import listed_files
-from tools.shard_builder.readers.parquet import read_parquet_columns
+from tools.shard_builder.readers.annotations import csv_columns, read_csv
+from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.parquet import parquet_columns, read_parquet_columns
+from tools.shard_builder.readers.sources import FileSource, TextSource
 
 _FORMATS = (".csv", ".parquet")
 
@@ -17,15 +18,24 @@ def image_list(source: Path, split: str) -> Reader:
 
     Paths are absolute or relative to the folder of the table. Labels that are all whole numbers are class numbers,
     and the classes are named by them; other labels are class names. The table is read twice, not held in memory.
+    Metadata are its other columns.
     """
     table = _find_table(source, split)
-    classes = numbered_or_sorted({label for _, label in _rows(table)})
+    classes = numbered_or_sorted({str(label) for _, label in _rows(table)})
     labels = {name: label for label, name in enumerate(classes)}
 
-    def rows() -> Iterator[tuple[str, Label]]:
-        return ((path, labels[label]) for path, label in _rows(table))
+    def records() -> Iterator[Record]:
+        others = [name for name in _columns(table) if name not in ("path", "label")]
+        for path, label, *values in _rows(table, *others):
+            metadata = json.dumps(dict(zip(others, values, strict=True)), default=str) if others else None
+            yield Record.of(
+                str(path),
+                labels[str(label)],
+                FileSource.at(table.parent, str(path)),
+                TextSource(metadata) if metadata else None,
+            )
 
-    return Listing(classes, lambda: listed_files(table.parent, rows()))
+    return Listing(classes, records)
 
 
 def numbered_or_sorted(names: set[str]) -> tuple[str, ...]:
@@ -44,8 +54,11 @@ def _find_table(source: Path, split: str) -> Path:
     raise SourceError(f"expected {source} to be a .csv or .parquet file, or to hold {split}.csv or {split}.parquet")
 
 
-def _rows(table: Path) -> Iterator[tuple[str, str]]:
-    """(path, label) as text."""
-    columns = read_csv if table.suffix == ".csv" else read_parquet_columns
-    for path, label in columns(table, "path", "label"):
-        yield str(path), str(label)
+def _columns(table: Path) -> list[str]:
+    return csv_columns(table) if table.suffix == ".csv" else parquet_columns(table)
+
+
+def _rows(table: Path, *others: str) -> Iterator[tuple[Any, ...]]:
+    """Path, label, and the values of the other columns."""
+    read = read_csv if table.suffix == ".csv" else read_parquet_columns
+    yield from read(table, "path", "label", *others)

@@ -38,20 +38,39 @@ class ParquetSource:
         return bytes(data)
 
 
+@dataclass(frozen=True, slots=True)
+class ParquetRowSource:
+    """Some columns of one row, as JSON."""
+
+    table: str
+    columns: tuple[str, ...]
+    row_group: int
+    row: int
+    num_bytes: int
+    """The mean of the row group, as Parquet stores them."""
+
+    def read(self) -> bytes:
+        values = {name: _read_row_group(self.table, name, self.row_group)[self.row].as_py() for name in self.columns}
+        return json.dumps(values, default=str).encode()
+
+
 def parquet_images(source: Path, split: str) -> Reader:
     """`[data/]<split>-*.parquet` with a column of encoded images and, unless they are without classes, one of numbers.
 
-    Class names are those of the schema that Hugging Face's `datasets` writes, else the numbers.
+    Class names are those of the schema that Hugging Face's `datasets` writes, else the numbers. Metadata are the
+    other columns, but for those that hold bytes.
     """
     tables = _find_tables(source, split)
     schema = _open(tables[0]).schema_arrow
     image = _first_column(tables[0], schema.names, ("image", "img", "jpg", "png", "webp"))
     label = next((name for name in ("label", "fine_label", "cls") if name in schema.names), None)
     classes = _class_names(schema, label) or _numbers(tables, label)
+    is_other = {field.name: field.name not in (image, label) and "binary" not in str(field.type) for field in schema}
+    others = tuple(filter(is_other.get, schema.names))
 
     def records() -> Iterator[Record]:
         for table in tables:
-            yield from _records(table, image, label, len(classes))
+            yield from _records(table, image, label, others, len(classes))
 
     return Listing(classes, records)
 
@@ -70,18 +89,25 @@ def read_parquet_columns(table: Path, *columns: str) -> Iterator[tuple[Any, ...]
             yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
-def _records(table: Path, image: str, label: str | None, num_classes: int) -> Iterator[Record]:
+def parquet_columns(table: Path) -> list[str]:
+    """The names of the columns."""
+    return list(_open(table).schema_arrow.names)
+
+
+def _records(table: Path, image: str, label: str | None, others: tuple[str, ...], num_classes: int) -> Iterator[Record]:
     file = _open(table)
     first = 0
     for group in range(file.num_row_groups):
         metadata = file.metadata.row_group(group)
         num_bytes = _column_bytes(metadata, image) // max(1, metadata.num_rows)
+        num_other_bytes = sum(_column_bytes(metadata, name) for name in others) // max(1, metadata.num_rows)
         labels = file.read_row_group(group, columns=[label])[label].to_pylist() if label else [0] * metadata.num_rows
         for row, number in enumerate(labels):
             if not isinstance(number, int) or not 0 <= number < num_classes:
                 raise SourceError(f"row {first + row} of {table} has label {number!r}; expected 0 to {num_classes - 1}")
             source = ParquetSource(str(table), image, group, row, num_bytes)
-            yield Record.of(f"{table.name}/{first + row:08d}", number, source)
+            rest = ParquetRowSource(str(table), others, group, row, num_other_bytes) if others else None
+            yield Record.of(f"{table.name}/{first + row:08d}", number, source, rest)
         first += metadata.num_rows
 
 
@@ -127,6 +153,6 @@ def _open(table: Path) -> Any:
         return parquet.ParquetFile(table)
 
 
-@lru_cache(2)
+@lru_cache(16)  # columns of a row group or two
 def _read_row_group(table: str, column: str, row_group: int) -> Any:
     return _open(Path(table)).read_row_group(row_group, columns=[column])[column]

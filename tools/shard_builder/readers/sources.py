@@ -5,14 +5,15 @@ in the memory of every worker.
 """
 
 import base64
+import json
 import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from tools.shard_builder.readers.base import SourceError
+from tools.shard_builder.readers.base import ByteSource, SourceError
 
 _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ZIP_DEFLATED = 8
@@ -100,6 +101,44 @@ class Base64Source:
             return base64.b64decode(read_range(self.archive, self.offset, self.num_characters), validate=True)
         except ValueError as error:
             raise OSError(f"no base64 in {self.archive} at byte {self.offset}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """A text that is known already."""
+
+    text: str
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.text.encode())
+
+    def read(self) -> bytes:
+        return self.text.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataSource:
+    """What a shard keeps of an image beside its label: `{"path": ..., "metadata": ...}`, the latter from its source."""
+
+    path: str
+    source: ByteSource | None
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self._wrapped(None)) + (self.source.num_bytes if self.source else 0)
+
+    def read(self) -> bytes:
+        if not self.source:
+            return self._wrapped(None)
+        try:
+            return self._wrapped(json.loads(self.source.read()))
+        except ValueError:
+            raise OSError("its metadata are no JSON") from None
+
+    def _wrapped(self, metadata: Any) -> bytes:
+        known = {"path": self.path} | ({} if metadata is None else {"metadata": metadata})
+        return json.dumps(known, sort_keys=True).encode()
 
 
 def read_range(path: str, offset: int, num_bytes: int) -> bytes:

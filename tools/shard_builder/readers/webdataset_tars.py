@@ -21,6 +21,7 @@ def webdataset_tars(source: Path, split: str) -> Reader:
 
     The label is the number in `.cls`, or `labels` in a `.json`, or none: then all images are of one class. Classes
     have the names in `manifest.json` (of our shards) or `classes.txt` (one a line) beside the tars, else numbers.
+    Metadata are what is in `.meta.json` (of our shards) or `.json`.
     """
     folder = source / split if (source / split).is_dir() else source
     tars = sorted(folder.glob(f"{split}-*.tar")) or sorted(folder.glob("*.tar"))
@@ -50,7 +51,9 @@ def _records(tars: list[Path]) -> Iterator[Record]:
             for sample in group_by_keys(members):
                 if ext := next((ext for ext in _IMAGES if ext in sample), None):
                     path = f"{tar.name}/{sample['__key__']}.{ext}"
-                    yield Record.of(path, _label(sample, path), sample[ext])
+                    yield Record.of(
+                        path, _label(sample, path), sample[ext], sample.get("meta.json", sample.get("json"))
+                    )
 
 
 def _label(sample: dict[str, Any], path: str) -> Label:
