@@ -81,10 +81,12 @@ def run(script: str, *args: object) -> list[Sample]:
     return [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
-@pytest.fixture
-def shards(tiny_image_folder: Path, tmp_path: Path) -> Path:
-    build(BuildOptions("image-folder", tiny_image_folder, "train", str(tmp_path / "shards"), shard_bytes=20_000))
-    return tmp_path / "shards"
+@pytest.fixture(params=[False, True], ids=["plain", "with-metadata"])
+def shards(request: pytest.FixtureRequest, tiny_image_folder: Path, tmp_path: Path) -> Path:
+    dest = tmp_path / "shards"
+    options = {"shard_bytes": 20_000, "keep_metadata": request.param}
+    build(BuildOptions("image-folder", tiny_image_folder, "train", str(dest), **options))
+    return dest
 
 
 @pytest.fixture
