@@ -44,7 +44,8 @@ class FileSource:
             raise SourceError(f"expected an image at {root / path}: {error.strerror}") from None
 
     def read(self) -> bytes:
-        data = Path(self.root, self.path).read_bytes()
+        with open(os.path.join(self.root, self.path), "rb", buffering=0) as file:
+            data = file.read()
         if len(data) != self.num_bytes:
             raise ChangedError(f"its size changed during the build, from {self.num_bytes} to {len(data)} bytes")
         return data
