@@ -7,7 +7,6 @@ Every kernel releases the interpreter lock, so plain threads use all cores and n
 Each thread draws on images that it keeps, and the output batches are used again: no view allocates memory.
 """
 
-import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.augment.blur import blur_kernel
 from pipeline.augment.buffers import BufferPool
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, scale_and_shift
@@ -131,19 +131,6 @@ def _normalise(views: Pixels, out: torch.Tensor) -> None:
         torch.addcmul(shift, rows.copy_(pixels), scale, out=rows)
     else:
         rows.copy_(torch.addcmul(shift, pixels.float(), scale))
-
-
-def blur_kernel(sigma: float) -> NDArray[np.float32]:
-    """The kernel of PIL's GaussianBlur: three box filters with fractional edges, whose variances add up to sigma^2.
-
-    One pass with the convolution of the three equals PIL's three passes but for its intermediate rounding.
-    Source: Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
-    """
-    variance = sigma * sigma / 3
-    whole = int((math.sqrt(12 * variance + 1) - 1) / 2)
-    edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    box = np.array([edge, *[1.0] * (2 * whole + 1), edge]) / (2 * whole + 1 + 2 * edge)
-    return np.convolve(np.convolve(box, box), box).astype(np.float32)
 
 
 def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:

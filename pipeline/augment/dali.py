@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
+from pipeline.augment.blur import blur_kernels
 from pipeline.augment.buffers import BufferPool
 from pipeline.augment.decode import DECODE_ERRORS, check_size, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
 from pipeline.augment.plan import CropPlan
 
 # Arrays of the plan, each fed as [V, ...] a sample.
-_INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "sigma", "solarize")
+_INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")
 _DALI_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16}
 _BATCHES_HELD = 2
 
@@ -112,7 +112,7 @@ class DaliExecutor:
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str, output: Output = "float32") -> tuple[Any, ...]:
     """The graph: one decode, then every view; outputs one [H, W, 3] tensor a view and sample."""
-    encoded, window, coloured, matrix, pivot, sigma, solarize = (
+    encoded, window, coloured, matrix, pivot, blurred, kernel, solarize = (
         fn.external_source(name=name, batch=True) for name in _INPUTS
     )
     image = fn.decoders.image(
@@ -139,8 +139,11 @@ def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str, output: Ou
             shift = fn.reductions.sum((pivot[v].gpu() if device == "gpu" else pivot[v]) * mean, axes=1)
             mapped = fn.coord_transform(view, M=matrix[v], dtype=types.FLOAT) + shift
             view = fn.cast(math.clamp(mapped, 0, 255), dtype=types.UINT8)
-        if sigma[v] > 0:
-            view = fn.gaussian_blur(view, sigma=sigma[v])
+        if blurred[v]:
+            taps = kernel[v].gpu() if device == "gpu" else kernel[v]
+            columns = fn.filter(view, fn.reshape(taps, shape=[-1, 1]), border="clamp", dtype=types.FLOAT)
+            rows = fn.filter(columns, fn.reshape(taps, shape=[1, -1]), border="clamp", dtype=types.FLOAT)
+            view = fn.cast(rows, dtype=types.UINT8)
         if solarize[v]:
             view = fn.lookup_table(
                 view,
@@ -172,31 +175,11 @@ def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
         "coloured": plan.coloured,
         "matrix": plan.matrix,
         "pivot": plan.pivot,
-        "sigma": _sampled_sigma(plan.sigma),
+        "blurred": plan.sigma > 0,
+        "kernel": blur_kernels(plan.sigma),
         "solarize": plan.solarize,
     }
     return {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
-
-
-def _sampled_sigma(sigma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sigma to ask of DALI for a blur of variance sigma^2.
-
-    DALI samples the Gaussian at whole pixels, which below about 0.6 pixels blurs far less than PIL's kernel (see
-    `pipeline.augment.cpu.blur_kernel`), whose variance is exact: 0.003 instead of 0.08 at sigma 0.29.
-    """
-    asked: NDArray[np.float64] = np.interp(sigma, [0, *_EXACT_SIGMA], [0, *_ASKED_SIGMA])
-    return asked.astype(np.float32)
-
-
-def _variance(sigma: float) -> float:
-    """Variance of DALI's kernel: the Gaussian at the whole pixels within three sigma."""
-    taps = np.arange(-np.ceil(3 * sigma), np.ceil(3 * sigma) + 1)
-    weights = np.exp(-(taps**2) / (2 * sigma * sigma))
-    return float((weights * taps**2).sum() / weights.sum())
-
-
-_ASKED_SIGMA = np.linspace(0.15, 8, 800)
-_EXACT_SIGMA = np.sqrt([_variance(sigma) for sigma in _ASKED_SIGMA])
 
 
 def _refused(images: Sequence[bytes], take: Callable[[bytes], object]) -> dict[int, str]:
