@@ -48,6 +48,7 @@ class CpuExecutor:
         def render_image(b: int) -> None:
             try:
                 image = decode(images[b])
+                plan.check_size(b, *image.shape[:2])
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return

@@ -20,7 +20,7 @@ from nvidia.dali import fn, math, pipeline_def, types
 
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.buffers import BufferPool
-from pipeline.augment.decode import DECODE_ERRORS, check_size, decode_with_pil
+from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
 from pipeline.augment.plan import CropPlan
 
@@ -43,9 +43,9 @@ class DaliExecutor:
 
     def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
-        # DALI would decode what PIL refuses: images so large that they take all memory.
-        if _refused(images, check_size):
-            raise BadImages(_refused(images, decode_with_pil))
+        # DALI would decode bombs until memory ends, and a window outside of its image ends the process.
+        if _refused(images, lambda b, image: plan.check_size(b, *image_size(image))):
+            raise BadImages(_undecodable(images, plan))
         self._build_for(len(images), plan.sizes)
         feeds = {"encoded": [np.frombuffer(image, np.uint8) for image in images], **_plan_arrays(plan)}
         try:
@@ -55,7 +55,7 @@ class DaliExecutor:
         except RuntimeError:
             # DALI fails the batch as a whole and leaves the pipeline unusable.
             self.close()
-            undecodable = _refused(images, decode_with_pil)
+            undecodable = _undecodable(images, plan)
             if undecodable:
                 raise BadImages(undecodable) from None
             raise
@@ -182,12 +182,20 @@ def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
     return {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
 
 
-def _refused(images: Sequence[bytes], take: Callable[[bytes], object]) -> dict[int, str]:
+def _undecodable(images: Sequence[bytes], plan: CropPlan) -> dict[int, str]:
+    def decode(b: int, encoded: bytes) -> None:
+        image = decode_with_pil(encoded)
+        plan.check_size(b, image.height, image.width)
+
+    return _refused(images, decode)
+
+
+def _refused(images: Sequence[bytes], take: Callable[[int, bytes], object]) -> dict[int, str]:
     """The images that `take` raises a decoding error for, and its words."""
     reasons = {}
     for b, image in enumerate(images):
         try:
-            take(image)
+            take(b, image)
         except DECODE_ERRORS as error:
             reasons[b] = str(error)
     return reasons

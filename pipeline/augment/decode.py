@@ -11,15 +11,15 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-# What PIL raises for images that are truncated or not images at all, and `check_size` for those too large.
+# What PIL raises for images that are truncated or not images at all, and `image_size` for those too large.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError)
 # Pixels of an image: where PIL begins to warn of decompression bombs, every executor refuses. 268 MB of RGB.
 MAX_PIXELS = 89_478_485
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-def check_size(encoded: bytes) -> None:
-    """Look at the header alone.
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width by the header alone.
 
     Raises:
         one of `DECODE_ERRORS`: not an image, or one of more than `MAX_PIXELS` pixels.
@@ -28,8 +28,9 @@ def check_size(encoded: bytes) -> None:
         with contextlib.suppress(ValueError):
             height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
             if height * width <= MAX_PIXELS:
-                return
-    _open(encoded)
+                return height, width
+    image = _open(encoded)
+    return image.height, image.width
 
 
 def decode_with_pil(encoded: bytes) -> Image.Image:

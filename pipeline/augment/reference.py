@@ -31,6 +31,7 @@ class ReferenceExecutor:
         def views_of(b: int) -> list[torch.Tensor]:
             try:
                 image = decode_with_pil(images[b])
+                plan.check_size(b, image.height, image.width)
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return []

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
+from pipeline.augment.blur import blur_kernel
 from pipeline.augment.colour import ColourJitter
-from pipeline.augment.blur import blur_kernel, blur_kernels
 from pipeline.augment.decode import decode, decode_with_pil
 from pipeline.augment.plan import ViewGroup
 from pipeline.errors import UserError
