@@ -4,7 +4,7 @@ import torch
 
 from pipeline.augment.executor import BadImages, Executor, Output, normalised
 from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, Planner
-from pipeline.augment.recipes import RECIPES
+from pipeline.augment.recipes import RECIPES, Recipe, build_planner
 from pipeline.errors import UserError
 
 __all__ = [
@@ -19,7 +19,9 @@ __all__ = [
     "MultiCropConfig",
     "Output",
     "Planner",
+    "Recipe",
     "build_executor",
+    "build_planner",
     "normalised",
 ]
 

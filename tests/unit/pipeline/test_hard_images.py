@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.augment import EXECUTORS, BadImages, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.plan import ViewGroup
