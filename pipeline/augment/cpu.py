@@ -4,7 +4,8 @@
     -> solarize -> normalised straight into the stacked output batch
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
-Each thread draws on images that it keeps, and the output batches are used again: no view allocates memory.
+Each thread draws on images that it keeps, and the output batches are used again: a view allocates a copy of its window
+and nothing else.
 """
 
 import threading
