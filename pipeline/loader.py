@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from pipeline import telemetry
-from pipeline.augment import BadImages, Executor, Planner, build_executor
+from pipeline.augment import BadImages, Executor, Output, Planner, build_executor, normalised
 from pipeline.config import Config
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
 
@@ -31,12 +31,15 @@ class DataConfig(Config):
     Attributes:
         stream: Where the samples come from.
         executor: What renders the views: "cpu", "dali" or "reference".
+        output: How views wait and travel to the device: "float32", "float16" at half the bytes and 11 bits of
+            precision, or "uint8" at a quarter of the bytes, normalised on the device with the result of "float32".
         num_threads: Threads of the executor.
         queue_batches: Finished batches that may wait for the training step.
     """
 
     stream: StreamConfig
     executor: str = "cpu"
+    output: Output = "float32"
     num_threads: PositiveInt = 4
     queue_batches: PositiveInt = 2
 
@@ -49,7 +52,7 @@ class ViewBatch:
     step: int
     ids: NDArray[np.int64]  # [B]
     labels: torch.Tensor  # int64 [B]
-    views: list[torch.Tensor]  # one a group of equal sizes: [V, B, 3, H, W]
+    views: list[torch.Tensor]  # one a group of equal sizes: float32 [V, B, 3, H, W], normalised
     num_encoded_bytes: int
 
 
@@ -143,7 +146,7 @@ class ViewLoader:
             step=encoded.step,
             ids=encoded.ids,
             labels=torch.from_numpy(encoded.labels.astype(np.int64)).to(self._device),
-            views=[group.to(self._device, non_blocking=True) for group in views],
+            views=[normalised(group.to(self._device, non_blocking=True)) for group in views],
             num_encoded_bytes=sum(map(len, encoded.images)),
         )
 
@@ -191,5 +194,5 @@ def _put(results: "queue.Queue[Any]", item: object, stop: threading.Event) -> bo
 
 def open_loader(stream: SampleStream, planner: Planner, config: DataConfig, device: torch.device) -> ViewLoader:
     """A loader as `config` describes it."""
-    executor = build_executor(config.executor, config.num_threads, device)
+    executor = build_executor(config.executor, config.num_threads, device, config.output)
     return ViewLoader(stream, planner, executor, device, config.queue_batches)

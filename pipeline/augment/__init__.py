@@ -2,9 +2,9 @@
 
 import torch
 
-from pipeline.augment.executor import BadImages, Executor
+from pipeline.augment.executor import BadImages, Executor, Output, normalised
 from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, Planner
-from pipeline.augment.recipes import RECIPES
+from pipeline.augment.recipes import RECIPES, Recipe, build_planner
 from pipeline.errors import UserError
 
 __all__ = [
@@ -17,8 +17,12 @@ __all__ = [
     "Executor",
     "MultiCrop",
     "MultiCropConfig",
+    "Output",
     "Planner",
+    "Recipe",
     "build_executor",
+    "build_planner",
+    "normalised",
 ]
 
 EXECUTORS = ("reference", "cpu", "dali")
@@ -28,8 +32,8 @@ class ExecutorError(UserError):
     """The executor is unknown or cannot run on this machine."""
 
 
-def build_executor(name: str, num_threads: int, device: torch.device) -> Executor:
-    """The executor called `name`; "dali" runs on `device`, the others on the CPU.
+def build_executor(name: str, num_threads: int, device: torch.device, output: Output = "float32") -> Executor:
+    """The executor called `name`, its views of type `output`; "dali" runs on `device`, the others on the CPU.
 
     Raises:
         ExecutorError: there is none of that name, DALI is not installed, or there is no such device.
@@ -38,11 +42,11 @@ def build_executor(name: str, num_threads: int, device: torch.device) -> Executo
     if name == "reference":
         from pipeline.augment.reference import ReferenceExecutor
 
-        return ReferenceExecutor(num_threads)
+        return ReferenceExecutor(num_threads, output)
     if name == "cpu":
         from pipeline.augment.cpu import CpuExecutor
 
-        return CpuExecutor(num_threads)
+        return CpuExecutor(num_threads, output)
     if name == "dali":
         try:
             from pipeline.augment.dali import DaliExecutor
@@ -52,5 +56,5 @@ def build_executor(name: str, num_threads: int, device: torch.device) -> Executo
             ) from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ExecutorError("the dali executor finds no CUDA device here; use device 'cpu'")
-        return DaliExecutor(num_threads, device)
+        return DaliExecutor(num_threads, device, output)
     raise ExecutorError(f"unknown executor '{name}'; choose one of {', '.join(EXECUTORS)}")

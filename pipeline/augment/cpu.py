@@ -4,110 +4,135 @@
     -> solarize -> normalised straight into the stacked output batch
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
+Each thread draws on images that it keeps, and the output batches are used again: a view allocates a copy of its window
+and nothing else.
 """
 
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.augment.blur import blur_kernel
+from pipeline.augment.buffers import BufferPool
 from pipeline.augment.decode import DECODE_ERRORS, decode
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
+from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, scale_and_shift
 from pipeline.augment.plan import CropPlan
+
+Pixels = NDArray[np.uint8]
+_bicubic = torch.ops.aten._upsample_bicubic2d_aa.out  # F.interpolate without a place for its result
 
 
 class CpuExecutor:
     """Renders each image's views on one of `num_threads` threads."""
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, output: Output = "float32") -> None:
         self.device = torch.device("cpu")
+        self._dtype = OUTPUT_TYPES[output]
+        self._buffers, self._canvases = BufferPool(), Canvases()
         # The parallelism is over images: kernels must not start threads of their own on top.
         cv2.setNumThreads(1)
         self._pool = single_threaded_pool(num_threads)
 
     def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
-        groups = [
-            torch.empty(group.stop - group.start, len(images), *plan.sizes[group.start], 3) for group in plan.groups
+        stacks = [
+            self._buffers.empty((group.stop - group.start, len(images), *plan.sizes[group.start], 3), self._dtype)
+            for group in plan.groups
         ]
-        views = [view for group in groups for view in group]
         reasons: dict[int, str] = {}
 
         def render_image(b: int) -> None:
             try:
                 image = decode(images[b])
+                plan.check_size(b, *image.shape[:2])
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return
-            for v in range(plan.num_views):
-                _normalise(_render(image, plan, v, b), views[v][b])
+            for group, stack in zip(plan.groups, stacks, strict=True):
+                self._render_group(image, plan, group, b, stack[:, b])
 
         for _ in self._pool.map(render_image, range(len(images))):
             pass
         if reasons:
             raise BadImages(reasons)
-        return [group.permute(0, 1, 4, 2, 3) for group in groups]
+        return [stack.permute(0, 1, 4, 2, 3) for stack in stacks]
 
     def close(self) -> None:
         """See `Executor`."""
         self._pool.shutdown()
 
+    def _render_group(self, image: Pixels, plan: CropPlan, group: slice, b: int, out: torch.Tensor) -> None:
+        """The views of one size of sample `b`, into `out` [V, H, W, 3]."""
+        size, num_views = plan.sizes[group.start], group.stop - group.start
+        canvas = self._canvases.of(num_views + 1, size)
+        views, spare = canvas[:-1], canvas[-1]
+        if self._dtype == torch.uint8:
+            views = out.numpy()
+        for v in range(num_views):
+            render_view(image, plan, group.start + v, b, views[v], spare)
+        if self._dtype != torch.uint8:
+            _normalise(views, out)
 
-def _render(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int) -> NDArray[np.uint8]:
-    """View `v` of sample `b` before normalisation: [H, W, 3]."""
-    view = resized_window(image, plan, v, b)
+
+class Canvases(threading.local):
+    """The 8-bit images that a thread draws on."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[int, tuple[int, int]], Pixels] = {}
+
+    def of(self, count: int, size: tuple[int, int]) -> Pixels:
+        """`count` images of `size`: [count, H, W, 3], contents undefined."""
+        if (count, size) not in self._of:
+            self._of[count, size] = np.empty((count, *size, 3), np.uint8)
+        return self._of[count, size]
+
+
+def render_view(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, spare: Pixels) -> None:
+    """View `v` of sample `b` before normalisation, into `out` [H, W, 3]; `spare`, of the same shape, is overwritten."""
+    here, there = out, spare
+    resize_window(image, plan, v, b, here)
     if plan.flip[v, b]:
-        view = cv2.flip(view, 1)
+        cv2.flip(here, 1, dst=there)
+        here, there = there, here
     if plan.coloured[v, b]:
-        offset = plan.pivot[v, b] @ cv2.mean(view)[:3]
-        view = cv2.transform(view, np.column_stack([plan.matrix[v, b], offset]))
+        matrix = np.empty((3, 4), np.float32)
+        matrix[:, :3] = plan.matrix[v, b]
+        matrix[:, 3] = plan.pivot[v, b] @ cv2.mean(here)[:3]
+        cv2.transform(here, matrix, dst=there)
+        here, there = there, here
     if plan.sigma[v, b] > 0:
         kernel = blur_kernel(float(plan.sigma[v, b]))
-        view = cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+        cv2.sepFilter2D(here, -1, kernel, kernel, dst=there, borderType=cv2.BORDER_REPLICATE)
+        here, there = there, here
     if plan.solarize[v, b]:
-        view = cv2.min(view, cv2.bitwise_not(view))  # v below 128, else 255 - v
-    return view
+        cv2.bitwise_not(here, dst=there)
+        cv2.min(here, there, dst=here)  # v below 128, else 255 - v
+    if here is not out:
+        np.copyto(out, here)
 
 
-def _normalise(view: NDArray[np.uint8], out: torch.Tensor) -> None:
-    """Pixels [H, W, 3] to (x / 255 - mean) / std in float32, into `out` of the same shape."""
-    scale, shift = _row_of_constants(view.shape[1])
-    rows = out.flatten(1)  # along rows of 3 W values the three constants of a pixel are one vector operation
-    torch.addcmul(shift, rows.copy_(torch.from_numpy(view).flatten(1)), scale, out=rows)
-
-
-@lru_cache
-def _row_of_constants(width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
-    scale, shift = 1 / (255 * std), -torch.tensor(IMAGENET_MEAN, dtype=torch.float64) / std
-    return scale.repeat(width).float(), shift.repeat(width).float()
-
-
-def resized_window(image: NDArray[np.uint8], plan: CropPlan, v: int, b: int) -> NDArray[np.uint8]:
-    """The window of view `v`, bicubic with antialiasing, 8-bit in and out: PIL's result but for rounding."""
-    top, left, size = plan.top[v, b], plan.left[v, b], plan.sizes[v]
+def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels) -> None:
+    """The window of view `v`, bicubic with antialiasing, into `out` [H, W, 3]: PIL's result but for rounding."""
+    top, left = plan.top[v, b], plan.left[v, b]
     window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
-    pixels = torch.from_numpy(window).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(pixels, size, mode="bicubic", antialias=True)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()
+    pixels = torch.from_numpy(np.ascontiguousarray(window))[None].permute(0, 3, 1, 2)
+    _bicubic(pixels, plan.sizes[v], False, out=torch.from_numpy(out)[None].permute(0, 3, 1, 2))
 
 
-def blur_kernel(sigma: float) -> NDArray[np.float32]:
-    """The kernel of PIL's GaussianBlur: three box filters with fractional edges, whose variances add up to sigma^2.
-
-    One pass with the convolution of the three equals PIL's three passes but for its intermediate rounding.
-    Source: Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
-    """
-    variance = sigma * sigma / 3
-    whole = int((np.sqrt(12 * variance + 1) - 1) / 2)
-    edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    box = np.array([edge, *[1.0] * (2 * whole + 1), edge]) / (2 * whole + 1 + 2 * edge)
-    return np.convolve(np.convolve(box, box), box).astype(np.float32)
+def _normalise(views: Pixels, out: torch.Tensor) -> None:
+    """Pixels [V, H, W, 3] to (x / 255 - mean) / std, into `out` of the same shape."""
+    scale, shift = scale_and_shift(out.shape[2])
+    rows, pixels = out.flatten(2), torch.from_numpy(views).flatten(2)
+    # Along rows of 3 W values the three constants of a pixel are one vector operation.
+    if out.dtype == torch.float32:
+        torch.addcmul(shift, rows.copy_(pixels), scale, out=rows)
+    else:
+        rows.copy_(torch.addcmul(shift, pixels.float(), scale))
 
 
 def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:

@@ -2,35 +2,50 @@
 
 All choices come from the plan, none from DALI's random operators (theirs depend on the slot in the batch). The GPU
 graph is the CPU graph with another `device`; the plan's arrays are arguments and predicates and stay on the CPU.
+
+Hand-over. DALI's outputs are taken by DLPack, without a copy, and laid side by side in one stack a size, which the
+student would otherwise have to do. On a GPU nothing waits for anything but data: DALI works on a stream of its own,
+DLPack makes torch's current stream wait for the views, and the stacking is queued on that stream. DALI may not
+use the views' memory again before the stacking has read them, so they are held, with an event, until the next call
+but one; by then the event has long passed. The stacks belong to the stream that was current in the calling thread.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from nvidia.dali import fn, math, pipeline_def, types
 
-from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
+from pipeline.augment.blur import blur_kernels
+from pipeline.augment.buffers import BufferPool
+from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
 from pipeline.augment.plan import CropPlan
 
 # Arrays of the plan, each fed as [V, ...] a sample.
-_INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "sigma", "solarize")
+_INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")
+_DALI_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16}
+_BATCHES_HELD = 2
 
 
 class DaliExecutor:
     """One DALI pipeline on `device`, rebuilt when the batch size or the views change."""
 
-    def __init__(self, num_threads: int, device: torch.device) -> None:
+    def __init__(self, num_threads: int, device: torch.device, output: Output = "float32") -> None:
         self.device = device
-        self._num_threads = num_threads
+        self._num_threads, self._output = num_threads, output
         self._shape: tuple[Any, ...] = ()
         self._pipeline: Any = None
+        self._buffers = BufferPool()
+        self._held: deque[tuple[list[torch.Tensor], torch.cuda.Event]] = deque()
 
     def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
+        # DALI would decode bombs until memory ends, and a window outside of its image ends the process.
+        if _refused(images, lambda b, image: plan.check_size(b, *image_size(image))):
+            raise BadImages(_undecodable(images, plan))
         self._build_for(len(images), plan.sizes)
         feeds = {"encoded": [np.frombuffer(image, np.uint8) for image in images], **_plan_arrays(plan)}
         try:
@@ -40,14 +55,20 @@ class DaliExecutor:
         except RuntimeError:
             # DALI fails the batch as a whole and leaves the pipeline unusable.
             self.close()
-            reasons = _undecodable(images)
-            if reasons:
-                raise BadImages(reasons) from None
+            undecodable = _undecodable(images, plan)
+            if undecodable:
+                raise BadImages(undecodable) from None
             raise
-        return [self._stack(outputs, plan, group) for group in plan.groups]
+        views = [torch.utils.dlpack.from_dlpack(output.as_tensor()) for output in outputs]
+        stacks = [self._stack(views[group]) for group in plan.groups]
+        if self.device.type == "cuda":
+            self._hold(views)
+        return stacks
 
     def close(self) -> None:
         """See `Executor`."""
+        while self._held:
+            self._held.popleft()[1].synchronize()
         self._pipeline, self._shape = None, ()
 
     def _build_for(self, batch_size: int, sizes: tuple[tuple[int, int], ...]) -> None:
@@ -57,31 +78,41 @@ class DaliExecutor:
         self._pipeline = multi_crop_graph(
             sizes,
             "gpu" if on_gpu else "cpu",
+            self._output,
             batch_size=batch_size,
             num_threads=self._num_threads,
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=1,
+            exec_dynamic=True,  # with it an output's memory lives as long as a tensor refers to it
         )
         self._pipeline.build()
         self._shape = (batch_size, sizes)
 
-    def _stack(self, outputs: Any, plan: CropPlan, group: slice) -> torch.Tensor:
-        """The views of one size, copied out of DALI's buffers before the next run reuses them."""
-        height, width = plan.sizes[group.start]
-        views = group.stop - group.start
-        stacked = torch.empty(views, plan.batch_size, height, width, 3, device=self.device)
-        for v in range(views):
-            stacked[v].copy_(torch.utils.dlpack.from_dlpack(outputs[group.start + v].as_tensor()))
-        if self.device.type == "cuda":
-            # The copies run on torch's stream, DALI's next run on its own: it must not begin to overwrite before.
-            torch.cuda.current_stream(self.device).synchronize()
-        return stacked.permute(0, 1, 4, 2, 3)
+    def _stack(self, views: list[torch.Tensor]) -> torch.Tensor:
+        """V views [B, H, W, 3] as [V, B, 3, H, W]."""
+        shape = (len(views), *views[0].shape)
+        on_gpu = self.device.type == "cuda"
+        stack = (
+            torch.empty(shape, dtype=OUTPUT_TYPES[self._output], device=self.device)
+            if on_gpu
+            else self._buffers.empty(shape, OUTPUT_TYPES[self._output])
+        )
+        return torch.stack(views, out=stack).permute(0, 1, 4, 2, 3)
+
+    def _hold(self, views: list[torch.Tensor]) -> None:
+        """Keep DALI's memory until torch has read it; waits for the batch before the last, that is, hardly ever."""
+        stacked = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        stacked.record(torch.cuda.current_stream(self.device))
+        self._held.append((views, stacked))
+        while len(self._held) > _BATCHES_HELD:
+            self._held[0][1].synchronize()
+            self._held.popleft()
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str) -> tuple[Any, ...]:
-    """The graph: one decode, then every view; outputs one [H, W, 3] float tensor a view and sample."""
-    encoded, window, coloured, matrix, pivot, sigma, solarize = (
+def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str, output: Output = "float32") -> tuple[Any, ...]:
+    """The graph: one decode, then every view; outputs one [H, W, 3] tensor a view and sample."""
+    encoded, window, coloured, matrix, pivot, blurred, kernel, solarize = (
         fn.external_source(name=name, batch=True) for name in _INPUTS
     )
     image = fn.decoders.image(
@@ -108,8 +139,11 @@ def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str) -> tuple[A
             shift = fn.reductions.sum((pivot[v].gpu() if device == "gpu" else pivot[v]) * mean, axes=1)
             mapped = fn.coord_transform(view, M=matrix[v], dtype=types.FLOAT) + shift
             view = fn.cast(math.clamp(mapped, 0, 255), dtype=types.UINT8)
-        if sigma[v] > 0:
-            view = fn.gaussian_blur(view, sigma=sigma[v])
+        if blurred[v]:
+            taps = kernel[v].gpu() if device == "gpu" else kernel[v]
+            columns = fn.filter(view, fn.reshape(taps, shape=[-1, 1]), border="clamp", dtype=types.FLOAT)
+            rows = fn.filter(columns, fn.reshape(taps, shape=[1, -1]), border="clamp", dtype=types.FLOAT)
+            view = fn.cast(rows, dtype=types.UINT8)
         if solarize[v]:
             view = fn.lookup_table(
                 view,
@@ -117,16 +151,18 @@ def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str) -> tuple[A
                 values=[255 - value if value >= 128 else value for value in range(256)],
                 dtype=types.UINT8,
             )
-        views.append(
-            fn.crop_mirror_normalize(
-                view,
-                mean=[255 * value for value in IMAGENET_MEAN],
-                std=[255 * value for value in IMAGENET_STD],
-                dtype=types.FLOAT,
-                output_layout="HWC",
-            )
-        )
+        views.append(view if output == "uint8" else _normalise(view, _DALI_TYPES[output]))
     return tuple(views)
+
+
+def _normalise(view: Any, dtype: Any) -> Any:
+    return fn.crop_mirror_normalize(
+        view,
+        mean=[255 * value for value in IMAGENET_MEAN],
+        std=[255 * value for value in IMAGENET_STD],
+        dtype=dtype,
+        output_layout="HWC",
+    )
 
 
 def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
@@ -139,38 +175,27 @@ def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
         "coloured": plan.coloured,
         "matrix": plan.matrix,
         "pivot": plan.pivot,
-        "sigma": _sampled_sigma(plan.sigma),
+        "blurred": plan.sigma > 0,
+        "kernel": blur_kernels(plan.sigma),
         "solarize": plan.solarize,
     }
     return {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
 
 
-def _sampled_sigma(sigma: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sigma to ask of DALI for a blur of variance sigma^2.
+def _undecodable(images: Sequence[bytes], plan: CropPlan) -> dict[int, str]:
+    def decode(b: int, encoded: bytes) -> None:
+        image = decode_with_pil(encoded)
+        plan.check_size(b, image.height, image.width)
 
-    DALI samples the Gaussian at whole pixels, which below about 0.6 pixels blurs far less than PIL's kernel (see
-    `pipeline.augment.cpu.blur_kernel`), whose variance is exact: 0.003 instead of 0.08 at sigma 0.29.
-    """
-    asked: NDArray[np.float64] = np.interp(sigma, [0, *_EXACT_SIGMA], [0, *_ASKED_SIGMA])
-    return asked.astype(np.float32)
+    return _refused(images, decode)
 
 
-def _variance(sigma: float) -> float:
-    """Variance of DALI's kernel: the Gaussian at the whole pixels within three sigma."""
-    taps = np.arange(-np.ceil(3 * sigma), np.ceil(3 * sigma) + 1)
-    weights = np.exp(-(taps**2) / (2 * sigma * sigma))
-    return float((weights * taps**2).sum() / weights.sum())
-
-
-_ASKED_SIGMA = np.linspace(0.15, 8, 800)
-_EXACT_SIGMA = np.sqrt([_variance(sigma) for sigma in _ASKED_SIGMA])
-
-
-def _undecodable(images: Sequence[bytes]) -> dict[int, str]:
+def _refused(images: Sequence[bytes], take: Callable[[int, bytes], object]) -> dict[int, str]:
+    """The images that `take` raises a decoding error for, and its words."""
     reasons = {}
     for b, image in enumerate(images):
         try:
-            decode_with_pil(image)
+            take(b, image)
         except DECODE_ERRORS as error:
             reasons[b] = str(error)
     return reasons

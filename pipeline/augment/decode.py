@@ -11,9 +11,26 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-# What PIL raises for images that are truncated, not images at all, or larger than its limit.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# What PIL raises for images that are truncated or not images at all, and `image_size` for those too large.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError)
+# Pixels of an image: where PIL begins to warn of decompression bombs, every executor refuses. 268 MB of RGB.
+MAX_PIXELS = 89_478_485
 _JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def image_size(encoded: bytes) -> tuple[int, int]:
+    """Height and width by the header alone.
+
+    Raises:
+        one of `DECODE_ERRORS`: not an image, or one of more than `MAX_PIXELS` pixels.
+    """
+    if encoded[:3] == _JPEG_MAGIC:
+        with contextlib.suppress(ValueError):
+            height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+            if height * width <= MAX_PIXELS:
+                return height, width
+    image = _open(encoded)
+    return image.height, image.width
 
 
 def decode_with_pil(encoded: bytes) -> Image.Image:
@@ -22,7 +39,7 @@ def decode_with_pil(encoded: bytes) -> Image.Image:
     Raises:
         one of `DECODE_ERRORS`: not a decodable image.
     """
-    image: Image.Image = Image.open(io.BytesIO(encoded))
+    image = _open(encoded)
     if image.mode == "I;16":  # PIL would clip to 255, which leaves most 16-bit photographs white
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     return image.convert("RGB")
@@ -38,8 +55,18 @@ def decode(encoded: bytes) -> NDArray[np.uint8]:
         # A ValueError here may be no more than a few stray bytes: which damage is fatal is for PIL to say.
         with contextlib.suppress(ValueError):
             height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
-            # libjpeg-turbo does not convert CMYK to RGB; PIL does, and knows the limit for decompression bombs.
-            if colour_space not in ("CMYK", "YCCK") and height * width < Image.MAX_IMAGE_PIXELS:
+            # libjpeg-turbo does not convert CMYK to RGB; PIL does.
+            if colour_space not in ("CMYK", "YCCK") and height * width <= MAX_PIXELS:
                 pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded)
                 return pixels
     return np.array(decode_with_pil(encoded))
+
+
+def _open(encoded: bytes) -> Image.Image:
+    try:
+        image: Image.Image = Image.open(io.BytesIO(encoded))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(str(error)) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+    return image

@@ -1,8 +1,9 @@
-"""What an executor of the augmentation plan is, and what happens to images that cannot be decoded."""
+"""What an executor of the augmentation plan is, what it puts out, and what happens to undecodable images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import lru_cache
+from typing import Literal, Protocol
 
 import torch
 
@@ -11,6 +12,14 @@ from pipeline.augment.plan import CropPlan
 # Mean and standard deviation of ImageNet in RGB, 0..1, as every published backbone expects.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# float32 and float16 are normalised; uint8 are the pixels, 0..255, a quarter of the bytes: see `normalised`.
+Output = Literal["float32", "float16", "uint8"]
+OUTPUT_TYPES: dict[Output, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "uint8": torch.uint8,
+}
 
 
 @dataclass
@@ -29,8 +38,8 @@ class Executor(Protocol):
         """Render the views of B encoded images.
 
         Returns:
-            One tensor a group of equal sizes, float32 [V, B, 3, H, W], normalised, channels-last in memory, on
-            `device`.
+            One tensor a group of equal sizes, [V, B, 3, H, W], of the output type that the executor was built for,
+            channels-last in memory, on `device`.
 
         Raises:
             BadImages: some images cannot be decoded; nothing was rendered.
@@ -40,3 +49,19 @@ class Executor(Protocol):
     def close(self) -> None:
         """Release threads and pipelines."""
         ...
+
+
+def normalised(views: torch.Tensor) -> torch.Tensor:
+    """Views [..., 3, H, W] of any output type as float32, (x / 255 - mean) / std; float32 itself is not copied."""
+    if views.dtype != torch.uint8:
+        return views.float()
+    scale, shift = (constant.to(views.device).view(3, 1, 1) for constant in scale_and_shift(1))
+    return torch.addcmul(shift, views.float(), scale)
+
+
+@lru_cache
+def scale_and_shift(width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The normalisation of a row of `width` RGB pixels 0..255 as x * scale + shift: both float32 [3 * width]."""
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
+    scale, shift = 1 / (255 * std), -torch.tensor(IMAGENET_MEAN, dtype=torch.float64) / std
+    return scale.repeat(width).float(), shift.repeat(width).float()

@@ -7,11 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.augment.executor import IMAGENET_STD
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.augment.plan import CropPlan
 
-# An operation is charged with the difference of the views in which it is the only one beyond crop, resize and flip.
-OPERATIONS = ("crop, resize, flip", "colour", "blur", "solarize")
+# An operation is charged with the difference of the views in which it is the only one beyond crop and resize; flips are
+# counted as one where they are alone, and jitter with grayscale as grayscale.
+OPERATIONS = ("crop and resize", "flip", "jitter", "grayscale", "blur", "solarize")
+LARGE = 6  # in 1/255: a pixel further off than this would be seen
 
 
 @dataclass
@@ -20,41 +22,63 @@ class Parity:
 
     _means: list[NDArray[np.float64]] = field(default_factory=list)  # each [V, B]
     _kinds: list[NDArray[np.int64]] = field(default_factory=list)  # each [V, B]: place in OPERATIONS, or -1
-    _above: list[NDArray[np.float64]] = field(default_factory=list)  # each [V, B]: share of pixels above 6/255
+    _large: list[NDArray[np.float64]] = field(default_factory=list)  # each [V, B]: share of pixels above LARGE
+    _fractions: list[NDArray[np.float64]] = field(default_factory=list)  # each [V, B]
 
     def add(self, reference: list[torch.Tensor], other: list[torch.Tensor], plan: CropPlan) -> None:
-        """Take in the views of one batch from both executors."""
-        std = torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
-        differences = [
-            ((view - expected.to(view)).abs() * std.to(view)).flatten(2)
+        """Take in the views of one batch from both executors, of any output type."""
+        pairs = [
+            (_pixels(expected), _pixels(view).to(expected.device))
             for group, expecteds in zip(other, reference, strict=True)
-            for view, expected in zip(group[:, None], expecteds[:, None], strict=True)
+            for view, expected in zip(group, expecteds, strict=True)
         ]
-        self._means.append(_rows(d.mean(dim=2) for d in differences))
-        self._above.append(_rows((d > 6).double().mean(dim=2) for d in differences))
-        blurred = plan.sigma > 0
-        kind = 1 * plan.coloured + 2 * blurred + 3 * plan.solarize
-        alone = plan.coloured.astype(int) + blurred + plan.solarize <= 1
-        self._kinds.append(np.where(alone, kind, -1))
+        differences = [(view - expected).abs().flatten(1) for expected, view in pairs]
+        self._means.append(_rows(d.mean(dim=1) for d in differences))
+        self._large.append(_rows((d > LARGE).double().mean(dim=1) for d in differences))
+        # All steps but the last give whole pixels: what is not whole afterwards is the error of normalising.
+        self._fractions.append(_rows((view - view.round()).abs().flatten(1).mean(dim=1) for _, view in pairs))
+        self._kinds.append(_kinds(plan))
 
     def view_means(self) -> NDArray[np.float64]:
         """Mean difference of every view: [V, N]."""
         return np.concatenate(self._means, axis=1)
 
     def summary(self) -> dict[str, object]:
-        """Mean by place of the view, the worst single view, the share above 6/255, and the mean by operation."""
-        means, kinds = self.view_means(), np.concatenate(self._kinds, axis=1)
-        by_operation = {
-            name: float(means[kinds == i].mean()) for i, name in enumerate(OPERATIONS) if (kinds == i).any()
-        }
+        """Means, by place of the view and by operation; the worst single view; shares of pixels above 6/255."""
+        means, large, kinds = (np.concatenate(c, axis=1) for c in (self._means, self._large, self._kinds))
+        found = {name: kinds == i for i, name in enumerate(OPERATIONS) if (kinds == i).any()}
+        by_operation = {name: float(means[alone].mean()) for name, alone in found.items()}
         return {
             "mean": float(means.mean()),
             "mean_by_view": [round(float(value), 4) for value in means.mean(axis=1)],
             "worst_view": float(means.max()),
-            "share_above_6": float(np.concatenate(self._above, axis=1).mean()),
-            "mean_by_operation": by_operation,
+            "share_above_6": float(large.mean()),
+            "mean_by_operation": {
+                **by_operation,
+                "normalise": float(np.concatenate(self._fractions, axis=1).mean()),
+            },
+            "share_above_6_by_operation": {name: float(large[alone].mean()) for name, alone in found.items()},
         }
 
 
+def _kinds(plan: CropPlan) -> NDArray[np.int64]:
+    """Which of OPERATIONS a view is charged to: [V, B], -1 for none."""
+    gray = (plan.matrix[..., 0, :] == plan.matrix[..., 1, :]).all(axis=-1)
+    colour = np.where(plan.coloured, np.where(gray, 3, 2), 0)
+    kind = colour + 4 * (plan.sigma > 0) + 5 * plan.solarize
+    kind = np.where((kind == 0) & plan.flip, 1, kind)
+    alone = plan.coloured.astype(int) + (plan.sigma > 0) + plan.solarize <= 1
+    return np.where(alone, kind, -1)
+
+
+def _pixels(views: torch.Tensor) -> torch.Tensor:
+    """Views [B, 3, H, W] of any output type as pixels 0..255, float64."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64, device=views.device).view(3, 1, 1)
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return views.double() if views.dtype == torch.uint8 else (views.double() * std + mean) * 255
+
+
 def _rows(views: Iterable[torch.Tensor]) -> NDArray[np.float64]:
-    return torch.cat(list(views)).double().cpu().numpy()
+    return torch.stack(list(views)).cpu().numpy()

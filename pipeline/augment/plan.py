@@ -116,6 +116,15 @@ class CropPlan:
     sigma: NDArray[np.float32]  # pixels of the view; 0 = no blur
     solarize: NDArray[np.bool_]
 
+    def check_size(self, b: int, height: int, width: int) -> None:
+        """Compare the decoded size of sample `b` with the one that its windows were drawn for.
+
+        Raises:
+            ValueError: a window reaches beyond the image.
+        """
+        if (self.top[:, b] + self.height[:, b]).max() > height or (self.left[:, b] + self.width[:, b]).max() > width:
+            raise ValueError(f"it has {height} x {width} pixels, fewer than its shard's index says")
+
     @property
     def num_views(self) -> int:
         """V."""

@@ -1,11 +1,13 @@
 """Augmentations by name, for what they are used for."""
 
 from pipeline.augment.colour import ColourJitter
-from pipeline.augment.plan import MultiCropConfig, ViewGroup
+from pipeline.augment.plan import CenterCrop, CenterCropConfig, MultiCrop, MultiCropConfig, Planner, ViewGroup
+
+Recipe = MultiCropConfig | CenterCropConfig
 
 _NO_COLOUR = ColourJitter(probability=0.0)
 
-RECIPES: dict[str, MultiCropConfig] = {
+RECIPES: dict[str, Recipe] = {
     # Pre-training: two global and eight local views (EsViT, section 4; the augmentation of DINO).
     "dino": MultiCropConfig(),
     # Linear probes: one random window and a flip.
@@ -18,4 +20,11 @@ RECIPES: dict[str, MultiCropConfig] = {
         jitter=ColourJitter(probability=1.0, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.0),
         grayscale=0.0,
     ),
+    # Evaluation: shorter side to 256, centre 224.
+    "eval": CenterCropConfig(),
 }
+
+
+def build_planner(recipe: Recipe, seed: int) -> Planner:
+    """The planner of a recipe; one without random views does not use the seed."""
+    return CenterCrop(recipe) if isinstance(recipe, CenterCropConfig) else MultiCrop(recipe, seed)

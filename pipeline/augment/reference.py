@@ -12,15 +12,16 @@ import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, BadImages
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
 from pipeline.augment.plan import CropPlan
 
 
 class ReferenceExecutor:
     """PIL on `num_threads` threads, one image at a time on each."""
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, output: Output = "float32") -> None:
         self.device = torch.device("cpu")
+        self._dtype = OUTPUT_TYPES[output]
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reference")
 
     def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
@@ -30,10 +31,11 @@ class ReferenceExecutor:
         def views_of(b: int) -> list[torch.Tensor]:
             try:
                 image = decode_with_pil(images[b])
+                plan.check_size(b, image.height, image.width)
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return []
-            return [render(image, plan, v, b) for v in range(plan.num_views)]
+            return [render(image, plan, v, b, self._dtype) for v in range(plan.num_views)]
 
         samples = list(self._pool.map(views_of, range(len(images))))
         if reasons:
@@ -51,8 +53,8 @@ class ReferenceExecutor:
         self._pool.shutdown()
 
 
-def render(image: Image.Image, plan: CropPlan, v: int, b: int) -> torch.Tensor:
-    """View `v` of sample `b`: float32 [3, H, W]."""
+def render(image: Image.Image, plan: CropPlan, v: int, b: int, dtype: torch.dtype) -> torch.Tensor:
+    """View `v` of sample `b`: [3, H, W], normalised unless `dtype` is uint8."""
     window = (int(array[v, b]) for array in (plan.top, plan.left, plan.height, plan.width))
     view = F.resized_crop(image, *window, list(plan.sizes[v]), F.InterpolationMode.BICUBIC)
     if plan.flip[v, b]:
@@ -64,5 +66,8 @@ def render(image: Image.Image, plan: CropPlan, v: int, b: int) -> torch.Tensor:
         view = view.filter(ImageFilter.GaussianBlur(float(plan.sigma[v, b])))
     if plan.solarize[v, b]:
         view = ImageOps.solarize(view, 128)
-    pixels: torch.Tensor = F.normalize(F.to_tensor(view), IMAGENET_MEAN, IMAGENET_STD)
+    if dtype == torch.uint8:
+        pixels: torch.Tensor = F.pil_to_tensor(view)
+    else:
+        pixels = F.normalize(F.to_tensor(view), IMAGENET_MEAN, IMAGENET_STD).to(dtype)
     return pixels

@@ -3,18 +3,20 @@
 reference, cpu, dali   the executors of the plan
 original               the original EsViT's way: PIL and torchvision transforms in a torch DataLoader, one worker
                        process a thread
-dali-native            DALI's own webdataset reader and random operators: what exactness costs
+dali-native            DALI's own random operators on the same images in memory: what exactness costs
 floor-decode           libjpeg-turbo alone
 floor-resize           decoding, and the windows of the plan resized with the kernel of `cpu`, nothing else
 """
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from pipeline.augment import EXECUTORS, CropPlan, Executor, MultiCropConfig, Planner, build_executor
+from pipeline.augment import EXECUTORS, CropPlan, Executor, Output, Planner, Recipe, build_executor, normalised
 from pipeline.augment import cpu as kernels
 from pipeline.augment.decode import decode
 from pipeline.errors import UserError
@@ -37,10 +39,21 @@ class Contestant(Protocol):
 
 
 class ExecutorContestant:
-    """An executor of the plan, planning included."""
+    """An executor of the plan: planning included, and where `device` is a GPU, the way of the views to it.
 
-    def __init__(self, executor: Executor, planner: Planner, neighbour: Callable[[int, str], EncodedBatch]) -> None:
-        self._executor, self._planner, self._neighbour = executor, planner, neighbour
+    Attributes:
+        transfer_s: Time in which views made on the CPU were copied to the device and normalised there, so far.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        planner: Planner,
+        neighbour: Callable[[int, str], EncodedBatch],
+        device: torch.device,
+    ) -> None:
+        self._executor, self._planner, self._neighbour, self._device = executor, planner, neighbour, device
+        self.transfer_s = 0.0
 
     def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
         """The views of one batch."""
@@ -49,9 +62,17 @@ class ExecutorContestant:
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
         for batch in batches:
-            self.views(batch)
-        if self._executor.device.type == "cuda":
-            torch.cuda.synchronize(self._executor.device)
+            self._deliver(self.views(batch))
+
+    def _deliver(self, views: list[torch.Tensor]) -> None:
+        """To the device, normalised; nothing is kept."""
+        begin = time.perf_counter()
+        for group in views:
+            normalised(group.to(self._device))
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+            if self._executor.device.type == "cpu":
+                self.transfer_s += time.perf_counter() - begin
 
     def close(self) -> None:
         """See `Contestant`."""
@@ -64,6 +85,7 @@ class Floor:
     def __init__(self, planner: Planner, num_threads: int, resize: bool) -> None:
         self._planner, self._resize = planner, resize
         self._pool: ThreadPoolExecutor = kernels.single_threaded_pool(num_threads)
+        self._canvases = kernels.Canvases()
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
@@ -73,7 +95,7 @@ class Floor:
             def work(b: int, batch: EncodedBatch = batch, plan: CropPlan = plan) -> None:
                 image = decode(batch.images[b])
                 for v in range(plan.num_views if self._resize else 0):
-                    kernels.resized_window(image, plan, v, b)
+                    kernels.resize_window(image, plan, v, b, self._canvases.of(1, plan.sizes[v])[0])
 
             for _ in self._pool.map(work, range(len(batch.images))):
                 pass
@@ -83,29 +105,35 @@ class Floor:
         self._pool.shutdown()
 
 
-def build_contestant(
-    name: str,
-    num_threads: int,
-    device: torch.device,
-    config: MultiCropConfig,
-    planner: Planner,
-    neighbour: Callable[[int, str], EncodedBatch],
-) -> Contestant:
+@dataclass(frozen=True)
+class Conditions:
+    """What all contestants of a run share."""
+
+    num_threads: int
+    device: torch.device
+    output: Output
+    recipe: Recipe
+    planner: Planner
+    neighbour: Callable[[int, str], EncodedBatch]
+
+
+def build_contestant(name: str, given: Conditions) -> Contestant:
     """The contestant called `name`.
 
     Raises:
         UserError: there is none of that name, or it cannot run here.
     """
     if name in EXECUTORS:
-        return ExecutorContestant(build_executor(name, num_threads, device), planner, neighbour)
+        executor = build_executor(name, given.num_threads, given.device, given.output)
+        return ExecutorContestant(executor, given.planner, given.neighbour, given.device)
     if name == "original":
         from pipeline.bench.original import Original
 
-        return Original(config, num_threads)
+        return Original(given.recipe, given.num_threads)
     if name == "dali-native":
         from pipeline.bench.native import DaliNative
 
-        return DaliNative(config, num_threads, device)
+        return DaliNative(given.recipe, given.num_threads, given.device)
     if name in ("floor-decode", "floor-resize"):
-        return Floor(planner, num_threads, resize=name == "floor-resize")
+        return Floor(given.planner, given.num_threads, resize=name == "floor-resize")
     raise UserError(f"unknown executor '{name}'; choose one of {', '.join(CONTESTANTS)}")

@@ -3,6 +3,8 @@
 pipeline-bench --data shards/imagenet --executor original,cpu,dali,floor-resize      images/s and their ratios
 pipeline-bench --data shards/imagenet --parity                 differences to the reference, by operation
 pipeline-bench --data shards/imagenet --sheet views.png        all views of a few images, to look at
+
+`pipeline-bench crops ...` is the same. With --device cuda the views end on the GPU, whoever made them.
 """
 
 import argparse
@@ -18,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.augment import RECIPES, MultiCrop
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.augment import RECIPES, build_planner, normalised
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES
 from pipeline.augment.parity import Parity
-from pipeline.bench.contestants import CONTESTANTS, ExecutorContestant, build_contestant
+from pipeline.bench.contestants import CONTESTANTS, Conditions, Contestant, ExecutorContestant, build_contestant
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
 from pipeline.errors import UserError, run_command
@@ -42,29 +44,39 @@ class Bench:
         order = SequentialOrder(manifest.num_samples, min(arguments.batch_size, manifest.num_samples))
         num_images = min(arguments.images, manifest.num_samples)
         stream = SampleStream(manifest, store, order, StreamConfig(shards=arguments.data))
-        config = RECIPES[arguments.recipe]
         self._batches = list(islice(stream, -(-num_images // order.global_batch)))
-        self._planner = MultiCrop(config, seed=0)
+        recipe = RECIPES[arguments.recipe]
+        self._planner = build_planner(recipe, seed=0)
         device = torch.device(arguments.device)
-        self._contestants = {
-            name: build_contestant(name, arguments.threads, device, config, self._planner, stream.neighbour)
-            for name in arguments.executor
-        }
+        self._on_gpu = device.type == "cuda"
+        given = Conditions(arguments.threads, device, arguments.output, recipe, self._planner, stream.neighbour)
+        self._contestants = {name: build_contestant(name, given) for name in arguments.executor}
 
     def speed(self, rounds: int) -> Rows:
-        """Images/s of each contestant: the median over `rounds`, contestants in turn within each."""
+        """Images/s of each contestant: the median over `rounds`, contestants in turn within each.
+
+        With a GPU also the share of the time in which views made on the CPU were on their way to it.
+        """
         seconds: dict[str, list[float]] = {name: [] for name in self._contestants}
-        for contestant in self._contestants.values():
-            contestant.run(self._batches)  # warm-up: threads, processes, graphs, tables
+        # Warm-up: threads, processes, graphs, tables.
+        warm_up = {name: self._time(contestant) for name, contestant in self._contestants.items()}
         for _ in range(rounds):
             for name, contestant in self._contestants.items():
-                begin = time.perf_counter()
-                contestant.run(self._batches)
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(self._time(contestant))
         num_images = sum(len(batch.ids) for batch in self._batches)
         speeds = {name: num_images / statistics.median(times) for name, times in seconds.items()}
         first = next(iter(speeds.values()))
-        return {name: {"images_per_second": speed, "ratio": speed / first} for name, speed in speeds.items()}
+        rows: Rows = {name: {"images_per_second": speed, "ratio": speed / first} for name, speed in speeds.items()}
+        if self._on_gpu:
+            for name, contestant in self._contestants.items():
+                spent = contestant.transfer_s if isinstance(contestant, ExecutorContestant) else 0.0
+                rows[name]["host_to_device_share"] = spent / (sum(seconds[name]) + warm_up[name])
+        return rows
+
+    def _time(self, contestant: Contestant) -> float:
+        begin = time.perf_counter()
+        contestant.run(self._batches)
+        return time.perf_counter() - begin
 
     def parity(self) -> Rows:
         """Differences of each executor to the first."""
@@ -101,7 +113,7 @@ class Bench:
 
 
 def _thumbnail(view: torch.Tensor) -> NDArray[np.uint8]:
-    pixels = view.cpu().permute(1, 2, 0).numpy() * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
+    pixels = normalised(view.cpu()).permute(1, 2, 0).numpy() * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
     image = Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
     return np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL)))
 
@@ -130,11 +142,11 @@ def run(arguments: argparse.Namespace) -> None:
         speeds = {name: float(str(row["images_per_second"])) for name, row in rows.items()}
         write_chart(f"images/s, recipe {arguments.recipe}, {arguments.threads} threads", speeds, arguments.plot)
     if arguments.json:
-        conditions = {name: getattr(arguments, name) for name in ("data", "recipe", "threads", "device")}
+        conditions = {name: getattr(arguments, name) for name in ("data", "recipe", "threads", "device", "output")}
         result = {**conditions, "peak_memory_mb": round(memory.num_bytes / 1e6), title: rows}
         sys.stdout.write(json.dumps(result) + "\n")
     else:
-        print_table(title, rows)
+        print_table(f"{title}; peak memory {memory.num_bytes / 1e6:,.0f} MB", rows)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -153,12 +165,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=_positive, default=64)
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--threads", type=_positive, default=2)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the dali executors")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the views go")
+    parser.add_argument("--output", choices=list(OUTPUT_TYPES), default="float32", help="type of the executors' views")
     parser.add_argument("--parity", action="store_true", help="compare with the first executor instead of timing")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet instead of timing")
     parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the speeds as bars")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the peak memory")
-    arguments = parser.parse_args()
+    words = sys.argv[1:]
+    arguments = parser.parse_args(words[1:] if words[:1] == ["crops"] else words)
     if arguments.parity and len(arguments.executor) < 2:
         parser.error("--parity compares executors: name two or more with --executor")
     return arguments

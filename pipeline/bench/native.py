@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 
-from pipeline.augment import MultiCropConfig
+from pipeline.augment import CenterCropConfig, MultiCropConfig, Recipe
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.augment.plan import ViewGroup
 from pipeline.stream import EncodedBatch
@@ -19,7 +19,7 @@ from pipeline.stream import EncodedBatch
 class DaliNative:
     """One DALI pipeline that draws everything itself."""
 
-    def __init__(self, config: MultiCropConfig, num_threads: int, device: torch.device) -> None:
+    def __init__(self, config: Recipe, num_threads: int, device: torch.device) -> None:
         self._config, self._num_threads, self._device = config, num_threads, device
         self._pipeline: Any = None
 
@@ -27,14 +27,9 @@ class DaliNative:
         """See `Contestant`."""
         on_gpu = self._device.type == "cuda"
         if self._pipeline is None:
-            views = [
-                (group, *probabilities)
-                for group in self._config.views
-                for probabilities in zip(group.per_view(group.blur), group.per_view(group.solarize), strict=True)
-            ]
             self._pipeline = _graph(
                 self._config,
-                views,
+                _views(self._config),
                 "gpu" if on_gpu else "cpu",
                 batch_size=len(batches[0].images),
                 num_threads=self._num_threads,
@@ -51,10 +46,22 @@ class DaliNative:
         self._pipeline = None
 
 
+def _views(config: Recipe) -> list[tuple[ViewGroup, float, float]]:
+    """Group and probabilities of blur and solarization of each random view."""
+    return [
+        (group, *probabilities)
+        for group in (() if isinstance(config, CenterCropConfig) else config.views)
+        for probabilities in zip(group.per_view(group.blur), group.per_view(group.solarize), strict=True)
+    ]
+
+
 @pipeline_def(enable_conditionals=True, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
-def _graph(config: MultiCropConfig, views: list[tuple[ViewGroup, float, float]], device: str) -> tuple[Any, ...]:
+def _graph(config: Recipe, views: list[tuple[ViewGroup, float, float]], device: str) -> tuple[Any, ...]:
     encoded = fn.external_source(name="encoded", batch=True)
     image = fn.decoders.image(encoded, device="mixed" if device == "gpu" else "cpu", output_type=types.RGB)
+    if isinstance(config, CenterCropConfig):
+        shorter = fn.resize(image, resize_shorter=config.resize, interp_type=types.INTERP_CUBIC, antialias=True)
+        return (_normalise(shorter, crop=(config.size, config.size)),)
     return tuple([_view(image, config, *view) for view in views])
 
 
@@ -83,13 +90,17 @@ def _view(image: Any, config: MultiCropConfig, group: ViewGroup, blur: float, so
     if fn.random.coin_flip(probability=solarize, dtype=types.BOOL):
         values = [255 - value if value >= 128 else value for value in range(256)]
         view = fn.lookup_table(view, keys=list(range(256)), values=values, dtype=types.UINT8)
+    return _normalise(view, mirror=fn.random.coin_flip(probability=config.flip))
+
+
+def _normalise(view: Any, **crop_or_mirror: Any) -> Any:
     return fn.crop_mirror_normalize(
         view,
-        mirror=fn.random.coin_flip(probability=config.flip),
         mean=[255 * value for value in IMAGENET_MEAN],
         std=[255 * value for value in IMAGENET_STD],
         dtype=types.FLOAT,
         output_layout="HWC",
+        **crop_or_mirror,
     )
 
 

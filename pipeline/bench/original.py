@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pipeline.augment import MultiCropConfig
+from pipeline.augment import CenterCropConfig, MultiCropConfig, Recipe
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.augment.plan import ViewGroup
 from pipeline.stream import EncodedBatch
@@ -18,7 +18,7 @@ from pipeline.stream import EncodedBatch
 class Original:
     """A DataLoader over encoded images in memory; its workers live from the first run to `close`."""
 
-    def __init__(self, config: MultiCropConfig, num_workers: int) -> None:
+    def __init__(self, config: Recipe, num_workers: int) -> None:
         self._config, self._num_workers = config, num_workers
         self._loader: DataLoader[Any] | None = None
 
@@ -44,13 +44,9 @@ class Original:
 class EncodedImages(Dataset[list[torch.Tensor]]):
     """Decodes an image and cuts all its views."""
 
-    def __init__(self, images: list[bytes], config: MultiCropConfig) -> None:
+    def __init__(self, images: list[bytes], config: Recipe) -> None:
         self._images = images
-        self._transforms = [
-            _transform(config, group, *probabilities)
-            for group in config.views
-            for probabilities in zip(group.per_view(group.blur), group.per_view(group.solarize), strict=True)
-        ]
+        self._transforms = [_centre(config)] if isinstance(config, CenterCropConfig) else _random_views(config)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -79,7 +75,21 @@ def _solarize(image: Image.Image) -> Image.Image:
     return ImageOps.solarize(image, 128)
 
 
-def _transform(config: MultiCropConfig, group: ViewGroup, blur: float, solarize: float) -> transforms.Compose:
+def _centre(config: CenterCropConfig) -> transforms.Compose:
+    bicubic = transforms.InterpolationMode.BICUBIC
+    crop = [transforms.Resize(config.resize, bicubic), transforms.CenterCrop(config.size)]
+    return transforms.Compose([*crop, transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
+
+
+def _random_views(config: MultiCropConfig) -> list[transforms.Compose]:
+    return [
+        _random_view(config, group, *probabilities)
+        for group in config.views
+        for probabilities in zip(group.per_view(group.blur), group.per_view(group.solarize), strict=True)
+    ]
+
+
+def _random_view(config: MultiCropConfig, group: ViewGroup, blur: float, solarize: float) -> transforms.Compose:
     jitter = config.jitter
     colour = transforms.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
     bicubic = transforms.InterpolationMode.BICUBIC

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.augment import BadImages, Executor, build_executor
+from pipeline.augment import BadImages, Executor, Output, build_executor, normalised
+from pipeline.augment.executor import OUTPUT_TYPES
 from support.photographs import assert_near, batches, compare
 
 pytestmark = [
@@ -26,6 +27,37 @@ def test_photographs_look_the_same_on_the_gpu(executor: Executor, imagenet_sampl
     parity = compare({"dali": executor}, batches(imagenet_sample, num_images=600))["dali"]
     assert parity.view_means().shape == (10, 600)
     assert_near(parity)
+
+
+@pytest.mark.parametrize("output", ["float16", "uint8"])
+def test_every_output_type_is_the_same_views(executor: Executor, imagenet_sample: Path, output: Output) -> None:
+    images, plan = next(batches(imagenet_sample, 8, batch_size=8))
+    smaller = build_executor("dali", 2, torch.device("cuda", 0), output)
+    for group, expected in zip(smaller(images, plan), executor(images, plan), strict=True):
+        assert group.dtype == OUTPUT_TYPES[output]
+        torch.testing.assert_close(normalised(group), expected, rtol=0, atol=2e-3)
+    smaller.close()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_a_view_does_not_depend_on_its_batch(executor: Executor, imagenet_sample: Path, batch_size: int) -> None:
+    photographs = list(batches(imagenet_sample, 14, batch_size=14))
+    ((images, plan),) = photographs
+    together = executor(images, plan)
+    for first, (few, their_plan) in enumerate(batches(imagenet_sample, 14, batch_size)):
+        place = slice(first * batch_size, first * batch_size + len(few))
+        for group, expected in zip(executor(few, their_plan), together, strict=True):
+            torch.testing.assert_close(group, expected[:, place], rtol=0, atol=0)
+
+
+def test_views_that_are_kept_are_not_written_again(executor: Executor, imagenet_sample: Path) -> None:
+    # More batches than are held for the streams: DALI has had its memory back for the first of them.
+    photographs = list(batches(imagenet_sample, 48, batch_size=8))
+    kept = [[group.clone() for group in executor(*batch)] for batch in photographs]
+    unread = [executor(*batch) for batch in photographs]
+    for groups, others in zip(unread, kept, strict=True):
+        for group, other in zip(groups, others, strict=True):
+            torch.testing.assert_close(group, other, rtol=0, atol=0)
 
 
 def test_views_are_on_the_gpu_and_repeat(executor: Executor, imagenet_sample: Path) -> None:

@@ -2,8 +2,9 @@
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,13 @@ def jpegs(count: int, first_seed: int = 0) -> list[bytes]:
     return [encode(picture(first_seed + i)) for i in range(count)]
 
 
-def write_shards(url: str | Path, *shards: Sequence[bytes]) -> Manifest:
-    """Write shards of these files at `url`. The label of a sample is its id; sizes are said to be HEIGHT x WIDTH."""
+def write_shards(
+    url: str | Path, *shards: Sequence[bytes], sizes: Mapping[int, tuple[int, int]] = MappingProxyType({})
+) -> Manifest:
+    """Write shards of these files at `url`. The label of a sample is its id.
+
+    Their (height, width) are said to be HEIGHT x WIDTH but for those ids that `sizes` has.
+    """
     store = Store(url)
     entries: list[ShardEntry] = []
     label = 0
@@ -48,7 +54,7 @@ def write_shards(url: str | Path, *shards: Sequence[bytes]) -> Manifest:
         with tempfile.TemporaryDirectory() as folder:
             with ShardWriter(Path(folder) / "tar") as writer:
                 for file in files:
-                    writer.add(f"k{label:06d}", "jpg", file, label, HEIGHT, WIDTH, 1)
+                    writer.add(f"k{label:06d}", "jpg", file, label, *sizes.get(label, (HEIGHT, WIDTH)), 1)
                     label += 1
             index = index_to_bytes(writer.index)
             store.put(f"{name}.tar", Path(folder) / "tar")

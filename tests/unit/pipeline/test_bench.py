@@ -16,8 +16,9 @@ def bench(shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run the command on the small shards: exit status, stdout and stderr."""
 
     def run(*options: str) -> tuple[object, str, str]:
-        command = ["pipeline-bench", "--data", str(shards), "--threads", "1", "--images", "4", "--batch-size", "4"]
-        monkeypatch.setattr(sys, "argv", [*command, *options])
+        room = ["crops"] if options[:1] == ("crops",) else []
+        command = ["pipeline-bench", *room, "--data", str(shards), "--threads", "1", "--images", "4"]
+        monkeypatch.setattr(sys, "argv", [*command, "--batch-size", "4", *options[len(room) :]])
         with pytest.raises(SystemExit) as exit_info:
             main()
         return exit_info.value.code, *capsys.readouterr()
@@ -30,17 +31,19 @@ def test_speeds_of_every_executor_as_json(bench: Any, shards: Path) -> None:
     result = json.loads(out)
     speeds = result.pop("views of recipe dino")
     assert result.pop("peak_memory_mb") > 50
-    assert status == 0 and result == {"data": str(shards), "recipe": "dino", "threads": 1, "device": "cpu"}
+    conditions = {"data": str(shards), "recipe": "dino", "threads": 1, "device": "cpu", "output": "float32"}
+    assert status == 0 and result == conditions
     assert list(speeds) == ["reference", "cpu", "dali"]
     assert all(row["images_per_second"] > 0 for row in speeds.values())
     assert speeds["reference"]["ratio"] == 1
 
 
-def test_rivals_and_floors_are_timed_and_drawn(bench: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["linear", "eval"])
+def test_rivals_and_floors_are_timed_and_drawn(bench: Any, tmp_path: Path, recipe: str) -> None:
     rivals = "original,dali-native,floor-decode,floor-resize"
     chart = tmp_path / "speeds.svg"
-    status, out, _ = bench("--executor", rivals, "--rounds", "1", "--json", "--recipe", "linear", "--plot", str(chart))
-    speeds = json.loads(out)["views of recipe linear"]
+    status, out, _ = bench("--executor", rivals, "--rounds", "1", "--json", "--recipe", recipe, "--plot", str(chart))
+    speeds = json.loads(out)[f"views of recipe {recipe}"]
     assert status == 0 and list(speeds) == rivals.split(",")
     assert all(name in chart.read_text() for name in speeds)
 
@@ -52,10 +55,10 @@ def test_differences_to_the_first_executor_as_json(bench: Any) -> None:
     assert 0 < differences["mean"] < 1.5 and differences["worst_view"] < 4
 
 
-@pytest.mark.parametrize("options", [("--rounds", "1"), ("--parity",)])
+@pytest.mark.parametrize("options", [("crops", "--rounds", "1"), ("--parity", "--output", "uint8")])
 def test_tables_are_for_people(bench: Any, options: tuple[str, ...]) -> None:
     status, out, _ = bench(*options)
-    assert status == 0 and "executor" in out and "cpu" in out
+    assert status == 0 and "executor" in out and "cpu" in out and "peak memory" in out
 
 
 def test_a_contact_sheet_has_a_row_an_image_and_executor(bench: Any, tmp_path: Path) -> None:

@@ -89,6 +89,33 @@ def test_the_hue_is_nearer_to_torchvision_on_photographs_than_no_hue(imagenet_sa
     assert torch.stack(near).mean() < 0.7 * torch.stack(far).mean()
 
 
+def test_the_whole_jitter_is_near_torchvision_s_on_photographs(imagenet_sample: Path) -> None:
+    """The figures of docs/decisions/0002-one-colour-matrix.md, on fewer photographs and with room for chance."""
+    files = sorted(imagenet_sample.glob("train/*/*"))[-120:]  # the map of the hue was fitted on the first 250
+    recipe, rng = ColourJitter(), np.random.default_rng(0)
+    differences, moves = [], []
+    for file in files:
+        photograph = F.to_tensor(Image.open(file).convert("RGB").resize((96, 96)))
+        u = rng.random(5)
+        expected = torchvision_jitter(recipe, u, photograph)
+        ours = apply(colour_maps(recipe, u, np.array(True), np.array(False)), photograph.double()).clamp(0, 1)
+        differences.append(float((ours - expected).abs().mean()) * 255)
+        moves.append(float((expected - photograph).abs().mean()) * 255)
+    mean, (median, most) = np.mean(differences), np.percentile(differences, (50, 95))
+    assert mean < 4 and median < 3 and most < 10, (mean, median, most)
+    assert mean < 0.2 * np.mean(moves)
+
+
+def torchvision_jitter(config: ColourJitter, u: NDArray[np.float64], image: torch.Tensor) -> torch.Tensor:
+    """torchvision's ColorJitter with the factors and the order that the uniform numbers stand for."""
+    strengths = (config.brightness, config.contrast, config.saturation)
+    factors = [1 - s + 2 * s * x for s, x in zip(strengths, u, strict=False)]
+    factors.append(config.hue * (2 * u[3] - 1))
+    for operation in ORDERS[int(u[4] * len(ORDERS))]:
+        image = (*TORCHVISION, F.adjust_hue)[operation](image, factors[operation])
+    return image
+
+
 @pytest.mark.parametrize("jitter", [False, True])
 def test_grayscale_comes_last(image: torch.Tensor, jitter: bool) -> None:
     u = draw(1.1, 0.8, 1.3, (2, 1, 0, 3))

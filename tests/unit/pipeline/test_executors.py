@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
+from pipeline.augment.blur import blur_kernel, blur_kernels
 from pipeline.augment.colour import ColourJitter
-from pipeline.augment.cpu import blur_kernel
 from pipeline.augment.decode import decode, decode_with_pil
 from pipeline.augment.plan import ViewGroup
 from pipeline.errors import UserError
@@ -53,6 +53,39 @@ def test_views_are_stacked_by_size_and_channels_last(executor: Executor) -> None
     for group in groups:
         assert group.dtype == torch.float32 and group.isfinite().all()
         assert group.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        (ViewGroup(size=32, count=2, area=(0.4, 1.0), blur=(1.0, 0.1)),),
+        (ViewGroup(size=32, count=1, area=(0.4, 1.0)),),
+        (
+            ViewGroup(size=(24, 40), count=2, area=(0.4, 1.0)),
+            ViewGroup(size=16, count=3, area=(0.1, 0.4), blur=0.5),
+            ViewGroup(size=(8, 12), count=2, area=(0.05, 0.1), solarize=0.5),
+        ),
+    ],
+    ids=["no locals", "one view", "rectangles and two local sizes"],
+)
+def test_any_number_of_groups(executor: Executor, views: tuple[ViewGroup, ...]) -> None:
+    planner = MultiCrop(MultiCropConfig(views=views), seed=1)
+    plan = planner(0, np.arange(3), np.full(3, HEIGHT), np.full(3, WIDTH))
+    reference = build_executor("reference", 1, CPU)
+    groups, expected = executor(jpegs(3), plan), reference(jpegs(3), plan)
+    assert [tuple(group.shape) for group in groups] == [(view.count, 3, 3, *view.size) for view in views]
+    for group, other in zip(groups, expected, strict=True):
+        assert (group - other).abs().mean() < 0.03  # 1.7 of 255
+    reference.close()
+
+
+def test_views_that_are_kept_are_not_written_again(executor: Executor) -> None:
+    plan = plan_for([0, 1, 2])
+    kept = [executor(jpegs(3, first_seed=seed), plan) for seed in range(4)]
+    again = [executor(jpegs(3, first_seed=seed), plan) for seed in range(4)]
+    for groups, others in zip(kept, again, strict=True):
+        for group, other in zip(groups, others, strict=True):
+            torch.testing.assert_close(group, other, rtol=0, atol=0)
 
 
 def test_a_view_does_not_depend_on_batch_or_threads(name: str) -> None:
@@ -189,6 +222,13 @@ def test_the_blur_kernel_has_the_variance_asked_for(sigma: float) -> None:
     places = np.arange(len(kernel)) - len(kernel) // 2
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
     assert (kernel * places**2).sum() == pytest.approx(sigma**2, rel=1e-4)
+
+
+def test_kernels_of_a_plan_are_centred_in_zeros() -> None:
+    table = blur_kernels(np.array([[0.0, 0.4], [2.0, 1.0]], np.float32))
+    assert table.shape == (2, 2, 13) and not table[0, 0].any()
+    np.testing.assert_array_equal(table[1, 0], blur_kernel(2.0))
+    np.testing.assert_array_equal(table[0, 1, 3:10], blur_kernel(float(np.float32(0.4))))
 
 
 def test_an_unknown_executor_is_refused() -> None:

@@ -1,6 +1,8 @@
 """The augmentation plan: a function of the sample alone, legal for every image, and true to the recipe."""
 
 import hashlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, ViewGroup
 
 RECIPE = MultiCropConfig()
+GOLDEN = Path(__file__).parents[2] / "golden/plan_seed_7_epoch_2.json"
 FIELDS = ("top", "left", "height", "width", "flip", "coloured", "matrix", "pivot", "sigma", "solarize")
 SIDES = st.one_of(st.integers(1, 64), st.integers(1, 20_000))
 SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=6)
@@ -136,6 +139,11 @@ def test_the_plan_of_a_seed_never_changes() -> None:
     for field in FIELDS:
         digest.update(np.rint(getattr(plan, field) * 1000.0).astype("<i8").tobytes())
     assert digest.hexdigest()[:16] == "8569d087266a2bcb"
+    # The same in a form that says what changed: all views of three of the samples.
+    golden = json.loads(GOLDEN.read_text())
+    assert golden.keys() == set(FIELDS)
+    for field, expected in golden.items():
+        np.testing.assert_allclose(getattr(plan, field)[:, :3], expected, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(

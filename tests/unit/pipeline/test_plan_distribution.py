@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
-from pipeline.augment.colour import ColourJitter
+from pipeline.augment.colour import ColourJitter, colour_maps
 from pipeline.augment.plan import CropPlan, MultiCrop, MultiCropConfig, ViewGroup
 
 NUM_DRAWS = 100_000
@@ -53,6 +53,29 @@ def test_factors(operation: str, strength: float) -> None:
     # The factor is what the difference of two channels is multiplied with, whichever of the three it is.
     factor = matrix[:, 0, 0] - matrix[:, 1, 0]
     assert stats.kstest(factor, stats.uniform(1 - strength, 2 * strength).cdf).pvalue > ALPHA
+
+
+def test_hue() -> None:
+    none = dict.fromkeys(("brightness", "contrast", "saturation"), 0.0)
+    jitter = ColourJitter(probability=1.0, hue=0.1, **none)
+    view = ViewGroup(size=8, count=1, area=(0.4, 1.0))
+    matrix = draw(MultiCropConfig(views=(view,), jitter=jitter, grayscale=0.0)).matrix[0].astype(np.float64)
+    # The one map of the hue, seen from its red entry, which rises and falls with the turn: the quantiles tell it.
+    turns = (np.arange(NUM_DRAWS) + 0.5) / NUM_DRAWS
+    u = np.full((NUM_DRAWS, 5), 0.5)
+    u[:, 3] = turns
+    everywhere = np.ones(NUM_DRAWS, bool)
+    expected = colour_maps(jitter, u, everywhere, ~everywhere)[0].astype(np.float64)
+    assert stats.ks_2samp(matrix[:, 0, 2], expected[:, 0, 2]).pvalue > ALPHA
+
+
+@pytest.mark.parametrize(("jitter", "gray"), [(0.8, 0.2), (0.3, 0.0), (0.0, 0.5)])
+def test_probabilities_of_jitter_and_grayscale(jitter: float, gray: float) -> None:
+    view = ViewGroup(size=8, count=1, area=(0.4, 1.0))
+    plan = draw(MultiCropConfig(views=(view,), jitter=ColourJitter(probability=jitter), grayscale=gray))
+    is_gray = (plan.matrix[0, :, 0] == plan.matrix[0, :, 1]).all(axis=-1)
+    for events, probability in ((is_gray, gray), (plan.coloured[0], 1 - (1 - jitter) * (1 - gray))):
+        assert stats.binomtest(int(events.sum()), NUM_DRAWS, probability).pvalue > ALPHA
 
 
 def _area(window: NDArray[np.int64]) -> NDArray[np.float64]:
