@@ -75,7 +75,7 @@ def _run_and_kill(command: list[str], output: Path, goal: float, inside_a_write:
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
         reached = log.exists() and log.read_bytes().count(b'"step"') > goal
-        writing = any((output / "checkpoints").glob(".*.part*/*.pt"))
+        writing = any((output / "checkpoints").glob(".*.part"))
         if run.poll() is not None or (reached and (writing or not inside_a_write)):
             break
         time.sleep(0.0005)
