@@ -1,147 +1,187 @@
-"""Checkpoints: everything that resumes a run, in one file that is there as a whole or not at all.
+"""Checkpoint files: everything that resumes a run, there as a whole or not at all, and verified when read.
 
-`step-00001200.pt` is what `torch.save` writes of `TrainState.state_dict()`, put into a folder or bucket by an atomic
-replace. It is loaded with `weights_only=True`, so a checkpoint from elsewhere cannot run code.
+    step-00001200.pt     what `torch.save` writes of `TrainState.state_dict()`
+    step-00001200.json   its note: size, SHA-256, loss, digests of config and data set; written last
+
+The note is the commit: a `.pt` without one was never finished and counts for nothing. Files are loaded with
+`weights_only=True`, so a checkpoint from elsewhere cannot run code. Why not torch.distributed.checkpoint:
+docs/decisions/0006-checkpoints-of-two-files.md.
 """
 
 import io
+import json
 import pickle
 import re
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
-from torch.optim import Optimizer
+from pydantic import NonNegativeInt, ValidationError
 
-from esvit.losses import EsvitLoss
-from esvit.models.student_teacher import StudentTeacher
-from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.loader import ViewLoader
+from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.store import Store
 
-_NAME = re.compile(r"step-(\d{8})\.pt")
+_NOTE = re.compile(r"step-(\d{8})\.json")
+_DATA = re.compile(r"step-(\d{8})\.pt")
 
 
 class CheckpointError(UserError):
     """A checkpoint is missing, unreadable, or of another network."""
 
 
-class CheckpointConfig(Config):
-    """Where checkpoints go and how many stay.
+class Note(Config):
+    """What is known of a checkpoint without reading it.
 
     Attributes:
-        url: Folder or bucket prefix; empty for `checkpoints` in the run's output folder.
-        every_steps: Steps between two checkpoints; 0 for one an epoch.
-        keep_last: How many of the newest stay.
-        start_from: Checkpoint whose networks and optimiser state a new run starts from, e.g. a view-only run to
-            continue with regions. Not a resume: step, schedules and order start at zero. Parameters that it lacks
-            start fresh, and the log says which.
+        step: Steps that the run had made.
+        num_bytes: Size of the `.pt` file.
+        sha256: Of the `.pt` file.
+        loss: Mean over the steps since the checkpoint before, if there were any.
+        healthy: Whether nothing looked like collapse; only such a checkpoint can be the best one.
+        config_sha256: Of the resolved config, as JSON with sorted keys.
+        manifest_digest: Of the data set.
     """
 
-    url: str = ""
-    every_steps: NonNegativeInt = 0
-    keep_last: PositiveInt = 3
-    start_from: str = ""
+    step: NonNegativeInt
+    num_bytes: NonNegativeInt
+    sha256: str
+    loss: float | None = None
+    healthy: bool = True
+    config_sha256: str = ""
+    manifest_digest: str = ""
 
 
-@dataclass
-class TrainState:
-    """All that a run carries from one step to the next."""
+def write(store: Store, saved: dict[str, Any], loss: float | None = None, healthy: bool = True) -> Note:
+    """Write the state `saved`: first the data, then the note. Killed in between, it leaves no checkpoint.
 
-    networks: StudentTeacher
-    loss: EsvitLoss
-    optimizer: Optimizer
-    loader: ViewLoader
-    config: dict[str, Any]
-    step: int = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only."""
-        return {
-            "student": self.networks.student.state_dict(),
-            "teacher": self.networks.teacher.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimizer": optimizer_state_by_name(self.optimizer),
-            "loader": self.loader.state_dict(),
-            "step": self.step,
-            "config": self.config,
-        }
-
-    def resume(self, saved: dict[str, Any]) -> None:
-        """Continue exactly where `saved` was taken.
-
-        Raises:
-            CheckpointError: it is of another network.
-            OrderError: it belongs to another data set or order of samples.
-        """
-        self.loader.load_state_dict(saved["loader"])
-        self._load_networks(saved, strict=True)
-        self.step = saved["step"]
-
-    def start_from(self, saved: dict[str, Any]) -> list[str]:
-        """Take over the networks, centres and optimiser state of another run; returns the names that start fresh.
-
-        Raises:
-            CheckpointError: `saved` has parameters that this network lacks, or of other shapes.
-        """
-        return self._load_networks(saved, strict=False)
-
-    def _load_networks(self, saved: dict[str, Any], strict: bool) -> list[str]:
-        fresh = []
-        modules = {"student": self.networks.student, "teacher": self.networks.teacher, "loss": self.loss}
-        for name, module in modules.items():
-            try:
-                missing, unexpected = module.load_state_dict(saved[name], strict=strict)
-            except RuntimeError as error:
-                raise CheckpointError(_first_problem(name, error)) from None
-            if unexpected:
-                raise CheckpointError(f"the checkpoint's {name} has '{unexpected[0]}', which this network lacks")
-            fresh += [f"{name}.{key}" for key in missing]
-        load_optimizer_state_by_name(self.optimizer, saved["optimizer"])
-        return fresh
+    Raises:
+        CheckpointError: there is no room for it.
+        StoreError: the store does not take it.
+    """
+    name = _name(saved["step"])
+    try:
+        with store.scratch_folder() as folder:
+            note = _write_data(folder / name, saved, loss, healthy)
+            store.delete(_note_of(name))  # an older note must never stand beside newer data
+            store.put(name, folder / name)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(f"cannot write checkpoint {store.url}/{name}: {str(error).splitlines()[0]}") from None
+    store.put(_note_of(name), note.model_dump_json(indent=1).encode())
+    return note
 
 
-def _first_problem(name: str, error: RuntimeError) -> str:
-    problems = [line.strip() for line in str(error).splitlines()[1:]]
-    return f"the checkpoint's {name} does not fit this network: {problems[0]} ({len(problems)} problems in all)"
+def _write_data(path: Path, saved: dict[str, Any], loss: float | None, healthy: bool) -> Note:
+    torch.save(saved, path)
+    return Note(
+        step=saved["step"],
+        num_bytes=path.stat().st_size,
+        sha256=sha256_file(path),
+        loss=loss,
+        healthy=healthy,
+        config_sha256=sha256_bytes(json.dumps(saved["config"], sort_keys=True).encode()),
+        manifest_digest=saved["loader"].get("manifest_digest", ""),
+    )
 
 
-def save(state: TrainState, store: Store, keep_last: int) -> str:
-    """Write a checkpoint, then remove all but the newest `keep_last` and the one of step 0. Returns its name."""
-    buffer = io.BytesIO()
-    torch.save(state.state_dict(), buffer)
-    name = f"step-{state.step:08d}.pt"
-    store.put(name, buffer.getvalue())
-    for old in names(store)[1:-keep_last]:
-        store.delete(old)
-    return name
+def read(store: Store, name: str) -> dict[str, Any]:
+    """The state in `step-NNNNNNNN.pt`, on the CPU.
+
+    Raises:
+        CheckpointError: it was not finished, or is not what was written.
+        StoreError: the store does not deliver it.
+    """
+    where = f"checkpoint {store.url}/{name}"
+    note = read_note(store, name)
+    data = store.read(name)
+    if len(data) != note.num_bytes or sha256_bytes(data) != note.sha256:
+        raise CheckpointError(f"{where} cannot be read: it is not what its note describes ({len(data)} bytes)")
+    try:
+        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"{where} cannot be read: {str(error).splitlines()[0]}") from None
+    return saved
+
+
+def read_note(store: Store, name: str) -> Note:
+    """The note of `step-NNNNNNNN.pt`.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    note = _note_of(name)
+    if not store.exists(note):
+        raise CheckpointError(f"checkpoint {store.url}/{name} cannot be read: there is no {note} beside it")
+    try:
+        return Note.model_validate_json(store.read(note))
+    except ValidationError:
+        raise CheckpointError(f"checkpoint {store.url}/{name} cannot be read: {note} is damaged") from None
 
 
 def names(store: Store) -> list[str]:
-    """Checkpoints in `store`, oldest first."""
-    return [name for name in store.list("step-") if _NAME.fullmatch(name)]
+    """The finished checkpoints in `store`, `step-NNNNNNNN.pt`, oldest first."""
+    found = set(store.list("step-"))
+    return sorted(name for name in found if _DATA.fullmatch(name) and _note_of(name) in found)
 
 
-def load(url: str) -> dict[str, Any]:
-    """Read one checkpoint, on the CPU; `url` names a file, or a folder whose newest is meant.
+def newest(store: Store, say: Callable[[str], None]) -> tuple[str, dict[str, Any]] | None:
+    """Name and state of the newest checkpoint that is whole, or None where there is no checkpoint.
+
+    A damaged one is passed over, which `say` is told.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    found = names(store)
+    for name in reversed(found):
+        try:
+            return name, read(store, name)
+        except CheckpointError as error:
+            say(f"{error}; falling back to the checkpoint before it")
+    if found:
+        raise CheckpointError(f"all {len(found)} checkpoints in {store.url} are damaged; remove them to start anew")
+    return None
+
+
+def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Read one checkpoint, on the CPU; `url` names a `.pt` file, or a folder whose newest whole one is meant.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
         StoreError: the store does not deliver it.
     """
     folder, _, name = url.rpartition("/")
-    if not _NAME.fullmatch(name):
-        folder = url
-        found = names(Store(folder))
-        if not found:
-            raise CheckpointError(f"there is no checkpoint (step-NNNNNNNN.pt) in {url}")
-        name = found[-1]
-    data = Store(folder or ".").read(name)
-    try:
-        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"checkpoint {folder}/{name} cannot be read: {str(error).splitlines()[0]}") from None
-    return saved
+    if _DATA.fullmatch(name):
+        return read(Store(folder or "."), name)
+    found = newest(Store(url), say)
+    if found is None:
+        raise CheckpointError(f"there is no checkpoint (step-NNNNNNNN.pt and .json) in {url}")
+    return found[1]
+
+
+def delete(store: Store, step: int) -> None:
+    """Remove the checkpoint of `step`, the note first."""
+    name = _name(step)
+    store.delete(_note_of(name))
+    store.delete(name)
+
+
+def remove_partials(store: Store) -> None:
+    """Remove what a writer that was killed has left in a local folder; object stores keep nothing of that kind."""
+    folder = store.local_path("")
+    for path in folder.glob(".*.part") if folder else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}.pt"
+
+
+def _note_of(name: str) -> str:
+    return name.removesuffix(".pt") + ".json"

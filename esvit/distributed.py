@@ -32,13 +32,20 @@ class World:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network under DDP, with batch norms synchronised where the backend can (NCCL); itself if alone."""
+        """The network under DDP; itself if alone."""
         if self.size == 1:
             return network
         if self.device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
             return DistributedDataParallel(network, device_ids=[self.device.index])
         return DistributedDataParallel(network)
+
+    def synchronise_batch_norms(self, networks: nn.Module) -> None:
+        """Let the batch norms inside `networks` see the rows of all ranks, where the backend can: on GPUs.
+
+        Those of the teacher too. On the CPU each rank normalises by its own rows.
+        """
+        if self.size > 1 and self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(networks)  # type: ignore[no-untyped-call]
 
     def mean(self, scalars: dict[str, Tensor]) -> dict[str, float]:
         """Mean over the ranks of each scalar; a collective call that waits for the device."""
@@ -55,6 +62,20 @@ class World:
         flags = torch.tensor(float(flag), device=self.device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
+
+    def min(self, value: Tensor) -> int:
+        """Least of an integer [] over the ranks; a collective call that waits for the device."""
+        least = value.clone()
+        if self.size > 1:
+            dist.all_reduce(least, op=dist.ReduceOp.MIN)
+        return int(least.item())
+
+    def from_main(self, value: str) -> str:
+        """What the main rank passes, on every rank; a collective call."""
+        values = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(values, device=self.device)
+        return values[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -1,6 +1,7 @@
-"""esvit-eval: measure what a checkpoint has learned.
+"""esvit-eval: measure what a checkpoint has learned, and hand it on.
 
 esvit-eval knn --checkpoint runs/swin_tiny/checkpoints --train s3://bucket/in1k/train --test s3://bucket/in1k/val
+esvit-eval export --checkpoint runs/swin_tiny/checkpoints --dest swin_tiny   # timm.create_model("local-dir:swin_tiny")
 """
 
 import argparse
@@ -16,11 +17,13 @@ from esvit import checkpoint
 from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
+from esvit.export import export
 from esvit.models import Backbone
 from esvit.models.student_teacher import ModelConfig, Network
 from pipeline.augment import CenterCropConfig
 from pipeline.errors import run_command
 from pipeline.loader import DataConfig
+from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
 
@@ -36,7 +39,7 @@ def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
 
 def knn(arguments: argparse.Namespace) -> int:
     """`esvit-eval knn`: print top-1 for each number of neighbours."""
-    saved = checkpoint.load(arguments.checkpoint)
+    saved = checkpoint.load(arguments.checkpoint, _warn)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize or round(arguments.size * 256 / 224))
     with world(arguments.device) as here:
         backbone = load_backbone(saved, arguments.network).to(here.device)
@@ -55,6 +58,18 @@ def knn(arguments: argparse.Namespace) -> int:
         table.add_row(str(count), f"{100 * value:.2f}")
     Console().print(table)
     return 0
+
+
+def export_backbone(arguments: argparse.Namespace) -> int:
+    """`esvit-eval export`: the backbone as safetensors and config, for timm."""
+    store = Store(arguments.dest)
+    for name in export(checkpoint.load(arguments.checkpoint, _warn), arguments.network, store):
+        sys.stdout.write(f"wrote {store.url}/{name}\n")
+    return 0
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
 
 
 def _data(arguments: argparse.Namespace, url: str) -> DataConfig:
@@ -83,6 +98,11 @@ def parse_arguments() -> argparse.Namespace:
     knn_parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     knn_parser.add_argument("--cache-dir", default="~/.cache/esvit-streaming")
     knn_parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    export_parser = protocols.add_parser("export", help="the backbone for timm: safetensors and config.json")
+    export_parser.set_defaults(run=export_backbone)
+    export_parser.add_argument("--checkpoint", required=True, help="file, or folder whose newest is taken")
+    export_parser.add_argument("--dest", required=True, metavar="URL", help="folder to write into")
+    export_parser.add_argument("--network", choices=("teacher", "student"), default="teacher")
     return parser.parse_args()
 
 

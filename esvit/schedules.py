@@ -14,7 +14,7 @@ from pipeline.config import Config
 
 
 class ScheduleConfig(Config):
-    """Length of the run and the course of its four schedules.
+    """Length of the run and the course of its schedules.
 
     Attributes:
         epochs: Length of the run.
@@ -24,6 +24,11 @@ class ScheduleConfig(Config):
         weight_decay: At the start, on a cosine to `final_weight_decay`.
         teacher_momentum: At the start, on a cosine to 1.
         teacher_temperature: After its warm-up, linear from `warmup_teacher_temperature`, epoch by epoch.
+        region_start_epoch: Until then the loss is the view task alone; the region task is computed, but counts nothing.
+            Regions match by features, and the features of a new network know the place in the picture before they know
+            what is there: from the start, the region task can fasten that (docs/experiments.md).
+        region_warmup_epochs: From the start epoch on, the region task's share of the loss rises linearly, step by step,
+            to `loss.region_weight`.
     """
 
     epochs: PositiveInt = 300
@@ -36,10 +41,12 @@ class ScheduleConfig(Config):
     teacher_temperature: float = Field(default=0.07, gt=0)
     warmup_teacher_temperature: float = Field(default=0.04, gt=0)
     warmup_teacher_temperature_epochs: int = Field(default=30, ge=0)
+    region_start_epoch: int = Field(default=0, ge=0)
+    region_warmup_epochs: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _warmups_end(self) -> Self:
-        for key in ("warmup_epochs", "warmup_teacher_temperature_epochs"):
+        for key in ("warmup_epochs", "warmup_teacher_temperature_epochs", "region_start_epoch"):
             if getattr(self, key) > self.epochs:
                 raise ValueError(f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs}); lower it too")
         return self
@@ -52,6 +59,7 @@ class StepValues(NamedTuple):
     weight_decay: float
     momentum: float
     teacher_temperature: float
+    region_share: float = 1.0  # of `loss.region_weight`
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,11 @@ class Schedules:
         """Steps of the whole run."""
         return self.config.epochs * self.steps_per_epoch
 
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate after the warm-up."""
+        return self.config.base_lr * self.global_batch / 256
+
     def at(self, step: int) -> StepValues:
         """The values of global step 0 <= `step` < `num_steps`."""
         assert 0 <= step < self.num_steps, f"step {step} is outside the run of {self.num_steps} steps"
@@ -81,14 +94,20 @@ class Schedules:
                 config.warmup_teacher_temperature_epochs,
                 step // self.steps_per_epoch,
             ),
+            region_share=self._region_share(step),
         )
 
+    def _region_share(self, step: int) -> float:
+        since_start = step - self.config.region_start_epoch * self.steps_per_epoch
+        if since_start < 0:
+            return 0.0
+        return linear(0.0, 1.0, self.config.region_warmup_epochs * self.steps_per_epoch, since_start)
+
     def _lr(self, step: int) -> float:
-        peak = self.config.base_lr * self.global_batch / 256
         warmup = self.config.warmup_epochs * self.steps_per_epoch
         if step < warmup:
-            return linear(0.0, peak, warmup, step)
-        return cosine(peak, self.config.min_lr, self.num_steps - warmup, step - warmup)
+            return linear(0.0, self.peak_lr, warmup, step)
+        return cosine(self.peak_lr, self.config.min_lr, self.num_steps - warmup, step - warmup)
 
 
 def linear(start: float, end: float, num_steps: int, step: int) -> float:

@@ -15,16 +15,20 @@ from typing import Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from esvit import checkpoint
-from esvit.checkpoint import CheckpointConfig, TrainState
+from esvit.checkpointer import CheckpointConfig, Checkpointer
 from esvit.distributed import World, world
+from esvit.guards import CollapseDetector, DivergedError, FiniteGuard, GuardConfig, cautions
 from esvit.losses import EsvitLoss, LossConfig
 from esvit.metrics import MetricsConfig, RunLog, run_log
+from esvit.mixup import MixupConfig
 from esvit.models.student_teacher import ModelConfig, StudentTeacher
-from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients, freeze_last_layers
-from esvit.schedules import ScheduleConfig, Schedules, StepValues
+from esvit.optim import OptimConfig, build_optimizer
+from esvit.schedules import ScheduleConfig, Schedules
+from esvit.state import TrainState
+from esvit.step import Precision, StepSettings, train_step
 from pipeline import config as configuration
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.config import Config
@@ -42,42 +46,49 @@ class TrainConfig(Config):
     Attributes:
         output: Local folder for the resolved config, the log and the metrics targets.
         global_batch: Images of one step over all ranks.
-        precision: "bf16" runs the networks under autocast; losses and softmaxes stay in fp32.
+        accumulation: Parts in which every rank works through its images of one step, to save memory.
+        precision: "bf16" and "fp16" run the networks under autocast; losses and softmaxes stay in fp32.
     """
 
     output: str
     seed: NonNegativeInt = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     global_batch: PositiveInt
+    accumulation: PositiveInt = 1
     data: DataConfig
     augment: MultiCropConfig = MultiCropConfig()
+    mixup: MixupConfig = MixupConfig()
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     optim: OptimConfig = OptimConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    guards: GuardConfig = GuardConfig()
     metrics: MetricsConfig = MetricsConfig()
 
 
 def train(config: TrainConfig) -> int:
     """Run, or resume, the training that `config` describes. Returns the exit status."""
-    output = Path(config.output)
     num_prototypes = config.model.head.num_prototypes
     with (
         world(config.device) as here,
-        run_log(config.metrics, here, output, num_prototypes) as log,
+        run_log(config.metrics, here, Path(config.output), num_prototypes) as log,
         _loader(config, here) as loader,
+        _checkpointer(config, loader, log) as checkpoints,
         _sigterm() as stopped,
     ):
-        if here.is_main:
-            configuration.save(config, output / "config.yaml")
+        settings = StepSettings(config.optim, config.precision, config.accumulation, config.loss.region_weight)
+        settings.check_batch(config.global_batch, here.size)
         schedules = Schedules(config.schedule, loader.steps_per_epoch, config.global_batch)
+        _introduce(config, schedules, loader, here, log)
         state = _new_state(config, loader, here)
-        checkpoints = Store(config.checkpoint.url or str(output / "checkpoints"))
         _restore(state, config, checkpoints, here, log)
+        here.synchronise_batch_norms(state.networks)
         student = here.wrap(state.networks.student)
-        save_every = config.checkpoint.every_steps or schedules.steps_per_epoch
+        guard, collapse = FiniteGuard(here.device), CollapseDetector(config.guards, num_prototypes)
+        losses: list[Tensor] = []  # since the newest checkpoint
+        signs: list[str] = []
 
         log.begin(state.step, schedules.num_steps)
         batches = iter(loader)
@@ -85,58 +96,50 @@ def train(config: TrainConfig) -> int:
             with log.step() as timer:
                 batch = timer.got(next(batches))
                 torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
-                values = schedules.at(state.step)
-                scalars = train_step(state, student, batch.views, values, config, batch.epoch)
+                values, mix = schedules.at(state.step), config.mixup.weight(config.seed, state.step)
+                scalars = train_step(
+                    state, student, batch.views, values, settings, epoch=batch.epoch, guard=guard, mixup_weight=mix
+                )
+                losses.append(scalars["loss"])
                 state.step += 1
-            stopping = False
-            if log.due(state.step, schedules.num_steps):
-                log.log(state.step, state.step / schedules.steps_per_epoch, here.mean(scalars), values.lr)
+            stopping, saving = False, checkpoints.due(state.step, schedules.num_steps)
+            logging = log.due(state.step, schedules.num_steps)
+            if logging or saving:  # the only moments at which the host waits for the device
+                _stop_if_diverged(state, guard, config, here)
+            if logging:
+                scalars["center_drift"] = collapse.center_drift(state.loss, values.teacher_temperature)
+                means = here.mean(scalars)
+                log.log(state.step, state.step / schedules.steps_per_epoch, means, values.lr)
+                signs = _changed(signs, collapse.observe(means), log)
                 stopping = here.any(stopped.is_set)
-            if state.step % save_every == 0 or state.step == schedules.num_steps or stopping:
-                _save(state, checkpoints, config.checkpoint.keep_last, here, log)
+            if saving or stopping:
+                _save(state, checkpoints, here, losses, healthy=not signs)
+                losses.clear()
             if stopping:
+                checkpoints.wait()
                 log.say("stopped by SIGTERM after a checkpoint; the same command resumes")
                 return EXIT_RETRY
+        checkpoints.wait()
     return 0
-
-
-def train_step(
-    state: TrainState,
-    student: nn.Module,
-    views: list[Tensor],
-    values: StepValues,
-    config: TrainConfig,
-    epoch: int,
-) -> dict[str, Tensor]:
-    """One optimisation step on the views of this rank.
-
-    Args:
-        student: The student as the gradients see it: wrapped for DDP, if distributed.
-        views: One tensor [V, B, 3, H, W] a size; the teacher sees the first.
-
-    Returns:
-        This rank's scalars, still on the device: "loss", its terms, "teacher_entropy" and "gradient_norm".
-    """
-    networks, optimizer = state.networks, state.optimizer
-    apply_schedule(optimizer, values.lr, values.weight_decay)
-    with torch.autocast(views[0].device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        with torch.no_grad():
-            targets = networks.teacher(views[:1])
-        predictions = student(views)
-    scalars = state.loss(predictions, targets, values.teacher_temperature)
-    optimizer.zero_grad()
-    scalars["loss"].backward()
-    norm = clip_gradients(networks.student.parameters(), config.optim.clip_norm, config.optim.clip)
-    if epoch < config.optim.freeze_last_layer_epochs:
-        freeze_last_layers(networks.student)
-    optimizer.step()
-    networks.update_teacher(values.momentum)
-    return {**scalars, "gradient_norm": norm}
 
 
 def _loader(config: TrainConfig, here: World) -> ViewLoader:
     stream = open_training_stream(config.data.stream, config.seed, config.global_batch, here.rank, here.size)
     return open_loader(stream, MultiCrop(config.augment, config.seed), config.data, here.device)
+
+
+def _checkpointer(config: TrainConfig, loader: ViewLoader, log: RunLog) -> Checkpointer:
+    store = Store(config.checkpoint.url or str(Path(config.output) / "checkpoints"))
+    return Checkpointer(config.checkpoint, store, loader.steps_per_epoch, log.say)
+
+
+def _introduce(config: TrainConfig, schedules: Schedules, loader: ViewLoader, here: World, log: RunLog) -> None:
+    """Write down what is going to run, and say what looks like a mistake in it."""
+    if here.is_main:
+        configuration.save(config, Path(config.output) / "config.yaml")
+    num_prototypes = config.model.head.num_prototypes
+    for caution in cautions(schedules.peak_lr, config.global_batch, num_prototypes, loader.num_samples):
+        log.say(caution)
 
 
 def _new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainState:
@@ -147,23 +150,29 @@ def _new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainSta
         networks=networks,
         loss=EsvitLoss(config.loss, config.model.head.num_prototypes).to(here.device),
         optimizer=build_optimizer(networks.student, config.optim),
+        scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16"),
         loader=loader,
         config=config.model_dump(mode="json"),
     )
 
 
-def _restore(state: TrainState, config: TrainConfig, checkpoints: Store, here: World, log: RunLog) -> None:
+def _restore(state: TrainState, config: TrainConfig, checkpoints: Checkpointer, here: World, log: RunLog) -> None:
     """Resume this run, or start from another run's checkpoint, or from nothing."""
-    found = checkpoint.names(checkpoints)
-    here.barrier()  # nobody writes the first checkpoint before everybody has looked
-    if found:
-        state.resume(checkpoint.load(f"{checkpoints.url}/{found[-1]}"))
-        log.say(f"resuming from {checkpoints.url}/{found[-1]}")
-        return
-    if config.checkpoint.start_from:
-        fresh = state.start_from(checkpoint.load(config.checkpoint.start_from))
+    store = checkpoints.store
+    found = checkpoint.newest(store, log.say) if here.is_main else None
+    name = here.from_main(found[0] if found else "")  # all ranks from the same one, and none before it is verified
+    if name:
+        changed = state.resume(found[1] if found else checkpoint.read(store, name))
+        log.say(f"resuming from {store.url}/{name}")
+        if changed:
+            log.say(f"caution: these settings are not those of the checkpoint: {', '.join(changed)}")
+    elif config.checkpoint.start_from:
+        fresh = state.start_from(checkpoint.load(config.checkpoint.start_from, log.say))
         log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
-    _save(state, checkpoints, config.checkpoint.keep_last, here, log)
+    if here.is_main:
+        checkpoints.continue_after(state.step if name else -1)
+    if not name:
+        _save(state, checkpoints, here, [], healthy=True)
 
 
 def _summary(parameter_names: list[str]) -> str:
@@ -171,10 +180,37 @@ def _summary(parameter_names: list[str]) -> str:
     return ", ".join(sorted({".".join(name.split(".")[:2]) for name in parameter_names}))
 
 
-def _save(state: TrainState, checkpoints: Store, keep_last: int, here: World, log: RunLog) -> None:
+def _save(state: TrainState, checkpoints: Checkpointer, here: World, losses: list[Tensor], healthy: bool) -> None:
+    loss = here.mean({"loss": torch.stack(losses).mean()})["loss"] if losses else None
     if here.is_main:
-        name = checkpoint.save(state, checkpoints, keep_last)
-        log.say(f"saved {checkpoints.url}/{name}")
+        checkpoints.save(state.state_dict(), loss, healthy)
+
+
+def _stop_if_diverged(state: TrainState, guard: FiniteGuard, config: TrainConfig, here: World) -> None:
+    """Raise `DivergedError` after a step that was not finite, with the state before it saved for a replay."""
+    step = guard.first_failure(here)
+    if step is None:
+        return
+    folder = Path(config.output) / "failed"
+    if here.is_main:
+        saved = state.state_dict()
+        saved["step"] = saved["loader"]["position"] = step
+        checkpoint.write(Store(folder), saved)
+    here.barrier()
+    raise DivergedError(
+        f"the loss or a gradient of step {step + 1} is not finite; the state before that step is in {folder}, and the "
+        f"same command with --set checkpoint.url={folder} --set metrics.log_every_steps=1 replays it"
+    )
+
+
+def _changed(before: list[str], signs: list[str], log: RunLog) -> list[str]:
+    """Say which signs of collapse are new, and that they are over."""
+    for sign in signs:
+        if sign not in before:
+            log.say(f"collapse: {sign}")
+    if before and not signs:
+        log.say("collapse: over")
+    return signs
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

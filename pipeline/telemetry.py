@@ -63,6 +63,13 @@ TRAIN_TEACHER_ENTROPY = Gauge(
     "esvit_train_teacher_entropy_ratio",
     "Entropy of the mean teacher assignment over ln K: 0 one prototype only, 1 uniform; either end is collapse",
 )
+TRAIN_FEATURE_STD = Gauge(
+    "esvit_train_feature_std", "Spread of the teacher's normalised features over images; 0 is collapse"
+)
+TRAIN_CENTER_DRIFT = Gauge(
+    "esvit_train_center_drift", "RMS move of the centres from one logged step to the next, in teacher temperatures"
+)
+TRAIN_COLLAPSED = Gauge("esvit_train_collapsed", "1 while signs of collapse last, else 0")
 TRAIN_LEARNING_RATE = Gauge("esvit_train_learning_rate", "Learning rate of the newest logged step")
 # Shard builder: a build that lasts for hours. The samples and bytes are those in shards that have been committed.
 BUILD_PLANNED_SHARDS = Gauge("esvit_build_planned_shards", "Shards that this run has to write")

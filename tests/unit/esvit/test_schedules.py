@@ -30,11 +30,11 @@ def test_equal_to_the_published_arrays(epochs: int, warmup: int, per_epoch: int)
 
 def test_recipe_of_swin_tiny_by_hand() -> None:
     schedules = Schedules(ScheduleConfig(), steps_per_epoch=100, global_batch=1024)
-    assert schedules.at(0) == pytest.approx((0.0, 0.04, 0.996, 0.04))
+    assert schedules.at(0) == pytest.approx((0.0, 0.04, 0.996, 0.04, 1.0))
     assert schedules.at(999).lr == pytest.approx(2e-3)  # the last step of the warm-up is at the peak ...
     assert schedules.at(1000).lr == pytest.approx(2e-3)  # ... and so is the first of the cosine
     assert schedules.at(15_500).lr == pytest.approx((2e-3 + 1e-6) / 2)
-    assert schedules.at(15_000)[1:] == pytest.approx((0.22, 0.998, 0.07))
+    assert schedules.at(15_000)[1:4] == pytest.approx((0.22, 0.998, 0.07))
     assert schedules.at(2_999).teacher_temperature == pytest.approx(0.07)  # epoch 29, the last of the warm-up
     assert schedules.at(1_499).teacher_temperature == pytest.approx(0.04 + 0.03 * 14 / 29)
     last = schedules.at(29_999)
@@ -61,3 +61,11 @@ def test_steps_outside_the_run_are_our_bug(step: int) -> None:
     config = ScheduleConfig(epochs=2, warmup_epochs=0, warmup_teacher_temperature_epochs=0)
     with pytest.raises(AssertionError, match="outside the run of 10 steps"):
         Schedules(config, steps_per_epoch=5, global_batch=8).at(step)
+
+
+def test_the_region_task_comes_in_after_its_start() -> None:
+    config = ScheduleConfig(epochs=6, warmup_epochs=0, warmup_teacher_temperature_epochs=0)
+    scheduled = config.replace(region_start_epoch=2, region_warmup_epochs=1)
+    shares = [Schedules(scheduled, 3, 8).at(step).region_share for step in range(18)]
+    assert shares == [0.0] * 6 + [0.0, 0.5, 1.0] + [1.0] * 9
+    assert [Schedules(config, 3, 8).at(step).region_share for step in range(18)] == [1.0] * 18

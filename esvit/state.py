@@ -1,0 +1,99 @@
+"""The state of a run: all that one step hands to the next, in and out of checkpoints."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from esvit.checkpoint import CheckpointError
+from esvit.losses import EsvitLoss
+from esvit.models.student_teacher import StudentTeacher
+from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
+from pipeline.loader import ViewLoader
+
+# What may differ between a run and its resumption without a word.
+_FREE = ("output", "device", "data", "metrics", "checkpoint")
+
+
+@dataclass
+class TrainState:
+    """All that a run carries from one step to the next.
+
+    There is no random state in it: docs/decisions/0003-no-random-state-in-checkpoints.md. `scaler` is the one of
+    fp16, and disabled for other precisions.
+    """
+
+    networks: StudentTeacher
+    loss: EsvitLoss
+    optimizer: Optimizer
+    scaler: GradScaler
+    loader: ViewLoader
+    config: dict[str, Any]
+    step: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return {
+            "student": self.networks.student.state_dict(),
+            "teacher": self.networks.teacher.state_dict(),
+            "loss": self.loss.state_dict(),
+            "optimizer": optimizer_state_by_name(self.optimizer),
+            "scaler": self.scaler.state_dict(),
+            "loader": self.loader.state_dict(),
+            "step": self.step,
+            "config": self.config,
+        }
+
+    def resume(self, saved: dict[str, Any]) -> list[str]:
+        """Continue exactly where `saved` was taken; returns the settings that differ from those of then.
+
+        Raises:
+            CheckpointError: it is of another network.
+            OrderError: it belongs to another data set or order of samples.
+        """
+        self.loader.load_state_dict(saved["loader"])
+        self._load_networks(saved, strict=True)
+        if saved["scaler"]:
+            self.scaler.load_state_dict(saved["scaler"])
+        self.step = saved["step"]
+        return [key for key in changed_keys(saved["config"], self.config) if key.partition(".")[0] not in _FREE]
+
+    def start_from(self, saved: dict[str, Any]) -> list[str]:
+        """Take over the networks, centres and optimiser state of another run; returns the names that start fresh.
+
+        Raises:
+            CheckpointError: `saved` has parameters that this network lacks, or of other shapes.
+        """
+        return self._load_networks(saved, strict=False)
+
+    def _load_networks(self, saved: dict[str, Any], strict: bool) -> list[str]:
+        fresh = []
+        modules = {"student": self.networks.student, "teacher": self.networks.teacher, "loss": self.loss}
+        for name, module in modules.items():
+            try:
+                missing, unexpected = module.load_state_dict(saved[name], strict=strict)
+            except RuntimeError as error:
+                raise CheckpointError(_first_problem(name, error)) from None
+            if unexpected:
+                raise CheckpointError(f"the checkpoint's {name} has '{unexpected[0]}', which this network lacks")
+            fresh += [f"{name}.{key}" for key in missing]
+        load_optimizer_state_by_name(self.optimizer, saved["optimizer"])
+        return fresh
+
+
+def changed_keys(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """The dotted keys whose values differ between two resolved configs."""
+    changed = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changed.append(f"{prefix}{key}")
+    return changed
+
+
+def _first_problem(name: str, error: RuntimeError) -> str:
+    problems = [line.strip() for line in str(error).splitlines()[1:]]
+    return f"the checkpoint's {name} does not fit this network: {problems[0]} ({len(problems)} problems in all)"

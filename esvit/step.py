@@ -1,0 +1,159 @@
+"""One optimisation step, from views to moved weights, in which the host never waits for the device."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from esvit.guards import FeatureSpread, FiniteGuard
+from esvit.mixup import blend, mirror
+from esvit.optim import OptimConfig, apply_schedule, clip_gradients, freeze_last_layers
+from esvit.schedules import StepValues
+from esvit.state import TrainState
+from pipeline.errors import UserError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What stays the same from step to step.
+
+    Attributes:
+        precision: Of the networks under autocast; losses and softmaxes stay in fp32. fp16 needs the state's scaler.
+        accumulation: Forward and backward passes a step, each on an equal part of this rank's images. Without batch
+            norm the result is that of one pass.
+        region_weight: Share of the region task in the loss where its schedule is at 1.
+    """
+
+    optim: OptimConfig
+    precision: Precision
+    accumulation: PositiveInt
+    region_weight: float
+
+    def check_batch(self, global_batch: int, world_size: int) -> None:
+        """Raise `UserError` unless every rank can split its images into `accumulation` equal parts."""
+        if global_batch % (world_size * self.accumulation):
+            raise UserError(
+                f"global_batch {global_batch} cannot be split evenly over {world_size} ranks and accumulation "
+                f"{self.accumulation}; choose a batch that is a multiple of {world_size * self.accumulation}"
+            )
+
+
+def train_step(
+    state: TrainState,
+    student: nn.Module,
+    views: list[Tensor],
+    values: StepValues,
+    settings: StepSettings,
+    *,
+    epoch: int,
+    guard: FiniteGuard,
+    mixup_weight: float | None = None,
+) -> dict[str, Tensor]:
+    """One optimisation step on the views of this rank; none, once `guard` has seen a step that was not finite.
+
+    Args:
+        student: The student as the gradients see it: wrapped for DDP, if distributed.
+        views: One tensor [V, B, 3, H, W] a size; the teacher sees the first.
+        mixup_weight: See `esvit.mixup`; None for images as they are.
+
+    Returns:
+        This rank's scalars, still on the device: "loss", its terms, "teacher_entropy", "feature_std" and
+        "gradient_norm".
+    """
+    networks, optimizer = state.networks, state.optimizer
+    apply_schedule(optimizer, values.lr, values.weight_decay)
+    state.loss.region_weight = settings.region_weight * values.region_share
+    optimizer.zero_grad()
+    centers = _Centers(state.loss)
+    scalars: list[dict[str, Tensor]] = []
+    parts = list(zip(*(group.chunk(settings.accumulation, dim=1) for group in views), strict=True))
+    with FeatureSpread(networks.teacher.backbone) as spread:
+        for number, part in enumerate(parts, start=1):
+            with _gradients_averaged(student, number == len(parts)):
+                found = _losses(state, student, list(part), values, settings.precision, mixup_weight, centers)
+                torch.autograd.backward(state.scaler.scale(found["loss"] / len(parts)))
+            scalars.append({name: value.detach() for name, value in found.items()})
+    state.scaler.unscale_(optimizer)  # nothing, but for fp16
+    norm = clip_gradients(networks.student.parameters(), settings.optim.clip_norm, settings.optim.clip)
+    if epoch < settings.optim.freeze_last_layer_epochs:
+        freeze_last_layers(networks.student)
+    means = {name: torch.stack([part[name] for part in scalars]).mean(dim=0) for name in scalars[0]}
+    guard.observe(state.step, means["loss"] if state.scaler.is_enabled() else means["loss"] + 0 * norm)
+    centers.settle(unless=guard.failed)
+    _update(state, guard)
+    networks.update_teacher(values.momentum)
+    return {**means, "feature_std": spread.mean(), "gradient_norm": norm}
+
+
+def _losses(
+    state: TrainState,
+    student: nn.Module,
+    views: list[Tensor],
+    values: StepValues,
+    precision: Precision,
+    mixup_weight: float | None,
+    centers: "_Centers",
+) -> dict[str, Tensor]:
+    """The loss and its terms on one part of the batch."""
+    networks, weights = state.networks, [1.0]
+    batches = [views]
+    if mixup_weight is not None:
+        weights = [mixup_weight, 1 - mixup_weight]
+        batches = [views, mirror(views[:1])]
+        views = blend(views, mixup_weight)
+    with torch.autocast(views[0].device.type, _DTYPES[precision], enabled=precision != "fp32"):
+        with torch.no_grad():
+            targets = [networks.teacher(batch[:1]) for batch in batches]
+        predictions = student(views)
+    found = []
+    for target in targets:
+        found.append(state.loss(predictions, target, values.teacher_temperature))
+        centers.rewind()
+    return {name: sum(w * part[name] for w, part in zip(weights, found, strict=True)) for name in found[0]}
+
+
+def _update(state: TrainState, guard: FiniteGuard) -> None:
+    """Move the student, unless a gradient is not finite: the fused optimiser decides on the device."""
+    if state.scaler.is_enabled():
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        return
+    state.optimizer.grad_scale, state.optimizer.found_inf = None, guard.failed.float()  # type: ignore[attr-defined]
+    state.optimizer.step()
+    del state.optimizer.grad_scale, state.optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def _gradients_averaged(student: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
+    """Whether this backward exchanges gradients with the other ranks, or leaves that to a later one."""
+    if now or not isinstance(student, DistributedDataParallel):
+        return contextlib.nullcontext()
+    manager: contextlib.AbstractContextManager[None] = student.no_sync()
+    return manager
+
+
+class _Centers:
+    """The loss moves its centres, its buffers, at every call. Over several calls a step, they all start from the
+    same centres, and the step moves to the mean of where they led: exactly one move by the mean of all rows."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        self._buffers = list(loss.buffers())
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._reached: list[list[Tensor]] = []
+
+    def rewind(self) -> None:
+        """Remember where a call led, and go back."""
+        self._reached.append([buffer.clone() for buffer in self._buffers])
+        for buffer, before in zip(self._buffers, self._before, strict=True):
+            buffer.copy_(before)
+
+    def settle(self, unless: Tensor) -> None:
+        """Move; stay where `unless` [] is true."""
+        for buffer, before, *reached in zip(self._buffers, self._before, *self._reached, strict=True):
+            buffer.copy_(torch.where(unless, before, torch.stack(reached).mean(dim=0)))

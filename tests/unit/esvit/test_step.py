@@ -1,0 +1,163 @@
+"""One step: accumulation, mixup, half precision, the schedule of regions; and that the host never waits in it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from esvit.distributed import World
+from esvit.guards import FiniteGuard
+from esvit.losses import EsvitLoss, LossConfig
+from esvit.mixup import MixupConfig, blend
+from esvit.models import BackboneConfig
+from esvit.models.head import HeadConfig
+from esvit.models.student_teacher import ModelConfig, StudentTeacher
+from esvit.optim import OptimConfig, build_optimizer
+from esvit.schedules import StepValues
+from esvit.state import TrainState
+from esvit.step import StepSettings, train_step
+from pipeline.errors import UserError
+
+K = 12
+CPU = torch.device("cpu")
+VALUES = StepValues(lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temperature=0.04)
+SETTINGS = StepSettings(OptimConfig(), "fp32", accumulation=1, region_weight=0.5)
+
+
+def make_state(fp16: bool = False) -> TrainState:
+    torch.manual_seed(0)
+    head = HeadConfig(num_prototypes=K, hidden=16, bottleneck=8)
+    networks = StudentTeacher(ModelConfig(backbone=BackboneConfig(name="swin_nano"), head=head), with_regions=True)
+    optimizer = build_optimizer(networks.student, OptimConfig())
+    scaler = torch.amp.GradScaler("cpu", enabled=fp16, init_scale=16.0)
+    return TrainState(networks, EsvitLoss(LossConfig(), K), optimizer, scaler, None, {})  # type: ignore[arg-type]
+
+
+def make_views() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(v, 4, 3, size, size, generator=generator) for v, size in ((2, 32), (2, 16))]
+
+
+def run(num_steps: int = 3, settings: StepSettings = SETTINGS, fp16: bool = False, **options: Any) -> Any:
+    state, guard = make_state(fp16), FiniteGuard(CPU)
+    values = options.pop("values", VALUES)
+    for _ in range(num_steps):
+        scalars = train_step(
+            state, state.networks.student, make_views(), values, settings, epoch=1, guard=guard, **options
+        )
+        state.step += 1
+    return state, scalars
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_gives_the_step_of_the_whole_batch(parts: int) -> None:
+    whole, scalars = run()
+    split, others = run(settings=StepSettings(OptimConfig(), "fp32", parts, 0.5))
+    for name in ("loss", "view", "region", "gradient_norm"):
+        torch.testing.assert_close(others[name], scalars[name], rtol=1e-4, atol=1e-5)
+    for part in ("networks", "loss"):
+        ours, theirs = getattr(split, part).state_dict(), getattr(whole, part).state_dict()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-4, atol=3e-4)  # a wrong scale would show as 3e-3
+
+
+def test_a_batch_that_cannot_be_split_is_refused() -> None:
+    with pytest.raises(UserError, match="choose a batch that is a multiple of 12"):
+        StepSettings(OptimConfig(), "fp32", 3, 0.5).check_batch(16, 4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_single(precision: Any) -> None:
+    _, scalars = run()
+    state, half = run(settings=StepSettings(OptimConfig(), precision, 1, 0.5), fp16=precision == "fp16")
+    torch.testing.assert_close(half["loss"], scalars["loss"], rtol=0.03, atol=0)
+    torch.testing.assert_close(half["gradient_norm"], scalars["gradient_norm"], rtol=0.1, atol=0)
+    assert state.scaler.get_scale() == (16.0 if precision == "fp16" else 1.0)
+
+
+def test_an_overflow_of_the_scaled_gradients_skips_the_step_and_lowers_the_scale() -> None:
+    state, guard = make_state(fp16=True), FiniteGuard(CPU)
+    before = {name: tensor.clone() for name, tensor in state.networks.student.state_dict().items()}
+    state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 3e38})
+    settings = StepSettings(OptimConfig(), "fp16", 1, 0.5)
+    train_step(state, state.networks.student, make_views(), VALUES, settings, epoch=1, guard=guard)
+    assert all(torch.equal(before[n], t) for n, t in state.networks.student.state_dict().items())
+    assert state.scaler.get_scale() == pytest.approx(1.5e38)
+    assert not guard.failed
+
+
+def test_the_region_task_counts_by_its_share() -> None:
+    for share in (0.0, 0.5, 1.0):
+        _, scalars = run(1, values=VALUES._replace(region_share=share))
+        expected = (1 - 0.5 * share) * scalars["view"] + 0.5 * share * scalars["region"]
+        torch.testing.assert_close(scalars["loss"], expected)
+
+
+def test_mixup_at_either_end_is_the_images_or_their_mirrors() -> None:
+    plain, scalars = run(1)
+    mixed, same = run(1, mixup_weight=1.0)
+    _, mirrored = run(1, mixup_weight=0.0)
+    torch.testing.assert_close(same["loss"], scalars["loss"])
+    torch.testing.assert_close(mirrored["loss"], scalars["loss"])  # a batch in another order
+    for name, center in plain.loss.state_dict().items():
+        torch.testing.assert_close(mixed.loss.state_dict()[name], center)
+
+
+def test_mixup_trains_on_blends_and_blended_targets() -> None:
+    state, scalars = run(1, mixup_weight=0.3)
+    fresh, views = make_state(), make_views()
+    predictions = fresh.networks.student(blend(views, 0.3))
+    terms = []
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        objective = EsvitLoss(LossConfig(), K)
+        terms.append(objective(predictions, fresh.networks.teacher([views[0][:, order]]), 0.04)["loss"])
+    torch.testing.assert_close(scalars["loss"], (0.3 * terms[0] + 0.7 * terms[1]).detach())
+    assert state.loss.view_center.center.abs().sum() > 0
+
+
+def test_the_weight_of_mixup_depends_on_seed_and_step_alone() -> None:
+    config = MixupConfig(alpha=0.8, probability=0.5)
+    weights = [config.weight(0, step) for step in range(400)]
+    assert weights == [config.weight(0, step) for step in range(400)] != [config.weight(1, s) for s in range(400)]
+    drawn = [weight for weight in weights if weight is not None]
+    assert 140 < len(drawn) < 260 and all(0 <= weight <= 1 for weight in drawn)
+    assert MixupConfig().weight(0, 0) is None
+
+
+class _NoReads(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU: reading a tensor's value, or a shape that depends on one."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.__name__.partition(".")[0] not in ("_local_scalar_dense", "is_nonzero", "nonzero"), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mixup_weight", [None, 0.5])
+def test_the_host_reads_nothing_from_the_device(mixup_weight: float | None) -> None:
+    state, guard, views = make_state(), FiniteGuard(CPU), make_views()
+    settings = StepSettings(OptimConfig(), "bf16", 2, 0.5)
+    with _NoReads():
+        train_step(
+            state, state.networks.student, views, VALUES, settings, epoch=0, guard=guard, mixup_weight=mixup_weight
+        )
+    with pytest.raises(AssertionError), _NoReads():
+        guard.failed.item()
+
+
+def test_a_step_that_is_not_finite_freezes_the_state_before_it() -> None:
+    state, guard, views = make_state(), FiniteGuard(CPU), make_views()
+    for step in range(4):
+        if step == 2:
+            views[1][0, 1, 0, 3, 3] = float("nan")
+            kept = {name: tensor.clone() for name, tensor in state.networks.student.state_dict().items()}
+            kept |= {name: tensor.clone() for name, tensor in state.loss.state_dict().items()}
+            count = next(iter(state.optimizer.state.values()))["step"].clone()
+        if step == 3:
+            views = make_views()
+        train_step(state, state.networks.student, views, VALUES, SETTINGS, epoch=1, guard=guard)
+        state.step += 1
+    after = state.networks.student.state_dict() | state.loss.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in kept.items())
+    assert next(iter(state.optimizer.state.values()))["step"] == count
+    assert guard.first_failure(World(0, 0, 1, CPU)) == 2
