@@ -123,7 +123,7 @@ def train_step(
         with torch.no_grad():
             targets = networks.teacher(views[:1])
         predictions = student(views)
-    scalars = state.loss(predictions, targets, values.teacher_temperature)
+        scalars = state.loss(predictions, targets, values.teacher_temperature)
     optimizer.zero_grad()
     scalars["loss"].backward()
     norm = clip_gradients(networks.student.parameters(), config.optim.clip_norm, config.optim.clip)
