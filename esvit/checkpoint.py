@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch.optim import Optimizer
 
 from esvit.losses import EsvitLoss
+from esvit.models.official import load_official
 from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
 from pipeline.config import Config
@@ -128,10 +129,14 @@ def names(store: Store) -> list[str]:
 def load(url: str) -> dict[str, Any]:
     """Read one checkpoint, on the CPU; `url` names a file, or a folder whose newest is meant.
 
+    A local `.pth` file is one that EsViT's authors published.
+
     Raises:
         CheckpointError: there is none, or it cannot be read.
         StoreError: the store does not deliver it.
     """
+    if url.endswith(".pth"):
+        return load_official(url)
     folder, _, name = url.rpartition("/")
     if not _NAME.fullmatch(name):
         folder = url
