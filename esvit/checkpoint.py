@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from pydantic import NonNegativeInt, ValidationError
 
+from esvit.models.official import load_official
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
@@ -149,10 +150,14 @@ def newest(store: Store, say: Callable[[str], None]) -> tuple[str, dict[str, Any
 def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Read one checkpoint, on the CPU; `url` names a `.pt` file, or a folder whose newest whole one is meant.
 
+    A local `.pth` file is one that EsViT's authors published.
+
     Raises:
         CheckpointError: there is none, or it cannot be read.
         StoreError: the store does not deliver it.
     """
+    if url.endswith(".pth"):
+        return load_official(url)
     folder, _, name = url.rpartition("/")
     if _DATA.fullmatch(name):
         return read(Store(folder or "."), name)

@@ -1,18 +1,19 @@
 """The objective: view and region loss against a centred, sharpened teacher (EsViT, section 3.2)."""
 
 import math
-from typing import Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from esvit.losses.center import Center
+from esvit.losses.fused import FusedLoss, Teacher, fused_cross_entropy
+from esvit.losses.pairs import Predictions, region_task, view_task
 from esvit.losses.region import region_loss
 from esvit.losses.view import view_loss
 from pipeline.config import Config
 
-__all__ = ["EsvitLoss", "LossConfig"]
+__all__ = ["EsvitLoss", "LossConfig", "Predictions"]
 
 
 class LossConfig(Config):
@@ -20,22 +21,21 @@ class LossConfig(Config):
 
     The paper adds the two terms; the authors' implementation, and so every published figure, averages them.
     The teacher's temperature changes during a run, so it belongs to the schedules.
+
+    Attributes:
+        region_weight: Share of the region task.
+        student_temperature: Divides the student's logits.
+        center_momentum: Of the moving mean of the teacher's logits.
+        fused: Prototypes and loss in tiles, with memory that does not grow with the batch; false for the direct
+            form, the same numbers.
+        tile_mib: Memory of the logits of one tile; the fused form takes a small multiple of it.
     """
 
     region_weight: float = Field(default=0.5, ge=0, le=1)
     student_temperature: float = Field(default=0.1, gt=0)
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-
-
-class Predictions(Protocol):
-    """What the loss reads of a network's outputs, one tensor a view: [B, K], [B, T, K] and [B, T, D]."""
-
-    @property
-    def view_logits(self) -> list[Tensor]: ...
-    @property
-    def region_logits(self) -> list[Tensor] | None: ...
-    @property
-    def regions(self) -> list[Tensor] | None: ...
+    fused: bool = True
+    tile_mib: PositiveInt = 32
 
 
 class EsvitLoss(nn.Module):
@@ -43,43 +43,67 @@ class EsvitLoss(nn.Module):
 
     def __init__(self, config: LossConfig, num_prototypes: int) -> None:
         super().__init__()
-        self.region_weight = config.region_weight
-        self.student_temperature = config.student_temperature
+        self.config = config
+        self.region_weight = config.region_weight  # a schedule may change it from step to step
         self.view_center = Center(num_prototypes, config.center_momentum)
         self.region_center = Center(num_prototypes, config.center_momentum) if config.region_weight else None
 
     def forward(self, student: Predictions, teacher: Predictions, teacher_temperature: float) -> dict[str, Tensor]:
         """Compute the loss of one step, then move the centres; a collective call under DDP.
 
-        The student's first views are the teacher's views, in the same order.
+        The student's first views are the teacher's views, in the same order. Call it under the autocast of the
+        networks, for its products with the prototypes; softmaxes and sums are in fp32 anyway.
 
         Returns:
             Scalars: "loss", the one with a gradient; its terms "view" and, unless view only, "region"; and
             "teacher_entropy", the entropy of this rank's mean view assignment over ln K: 0 when one prototype
             takes every image, 1 when all are used alike. Staying at either end is collapse.
         """
-        targets = [self.view_center.sharpen(logits, teacher_temperature) for logits in teacher.view_logits]
-        loss = view_loss(student.view_logits, targets, self.student_temperature)
-        scalars = {"view": loss.detach(), "teacher_entropy": _entropy_ratio(targets)}
+        terms = self._fused_terms if self.config.fused else self._direct_terms
+        loss, mean_probs = terms(self.view_center, student, teacher, teacher_temperature, with_regions=False)
+        scalars = {"view": loss.detach(), "teacher_entropy": _entropy_ratio(mean_probs)}
         if self.region_center is not None:
-            region = self._region_loss(self.region_center, student, teacher, teacher_temperature)
+            region, _ = terms(self.region_center, student, teacher, teacher_temperature, with_regions=True)
             loss = (1 - self.region_weight) * loss + self.region_weight * region
             scalars["region"] = region.detach()
-        self.view_center.update(teacher.view_logits)
         return {"loss": loss, **scalars}
 
-    def _region_loss(
-        self, center: Center, student: Predictions, teacher: Predictions, teacher_temperature: float
-    ) -> Tensor:
-        assert student.region_logits is not None and student.regions is not None
-        assert teacher.region_logits is not None and teacher.regions is not None
-        targets = [center.sharpen(logits, teacher_temperature) for logits in teacher.region_logits]
-        loss = region_loss(student.region_logits, student.regions, targets, teacher.regions, self.student_temperature)
-        center.update(teacher.region_logits)
-        return loss
+    def _fused_terms(
+        self, center: Center, student: Predictions, teacher: Predictions, temperature: float, *, with_regions: bool
+    ) -> tuple[Tensor, Tensor]:
+        """One term, and the mean [K] of its targets."""
+        task = (region_task if with_regions else view_task)(student, teacher)
+        fused: FusedLoss = fused_cross_entropy(
+            task.student_rows,
+            task.student_prototypes,
+            Teacher(task.teacher_rows, task.teacher_prototypes, center.center, temperature),
+            task.match,
+            task.weights,
+            self.config.student_temperature,
+            self.config.tile_mib * 2**20,
+        )
+        num_rows = task.teacher_rows.shape[:2].numel()
+        center.update_by_sum(fused.teacher_logits, num_rows)
+        return fused.loss, fused.teacher_probs / num_rows
+
+    def _direct_terms(
+        self, center: Center, student: Predictions, teacher: Predictions, temperature: float, *, with_regions: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same, with all logits at once."""
+        teacher_logits = teacher.region_logits if with_regions else teacher.view_logits
+        student_logits = student.region_logits if with_regions else student.view_logits
+        assert teacher_logits is not None and student_logits is not None
+        targets = [center.sharpen(logits, temperature) for logits in teacher_logits]
+        student_temperature = self.config.student_temperature
+        if with_regions:
+            assert student.regions is not None and teacher.regions is not None
+            loss = region_loss(student_logits, student.regions, targets, teacher.regions, student_temperature)
+        else:
+            loss = view_loss(student_logits, targets, student_temperature)
+        center.update(teacher_logits)
+        return loss, torch.cat([target.flatten(0, -2) for target in targets]).mean(dim=0)
 
 
-def _entropy_ratio(probs: list[Tensor]) -> Tensor:
-    """Entropy of the mean of probabilities [B, K], over all views, as a share of ln K."""
-    mean = torch.stack(probs).flatten(0, 1).mean(dim=0)
-    return -torch.xlogy(mean, mean).sum() / math.log(len(mean))
+def _entropy_ratio(mean_probs: Tensor) -> Tensor:
+    """Entropy of mean probabilities [K], as a share of ln K."""
+    return -torch.xlogy(mean_probs, mean_probs).sum() / math.log(len(mean_probs))

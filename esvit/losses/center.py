@@ -34,7 +34,12 @@ class Center(nn.Module):
         """
         rows = [logits.flatten(0, -2) for logits in teacher_logits]
         total = torch.stack([logits.sum(dim=0, dtype=torch.float32) for logits in rows]).sum(dim=0)
-        count = total.new_full((1,), sum(map(len, rows)))
+        self.update_by_sum(total, sum(map(len, rows)))
+
+    @torch.no_grad()
+    def update_by_sum(self, total: Tensor, num_rows: int) -> None:
+        """`update` for those who have only the sum [K] of `num_rows` raw logits."""
+        count = total.new_full((1,), num_rows)
         total_and_count = torch.cat([total, count])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total_and_count)

@@ -1,24 +1,36 @@
 """The backbones by name: `build_backbone(BackboneConfig(name="swin_tiny"), drop_path=True)`."""
 
-from dataclasses import replace
-from typing import Annotated, Self
+from dataclasses import fields, replace
+from functools import partial
+from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
+from torch.utils.checkpoint import checkpoint
 
-from esvit.models.backbone import Backbone, Features
+from esvit.models.backbone import Architecture, Backbone, Features
+from esvit.models.cvt import CvtArchitecture
 from esvit.models.swin import SwinArchitecture
+from esvit.models.timm_backbone import TimmArchitecture
+from esvit.models.vil import VilArchitecture
 from pipeline.config import Config
 
 __all__ = ["BACKBONES", "Backbone", "BackboneConfig", "Features", "build_backbone"]
 
-BACKBONES: dict[str, SwinArchitecture] = {
+BACKBONES: dict[str, Any] = {  # rows are `Architecture`s, and dataclasses
     # For tests and demonstrations on 32 px images: 16 regions of width 64, 0.14 M parameters.
     "swin_nano": SwinArchitecture(32, (2, 2), (2, 4), drop_path_rate=0.0, window_size=4, image_size=32),
     "swin_tiny": SwinArchitecture(96, (2, 2, 6, 2), (3, 6, 12, 24), drop_path_rate=0.1),
     "swin_small": SwinArchitecture(96, (2, 2, 18, 2), (3, 6, 12, 24), drop_path_rate=0.2),
     "swin_base": SwinArchitecture(128, (2, 2, 18, 2), (4, 8, 16, 32), drop_path_rate=0.2),
     "swin_large": SwinArchitecture(192, (2, 2, 18, 2), (6, 12, 24, 48), drop_path_rate=0.2),
+    "cvt_tiny": CvtArchitecture((64, 192, 384, 768), (2, 2, 6, 2), (1, 3, 6, 12), drop_path_rate=0.1),
+    "vil_2262": VilArchitecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24), drop_path_rate=0.1),
+    "deit_tiny": TimmArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
+    "deit_small": TimmArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
+    "vit_base": TimmArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
+    "resnet50": TimmArchitecture("resnet50"),
 }
+_TIMM = "timm/"  # before the name of any other model there
 
 Stages = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
@@ -27,7 +39,7 @@ class BackboneConfig(Config):
     """A row of `BACKBONES` and what to change in it; None keeps the row's own value.
 
     Attributes:
-        name: The row.
+        name: The row, or `timm/NAME` for any model of timm that gives a map or a sequence of features.
         drop_path_rate: Of the student's last block; it rises linearly from 0 at the first.
         window_size: Side of an attention window, in tokens.
         patch_size: Side of a patch, in pixels.
@@ -35,6 +47,11 @@ class BackboneConfig(Config):
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         image_size: Side, in pixels, for which windows and shifts are fixed; crops of any size may follow.
+        widths: Feature width of each stage, where it does not simply double.
+        options: What else `timm.create_model` is given, for models of timm.
+        recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
+            fraction of the memory.
+        compile: Run through `torch.compile`: slow to start, then faster.
     """
 
     name: str = "swin_tiny"
@@ -45,17 +62,26 @@ class BackboneConfig(Config):
     depths: Stages | None = None
     num_heads: Stages | None = None
     image_size: PositiveInt | None = None
+    widths: Stages | None = None
+    options: dict[str, Any] | None = None
+    recompute: bool = False
+    compile: bool = False
 
     @property
-    def architecture(self) -> SwinArchitecture:
+    def architecture(self) -> Architecture:
         """The row with the changes applied."""
-        return replace(BACKBONES[self.name], **self.model_dump(exclude={"name"}, exclude_none=True))
+        row = BACKBONES.get(self.name) or TimmArchitecture(self.name.removeprefix(_TIMM))
+        changes = self.model_dump(exclude={"name", "recompute", "compile"}, exclude_none=True)
+        known = {field.name for field in fields(row)}
+        if unknown := changes.keys() - known:
+            raise ValueError(f"{self.name} has no {min(unknown)}; it has {', '.join(sorted(known))}")
+        return replace(row, **changes)
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in BACKBONES:
-            raise ValueError(f"no such backbone; choose one of {', '.join(BACKBONES)}")
+        if name not in BACKBONES and not name.startswith(_TIMM):
+            raise ValueError(f"no such backbone; choose one of {', '.join(BACKBONES)}, or {_TIMM}NAME for one of timm")
         return name
 
     @model_validator(mode="after")
@@ -66,5 +92,11 @@ class BackboneConfig(Config):
 
 def build_backbone(config: BackboneConfig, *, drop_path: bool) -> Backbone:
     """Build and initialise a backbone; the student trains with drop path, the teacher never does."""
-    architecture = config.architecture
-    return (architecture if drop_path else replace(architecture, drop_path_rate=0.0)).build()
+    architecture: Any = config.architecture
+    backbone: Backbone = (architecture if drop_path else replace(architecture, drop_path_rate=0.0)).build()
+    if config.recompute:
+        for block in backbone.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    if config.compile:
+        backbone.compile()
+    return backbone

@@ -1,7 +1,7 @@
 """What every backbone offers: images in, one pooled feature and the features of all regions out."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -18,6 +18,22 @@ class Backbone(nn.Module, ABC):
 
     width: int
 
+    @property
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """The parts whose activations may be recomputed in the backward instead of kept."""
+
     @abstractmethod
     def forward(self, images: Tensor) -> Features:
         """Map images [B, 3, H, W] of any size to their `Features`; T follows from H and W."""
+
+
+class Architecture(Protocol):
+    """One row of the table of backbones: a frozen dataclass of sizes that can build itself."""
+
+    @property
+    def drop_path_rate(self) -> float: ...
+
+    def build(self) -> Backbone:
+        """The network, freshly initialised."""
+        ...

@@ -56,10 +56,14 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [..., D] to logits [..., K]; batch norm counts all leading dimensions as rows."""
+        logits: Tensor = self.last_layer(self.bottleneck(features))
+        return logits
+
+    def bottleneck(self, features: Tensor) -> Tensor:
+        """Map features [..., D] to what meets the prototypes: [..., bottleneck], fp32, of length 1."""
         rows: Tensor = self.mlp(features.flatten(0, -2))
         # In half precision the eps of the normalisation would vanish.
-        logits: Tensor = self.last_layer(F.normalize(rows.float(), dim=-1))
-        return torch.unflatten(logits, 0, features.shape[:-1])
+        return torch.unflatten(F.normalize(rows.float(), dim=-1), 0, features.shape[:-1])
 
 
 class Prototypes(nn.Module):
@@ -75,5 +79,5 @@ class Prototypes(nn.Module):
         self.weight_v = nn.Parameter(nn.Linear(bottleneck, num_prototypes, bias=False).weight.detach())
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Map rows [R, bottleneck] to logits [R, K]."""
+        """Map rows [..., bottleneck] to logits [..., K]."""
         return F.linear(rows, self.weight_g * F.normalize(self.weight_v, dim=1))

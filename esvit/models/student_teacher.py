@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from esvit.models import BackboneConfig, build_backbone
-from esvit.models.head import HeadConfig, ProjectionHead
+from esvit.models.head import HeadConfig, ProjectionHead, Prototypes
 from pipeline.config import Config
 
 
@@ -22,22 +22,40 @@ class ModelConfig(Config):
 
 
 class Outputs(NamedTuple):
-    """One tensor a view, in the order of the views.
+    """One tensor a view, in the order of the views, and the prototypes that they are to meet.
 
-    `view_logits` [B, K]; `region_logits` [B, T, K]; `regions` [B, T, D], the backbone features behind them.
-    Without a region head both region fields are None.
+    `view_rows` [B, bottleneck] and `region_rows` [B, T, bottleneck] are one product away from the logits, which are
+    too many to be kept unasked. `regions` [B, T, D] are the backbone features behind the region rows. Without a
+    region head all region fields are None.
     """
 
-    view_logits: list[Tensor]
-    region_logits: list[Tensor] | None
+    view_rows: list[Tensor]
+    view_prototypes: Prototypes
+    region_rows: list[Tensor] | None
+    region_prototypes: Prototypes | None
     regions: list[Tensor] | None
+
+    @property
+    def view_logits(self) -> list[Tensor]:
+        """[B, K] a view, computed at each call."""
+        batch = len(self.view_rows[0])
+        return list(torch.split(self.view_prototypes(torch.cat(self.view_rows)), batch))
+
+    @property
+    def region_logits(self) -> list[Tensor] | None:
+        """[B, T, K] a view, computed at each call."""
+        if self.region_rows is None or self.region_prototypes is None:
+            return None
+        logits = self.region_prototypes(torch.cat([rows.flatten(0, 1) for rows in self.region_rows]))
+        parts = torch.split(logits, [rows.shape[:2].numel() for rows in self.region_rows])
+        return [torch.unflatten(part, 0, rows.shape[:2]) for part, rows in zip(parts, self.region_rows, strict=True)]
 
 
 class Network(nn.Module):
     """Backbone, view head and, with `with_regions`, region head.
 
-    Each forward uses every parameter: DistributedDataParallel needs no `find_unused_parameters` as long as
-    the loss uses both sets of logits.
+    DistributedDataParallel needs no `find_unused_parameters`: the forward uses every parameter but the prototypes,
+    and the loss uses those of both heads.
     """
 
     def __init__(self, config: ModelConfig, *, drop_path: bool, with_regions: bool) -> None:
@@ -54,14 +72,14 @@ class Network(nn.Module):
         batch = views[0].shape[1]
         features = [self.backbone(group.flatten(0, 1)) for group in views]
         rows = torch.cat([pooled for pooled, _ in features])  # [sum of V * B, D]
-        view_logits = list(torch.split(self.view_head(rows), batch))
+        view_rows = list(torch.split(self.view_head.bottleneck(rows), batch))
         if self.region_head is None:
-            return Outputs(view_logits, None, None)
+            return Outputs(view_rows, self.view_head.last_layer, None, None, None)
         regions = [view for _, group in features for view in torch.split(group, batch)]
         rows = torch.cat([view.flatten(0, 1) for view in regions])  # [sum of B * T, D]
-        logits = torch.split(self.region_head(rows), [view.shape[:2].numel() for view in regions])
-        region_logits = [torch.unflatten(x, 0, (batch, -1)) for x in logits]
-        return Outputs(view_logits, region_logits, regions)
+        parts = torch.split(self.region_head.bottleneck(rows), [view.shape[:2].numel() for view in regions])
+        region_rows = [torch.unflatten(part, 0, (batch, -1)) for part in parts]
+        return Outputs(view_rows, self.view_head.last_layer, region_rows, self.region_head.last_layer, regions)
 
 
 class StudentTeacher(nn.Module):

@@ -1,6 +1,7 @@
 """Both losses against sums written out by hand, and the centre against its definition."""
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,9 +13,17 @@ from esvit.losses import EsvitLoss, LossConfig
 from esvit.losses.center import Center
 from esvit.losses.region import best_match, region_loss
 from esvit.losses.view import view_loss
-from esvit.models.student_teacher import Outputs
 
 B, K, D = 3, 5, 4
+DIRECT = LossConfig(fused=False)
+
+
+class Outputs(NamedTuple):
+    """Logits without a network behind them, as the direct form reads them."""
+
+    view_logits: list[Tensor]
+    region_logits: list[Tensor] | None
+    regions: list[Tensor] | None
 
 
 def cross_entropy(target: Tensor, logits: Tensor, temperature: float) -> float:
@@ -73,7 +82,7 @@ def test_region_loss_equals_the_sum_over_matched_pairs(num_tokens: list[int]) ->
 
 def test_no_gradient_through_the_match() -> None:
     student, teacher = make_outputs([4, 4, 2]), make_outputs([4, 4])
-    loss = EsvitLoss(LossConfig(), K)(student, teacher, 0.07)["loss"]
+    loss = EsvitLoss(DIRECT, K)(student, teacher, 0.07)["loss"]
     loss.backward()
     assert all(z.grad is None for z in student.regions + teacher.regions)
     assert all(x.grad is None for x in teacher.view_logits + teacher.region_logits)
@@ -117,7 +126,7 @@ def test_center_moves_towards_the_mean_of_all_rows() -> None:
 
 def test_loss_weighs_its_terms_and_moves_both_centres() -> None:
     student, teacher = make_outputs([4, 4, 2]), make_outputs([4, 4])
-    objective = EsvitLoss(LossConfig(region_weight=0.25), K)
+    objective = EsvitLoss(LossConfig(fused=False, region_weight=0.25), K)
     scalars = objective(student, teacher, 0.07)
     assert set(scalars) == {"loss", "view", "region", "teacher_entropy"}
     torch.testing.assert_close(scalars["loss"].detach(), 0.75 * scalars["view"] + 0.25 * scalars["region"])
@@ -131,7 +140,7 @@ def test_loss_weighs_its_terms_and_moves_both_centres() -> None:
 
 def test_the_loss_uses_the_centre_of_the_step_before() -> None:
     student, teacher = make_outputs([4, 4]), make_outputs([4, 4])
-    objective = EsvitLoss(LossConfig(region_weight=0), K)
+    objective = EsvitLoss(LossConfig(fused=False, region_weight=0), K)
     probs = [logits.detach().div(0.07).softmax(-1) for logits in teacher.view_logits]
     torch.testing.assert_close(objective(student, teacher, 0.07)["loss"], view_loss(student.view_logits, probs, 0.1))
 
@@ -139,7 +148,7 @@ def test_the_loss_uses_the_centre_of_the_step_before() -> None:
 def test_view_only_loss_has_full_weight() -> None:
     student, teacher = make_outputs([4, 4, 2]), make_outputs([4, 4])
     student, teacher = (outputs._replace(region_logits=None, regions=None) for outputs in (student, teacher))
-    scalars = EsvitLoss(LossConfig(region_weight=0), K)(student, teacher, 0.07)
+    scalars = EsvitLoss(LossConfig(fused=False, region_weight=0), K)(student, teacher, 0.07)
     assert set(scalars) == {"loss", "view", "teacher_entropy"}
     assert scalars["loss"] == scalars["view"] and not scalars["view"].requires_grad
 
@@ -147,15 +156,15 @@ def test_view_only_loss_has_full_weight() -> None:
 @pytest.mark.parametrize(("logits", "entropy"), [(torch.zeros(4, K), 1.0), (50 * torch.eye(K)[[2] * 4], 0.0)])
 def test_teacher_entropy_tells_both_collapses(logits: Tensor, entropy: float) -> None:
     outputs = Outputs([logits, logits], None, None)
-    scalars = EsvitLoss(LossConfig(region_weight=0), K)(outputs, outputs, 0.07)
+    scalars = EsvitLoss(LossConfig(fused=False, region_weight=0), K)(outputs, outputs, 0.07)
     assert float(scalars["teacher_entropy"]) == pytest.approx(entropy, abs=1e-6)
 
 
 def test_half_precision_logits_give_fp32_losses() -> None:
     student, teacher = make_outputs([4, 4, 2]), make_outputs([4, 4])
-    exact = EsvitLoss(LossConfig(), K)(student, teacher, 0.07)["loss"]
+    exact = EsvitLoss(DIRECT, K)(student, teacher, 0.07)["loss"]
     half = [Outputs(*([x.bfloat16() for x in field] for field in outputs)) for outputs in (student, teacher)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = EsvitLoss(LossConfig(), K)(half[0], half[1], 0.07)["loss"]
+        rounded = EsvitLoss(DIRECT, K)(half[0], half[1], 0.07)["loss"]
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)

@@ -1,0 +1,207 @@
+"""Prototypes and cross-entropy in one: from bottleneck rows to loss and gradients, without the logits of all rows.
+
+At K = 65,536 the logits, log-probabilities and targets of a step outweigh both networks. Here rows are handled in
+tiles, whole images at a time: logits, targets, loss and gradient of one tile, then the next in the same memory. The
+gradient is made in the forward, where the logits are at hand, so nothing is computed twice; the backward only scales
+it. What remains is of the size of the rows and of the prototypes.
+
+Letters: B images, R student rows and Q targets of each, R' teacher rows of an image, C bottleneck, K prototypes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_FLOAT_BYTES = 4
+
+
+class Prototypes(Protocol):
+    """A weight-normalised layer: prototype k is `weight_g[k] * weight_v[k] / |weight_v[k]|`."""
+
+    @property
+    def weight_v(self) -> Tensor: ...  # [K, C]
+    @property
+    def weight_g(self) -> Tensor: ...  # [K, 1]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What gives the targets softmax((t - center) / temperature): rows [B, R', C], centre [K]; no gradient."""
+
+    rows: Tensor
+    prototypes: Prototypes
+    center: Tensor
+    temperature: float
+
+
+class FusedLoss(NamedTuple):
+    """The loss [], and over all teacher rows the sums [K] of their raw logits and of their targets."""
+
+    loss: Tensor
+    teacher_logits: Tensor
+    teacher_probs: Tensor
+
+
+def fused_cross_entropy(
+    rows: Tensor,
+    prototypes: Prototypes,
+    teacher: Teacher,
+    match: Tensor,
+    weights: Tensor,
+    student_temperature: float,
+    tile_bytes: int,
+) -> FusedLoss:
+    """Sum over b, r, q of weights[r, q] * -<target[b, match[b, r, q]], log softmax(s[b, r] / temperature)>.
+
+    Matrix products run in bf16 under autocast of either half type (gradients before loss scaling leave the range of
+    fp16), everything else in fp32. Deterministic: no scattered sums.
+
+    Args:
+        rows: Normalised bottleneck rows [B, R, C] of the student.
+        prototypes: The student's.
+        teacher: Rows and prototypes of the teacher.
+        match: Index [B, R, Q] of each row's targets among the R' teacher rows of the same image.
+        weights: [R, Q], 0 where a row has fewer than Q targets.
+        student_temperature: Divides the student's logits.
+        tile_bytes: Size of one fp32 tensor of tile logits; about four are alive at a time. One row is the least.
+    """
+    half = torch.is_autocast_enabled(rows.device.type)
+    task = _Task(teacher, match, weights, student_temperature, tile_bytes, torch.bfloat16 if half else torch.float32)
+    with torch.autocast(rows.device.type, enabled=False):
+        student = (rows.float().contiguous(), prototypes.weight_v, prototypes.weight_g)
+        loss, teacher_probs = _Fused.apply(*student, task)
+        with torch.no_grad():
+            weight_v, scale = _direction_and_scale(teacher.prototypes, torch.float32)
+            teacher_logits = (weight_v @ teacher.rows.float().sum(dim=(0, 1))) * scale
+    return FusedLoss(loss, teacher_logits, teacher_probs)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """All that has no gradient."""
+
+    teacher: Teacher
+    match: Tensor
+    weights: Tensor
+    student_temperature: float
+    tile_bytes: int
+    dtype: torch.dtype  # of the matrix products
+
+    def image_groups(self) -> Iterator[slice]:
+        """Images whose targets fill a tile."""
+        batch, rows_per_image = self.teacher.rows.shape[:2]
+        return _even_slices(batch, max(1, self.rows_per_tile // rows_per_image))
+
+    @property
+    def rows_per_tile(self) -> int:
+        return max(1, self.tile_bytes // (_FLOAT_BYTES * len(self.teacher.center)))
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight_v: Tensor, weight_g: Tensor, task: _Task) -> tuple[Tensor, Tensor]:
+        """Loss and the sum of the targets; the gradients wait in `ctx`."""
+        weight = (weight_v * (_scale(weight_v, weight_g) / task.student_temperature)).to(task.dtype)
+        gradients = (torch.zeros_like(rows), torch.zeros_like(weight_v)) if any(ctx.needs_input_grad) else None
+        loss, probs_sum = _run_tiles(task, rows, weight, gradients)
+        if gradients is not None:
+            d_rows, d_weight = gradients
+            d_g = _through_weight_norm(d_weight, weight_v, weight_g, task.student_temperature)
+            ctx.gradients = (d_rows, d_weight, d_g)
+        ctx.mark_non_differentiable(probs_sum)
+        return loss, probs_sum
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Hand the gradients over, scaled in place: once, as they are too large to keep a copy."""
+        gradients = ctx.gradients
+        if gradients is None:
+            raise RuntimeError("the fused loss gives its gradients away: one backward a forward")
+        ctx.gradients = None
+        needed = zip(gradients, ctx.needs_input_grad[:3], strict=True)
+        return *(gradient.mul_(d_loss) if needs else None for gradient, needs in needed), None
+
+
+def _run_tiles(
+    task: _Task, rows: Tensor, weight: Tensor, gradients: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Loss [] and sum of the targets [K]; adds to the gradients of `rows` [B, R, C] and of `weight` [K, C]."""
+    loss, probs_sum = rows.new_zeros(()), torch.zeros_like(task.teacher.center)
+    teacher_v, teacher_scale = _direction_and_scale(task.teacher.prototypes, task.dtype)
+    for images in task.image_groups():
+        targets = _targets(task, task.teacher.rows[images].flatten(0, 1), teacher_v, teacher_scale)
+        probs_sum += targets.sum(dim=0)
+        x, match = rows[images].flatten(0, 1).to(task.dtype), _flat_match(task, images)
+        weights = task.weights.repeat(images.stop - images.start, 1)
+        for part in _even_slices(len(x), task.rows_per_tile):
+            target = F.embedding_bag(match[part], targets, mode="sum", per_sample_weights=weights[part])
+            log_probs = torch.log_softmax((x[part] @ weight.T).float(), dim=-1)
+            loss -= (target * log_probs).sum()  # pairwise, as K terms need it; a matrix product would lose digits
+            if gradients is not None:
+                d_rows, d_weight = gradients
+                row_weights = weights[part].sum(dim=1, keepdim=True)
+                # Minus the gradient of the logits, in the memory of the targets.
+                descent = target.addcmul_(log_probs.exp_(), row_weights, value=-1).to(task.dtype)
+                d_rows[images].flatten(0, 1)[part] = -(descent @ weight)
+                _subtract_product(d_weight, descent.T, x[part])
+                del descent
+            del target, log_probs  # before the next tile asks for as much
+    return loss, probs_sum
+
+
+def _targets(task: _Task, rows: Tensor, weight_v: Tensor, scale: Tensor) -> Tensor:
+    """Assignments [rows, K] of teacher rows [rows, C]; the prototypes' lengths, centre and temperature in one pass."""
+    logits = (rows.to(task.dtype) @ weight_v.T).float()
+    temperature = task.teacher.temperature
+    torch.addcmul(task.teacher.center / -temperature, logits, scale / temperature, out=logits)
+    return torch.softmax(logits, dim=-1)
+
+
+def _flat_match(task: _Task, images: slice) -> Tensor:
+    """Indices [rows, Q] into the targets of a group of images."""
+    match = task.match[images]
+    first = torch.arange(len(match), device=match.device) * task.teacher.rows.shape[1]
+    return (match + first[:, None, None]).flatten(0, 1)
+
+
+def _direction_and_scale(prototypes: Prototypes, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """`weight_v` [K, C] in `dtype`, and what turns the product with it into a logit [K]."""
+    return prototypes.weight_v.to(dtype), _scale(prototypes.weight_v, prototypes.weight_g).squeeze(1)
+
+
+def _scale(weight_v: Tensor, weight_g: Tensor) -> Tensor:
+    """[K, 1]: the length that weight normalisation gives each prototype, over the one it has."""
+    return weight_g / _lengths(weight_v)
+
+
+def _lengths(weight_v: Tensor) -> Tensor:
+    lengths: Tensor = torch.linalg.vector_norm(weight_v, dim=1, keepdim=True)
+    return lengths.clamp_min(1e-12)
+
+
+def _through_weight_norm(d_weight: Tensor, weight_v: Tensor, weight_g: Tensor, temperature: float) -> Tensor:
+    """Turn the gradient of g * v / |v| / temperature in place into that of v; returns that of g [K, 1]."""
+    norms = _lengths(weight_v)
+    d_weight.div_(temperature)
+    d_g = torch.bmm(d_weight.unsqueeze(1), weight_v.unsqueeze(2)).squeeze(2) / norms
+    scale = weight_g / norms
+    d_weight.mul_(scale).addcmul_(weight_v, scale * d_g / norms, value=-1)
+    return d_g
+
+
+def _subtract_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total -= a @ b, summed over tiles in fp32 whatever the type of the factors."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b, alpha=-1)
+    else:
+        total -= a @ b
+
+
+def _even_slices(length: int, largest: int) -> Iterator[slice]:
+    """Cut `length` into the fewest parts of at most `largest`, of nearly equal size."""
+    count = -(-length // largest)
+    return (slice(length * i // count, length * (i + 1) // count) for i in range(count))

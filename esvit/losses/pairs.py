@@ -1,0 +1,91 @@
+"""Which student row predicts which teacher rows, and with what weight: both tasks in the terms of the fused loss."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from esvit.losses.fused import Prototypes
+from esvit.losses.region import best_match
+
+
+class Predictions(Protocol):
+    """What the loss reads of a network's outputs, one tensor a view.
+
+    The direct form reads logits [B, K] and [B, T, K], the fused form rows of length 1, [B, C] and [B, T, C], and the
+    prototypes that turn them into logits; both read the regions [B, T, D].
+    """
+
+    @property
+    def view_logits(self) -> list[Tensor]: ...
+    @property
+    def region_logits(self) -> list[Tensor] | None: ...
+    @property
+    def view_rows(self) -> list[Tensor]: ...
+    @property
+    def view_prototypes(self) -> Prototypes: ...
+    @property
+    def region_rows(self) -> list[Tensor] | None: ...
+    @property
+    def region_prototypes(self) -> Prototypes | None: ...
+    @property
+    def regions(self) -> list[Tensor] | None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """The arguments of `fused_cross_entropy`: rows [B, R, C] and [B, R', C], match [B, R, Q], weights [R, Q]."""
+
+    student_rows: Tensor
+    student_prototypes: Prototypes
+    teacher_rows: Tensor
+    teacher_prototypes: Prototypes
+    match: Tensor
+    weights: Tensor
+
+
+def view_task(student: Predictions, teacher: Predictions) -> Task:
+    """A row a view; the targets of each are all teacher views but itself."""
+    teacher_rows = torch.stack(teacher.view_rows, dim=1)
+    student_rows = torch.stack(student.view_rows, dim=1)
+    batch, num_teachers = teacher_rows.shape[:2]
+    match = torch.arange(num_teachers, device=teacher_rows.device).expand(batch, student_rows.shape[1], -1)
+    weights = _pair_weights((1,) * student_rows.shape[1], num_teachers, batch, teacher_rows.device)
+    return Task(student_rows, student.view_prototypes, teacher_rows, teacher.view_prototypes, match, weights)
+
+
+def region_task(student: Predictions, teacher: Predictions) -> Task:
+    """A row a region; its targets are its best match in each teacher view but its own."""
+    assert student.region_rows is not None and student.region_prototypes is not None and student.regions is not None
+    assert teacher.region_rows is not None and teacher.region_prototypes is not None and teacher.regions is not None
+    teacher_rows = torch.cat(teacher.region_rows, dim=1)
+    regions = torch.cat(student.regions, dim=1)
+    first, matches = 0, []
+    for candidates in teacher.regions:
+        matches.append(best_match(regions, candidates) + first)
+        first += candidates.shape[1]
+    num_tokens = tuple(view.shape[1] for view in student.regions)
+    return Task(
+        torch.cat(student.region_rows, dim=1),
+        student.region_prototypes,
+        teacher_rows,
+        teacher.region_prototypes,
+        torch.stack(matches, dim=-1),
+        _pair_weights(num_tokens, len(matches), len(teacher_rows), teacher_rows.device),
+    )
+
+
+@lru_cache(maxsize=64)  # made on the host: once, not at every step
+def _pair_weights(num_tokens: tuple[int, ...], num_teachers: int, batch: int, device: torch.device) -> Tensor:
+    """[R, Q]: a mean over pairs of views, images and the tokens of the student's view; no view predicts itself."""
+    num_pairs = num_teachers * (len(num_tokens) - 1)
+    assert num_pairs, "a loss needs a teacher view and another student view"
+    rows = [
+        [(v != q) / (num_pairs * batch * tokens) for q in range(num_teachers)]
+        for v, tokens in enumerate(num_tokens)
+        for _ in range(tokens)
+    ]
+    with torch.inference_mode(False):
+        return torch.tensor(rows, device=device)

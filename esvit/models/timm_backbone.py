@@ -1,0 +1,83 @@
+"""Networks of timm as backbones: ViT and DeiT, ResNet, and any other that gives a map or a sequence of features."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from esvit.models.backbone import Backbone, Features
+from pipeline.errors import UserError
+
+# How timm's families are told to take images of any size; each knows at most one of these.
+_ANY_SIZE: tuple[dict[str, Any], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"strict_img_size": False},
+    {},
+)
+_CLASSIFIER = ("head", "fc_norm", "fc", "classifier")
+
+
+@dataclass(frozen=True)
+class TimmArchitecture:
+    """A model of timm by its name there; `options` go to `timm.create_model`.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+
+    model: str
+    drop_path_rate: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not timm.is_model(self.model):
+            similar = timm.list_models(f"*{self.model[:6]}*")[:5]
+            raise UserError(f"timm has no model '{self.model}'" + (f"; it has {', '.join(similar)}" if similar else ""))
+
+    def build(self) -> Backbone:
+        """The network, freshly initialised.
+
+        Raises:
+            UserError: timm does not accept the options.
+        """
+        options = {"drop_path_rate": self.drop_path_rate, **self.options} if self.drop_path_rate else self.options
+        for any_size in _ANY_SIZE:
+            try:
+                return TimmBackbone(timm.create_model(self.model, num_classes=0, **any_size, **options))
+            except TypeError as error:
+                problem = error
+        raise UserError(f"timm cannot build '{self.model}' with {options}: {problem}")
+
+
+class TimmBackbone(Backbone):
+    """A timm model without its classifier.
+
+    Of a sequence, the class token, where there is one, is the pooled feature and all patch tokens are regions; of a
+    map, every place is a region and their mean the pooled feature.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.width = int(network.num_features)  # type: ignore[arg-type]
+        self._num_prefix = int(getattr(network, "num_prefix_tokens", 0))
+        for name in _CLASSIFIER:  # what is left of it meets no feature, and DDP waits for every parameter
+            if (rest := getattr(network, name, None)) is not None:
+                rest.requires_grad_(False)
+        self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The children of the lists and sequences of modules, which is where timm's models keep their depth."""
+        sequences = [m for m in self.network.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
+        return [block for sequence in sequences for block in sequence]
+
+    def forward(self, images: Tensor) -> Features:
+        """Map images [B, 3, H, W] to T regions: 196 at 224 px for a ViT of patch 16, 49 for most maps."""
+        features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
+        if features.ndim == 4:
+            regions = features.flatten(1, 2) if self._channels_last else features.flatten(2).mT
+            return Features(regions.mean(dim=1), regions)
+        regions = features[:, self._num_prefix :]
+        return Features(features[:, 0] if self._num_prefix else regions.mean(dim=1), regions)
