@@ -79,7 +79,7 @@ class SampleStream:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.manifest, self.order, self.config = manifest, order, config
+        self.manifest, self.order, self.config, self.rank = manifest, order, config, rank
         self._slice = rank_slice(order.global_batch, rank, world_size)
         self._cache = ShardCache(store, manifest, config.cache_dir, config.cache_bytes)
         sizes = np.array([entry.num_samples for entry in manifest.shards])
