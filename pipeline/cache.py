@@ -43,8 +43,13 @@ class CachedShard:
 
     def read(self, i: int) -> bytes:
         """Encoded bytes of image `i` of this shard. Safe from many threads."""
-        row = self.index[i]
-        return os.pread(self._file, int(row["size"]), int(row["offset"]))
+        (image,) = self.read_rows(self.index[i : i + 1])
+        return image
+
+    def read_rows(self, rows: NDArray[np.void]) -> list[bytes]:
+        """Encoded bytes of the images of these rows of `index`."""
+        ranges = zip(rows["size"].tolist(), rows["offset"].tolist(), strict=True)
+        return [os.pread(self._file, size, offset) for size, offset in ranges]
 
     @property
     def is_evicted(self) -> bool:

@@ -33,7 +33,7 @@ class OrderConfig(Config):
     """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity."""
 
     lanes: PositiveInt = 8
-    block_shards: PositiveInt = 8
+    block_shards: PositiveInt = 16
 
 
 class Order(Protocol):
