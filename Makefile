@@ -1,11 +1,11 @@
-# make setup | check | test | demo | clean. CI calls the same targets.
+# make setup | check | test | demo | campaign | clean. CI calls the same targets.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRAS ?= train,dali,ray,parquet,transfer,dev
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup check test demo services clean
+.PHONY: setup check test demo campaign services clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,10 @@ $(SERVICES)/.installed: Makefile
 # Options: DATA=/path/to/imagefolder STORE=s3://bucket/prefix SEED=1
 demo: setup
 	$(BIN)/python -m tools.demo --data "$(DATA)" --store "$(STORE)" --seed $(or $(SEED),0)
+
+# Faults of an object store, 50,000 samples; writes the table of docs/reliability.md.
+campaign: setup
+	ESVIT_CAMPAIGN_SAMPLES=50000 $(BIN)/python -m pytest -q tests/integration/test_fault_campaign.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs demo-output

@@ -8,6 +8,7 @@ Where the store is a local folder nothing is copied: the shard is verified in pl
 
 import contextlib
 import fcntl
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import telemetry
+from pipeline import telemetry, waiting
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_file
 from pipeline.format.index import load_index
@@ -25,6 +26,8 @@ from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.store import Store
 
 _MAX_OPEN_SHARDS = 256
+
+_log = logging.getLogger(__name__)
 
 
 class CacheError(UserError):
@@ -40,8 +43,13 @@ class CachedShard:
 
     def read(self, i: int) -> bytes:
         """Encoded bytes of image `i` of this shard. Safe from many threads."""
-        row = self.index[i]
-        return os.pread(self._file, int(row["size"]), int(row["offset"]))
+        (image,) = self.read_rows(self.index[i : i + 1])
+        return image
+
+    def read_rows(self, rows: NDArray[np.void]) -> list[bytes]:
+        """Encoded bytes of the images of these rows of `index`."""
+        ranges = zip(rows["size"].tolist(), rows["offset"].tolist(), strict=True)
+        return [os.pread(self._file, size, offset) for size, offset in ranges]
 
     @property
     def is_evicted(self) -> bool:
@@ -111,7 +119,7 @@ class ShardCache:
 
     def _obtain_remote(self, entry: ShardEntry) -> CachedShard:
         self._directory.mkdir(parents=True, exist_ok=True)
-        with _process_lock(self._directory / f"{entry.name}.lock"):
+        with _process_lock(self._directory / f"{entry.name}.lock", entry.name):
             shard = self._open_cached(entry)
             telemetry.CACHE_LOOKUPS.labels("hit" if shard else "miss").inc()
             while shard is None:  # again where another process evicts it at once
@@ -134,11 +142,25 @@ class ShardCache:
             return None
 
     def _download(self, name: str, sha256: str, num_bytes: int | None = None) -> None:
-        partial = self._directory / f"{name}.part"
+        """Fetch and verify a file; one that is damaged twice is set aside as `NAME.damaged`, to be looked at."""
+        partial, damaged = self._directory / f"{name}.part", self._directory / f"{name}.damaged"
         try:
-            self._store.download(name, partial)
-            self._verify(partial, name, sha256, num_bytes)
+            with waiting.phase(f"download of {name}"):
+                self._store.download(name, partial)
+            try:
+                self._verify(partial, name, sha256, num_bytes)
+            except CacheError as error:  # on the way, perhaps: networks do that to one body in very many
+                telemetry.STORE_ERRORS.labels(kind="damaged").inc()
+                _log.warning("%s; fetching it once more", error)
+                with waiting.phase(f"second download of {name}"):
+                    self._store.download(name, partial)
+                try:
+                    self._verify(partial, name, sha256, num_bytes)
+                except CacheError:
+                    os.replace(partial, damaged)
+                    raise
             os.replace(partial, self._directory / name)
+            damaged.unlink(missing_ok=True)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -175,10 +197,11 @@ class ShardCache:
 
 
 @contextlib.contextmanager
-def _process_lock(path: Path) -> Iterator[None]:
+def _process_lock(path: Path, shard: str) -> Iterator[None]:
     """Hold `path` exclusively among processes; the kernel drops it when a holder dies, so no lock is ever stale."""
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with waiting.phase(f"wait for the rank of this node that downloads shard {shard}"):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -15,12 +15,20 @@ class Fault(NamedTuple):
     cause: str
     transient: bool = False
     """Whether the same request may succeed later."""
+    retry_after_s: float = 0.0
+    """How long the store asks to be left alone (header `Retry-After`)."""
 
 
 class ShortBodyError(OSError):
     """An object ends before the last byte that was asked for."""
 
 
+class MissingBucketError(OSError):
+    """There is no such object because its bucket is not there."""
+
+
+# Whether it comes back is for the caller to judge, who knows if it was there before.
+_NO_BUCKET = Fault("bucket", "there is no such bucket")
 _MISSING = Fault("missing", "there is no such object")
 _DENIED = Fault("permission", "permission denied; check the keys and what they are allowed to do")
 _FULL = Fault("disk_full", "the disk is full")
@@ -29,7 +37,7 @@ _BROKEN_OFF = Fault("cut", "the connection broke off", transient=True)
 _NO_CREDENTIALS = Fault("credentials", "no usable AWS credentials; set AWS_ACCESS_KEY_ID, AWS_PROFILE or a role")
 
 _BY_CODE = {
-    "NoSuchBucket": Fault("missing", "there is no such bucket"),
+    "NoSuchBucket": _NO_BUCKET,
     "InvalidAccessKeyId": Fault("permission", "the endpoint does not know this access key"),
     "SignatureDoesNotMatch": Fault("permission", "the secret key does not fit the access key"),
     "ExpiredToken": Fault("permission", "the session token has expired"),
@@ -78,6 +86,11 @@ _FOREIGN = ("OSError", "BotoCoreError", "ClientError")
 
 def explain(error: Exception) -> Fault | None:
     """The cause of a failed request, or None where the exception is no fault of the store but our bug."""
+    fault = _explain(error)
+    return fault._replace(retry_after_s=_retry_after_s(error)) if fault and fault.transient else fault
+
+
+def _explain(error: Exception) -> Fault | None:
     code, status = _answer(error)
     if fault := _BY_CODE.get(code) or _BY_STATUS.get(status):
         return fault
@@ -85,6 +98,8 @@ def explain(error: Exception) -> Fault | None:
         return Fault("server", f"the store answered {status} {code}".rstrip(), transient=True)
     if fault := _BY_ERRNO.get(getattr(error, "errno", None) or 0):
         return fault
+    if isinstance(error, MissingBucketError):
+        return _NO_BUCKET
     if isinstance(error, ShortBodyError):
         return Fault("short", one_line(error))
     classes = [base.__name__ for base in type(error).__mro__]
@@ -109,9 +124,23 @@ def one_line(error: Exception) -> str:
 
 def _answer(error: Exception) -> tuple[str, int]:
     """Error code and HTTP status that the server answered with ("" and 0 where there was no answer)."""
+    if response := _response(error):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return str(response.get("Error", {}).get("Code", "")), int(status)
+    return "", int(getattr(error, "status", None) or 0)  # aiohttp
+
+
+def _retry_after_s(error: Exception) -> float:
+    """Seconds of the answer's `Retry-After`; 0 where there is none, or a date, which no object store sends."""
+    headers = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    value = str(headers.get("retry-after", ""))
+    return float(value) if value.isdecimal() else 0.0
+
+
+def _response(error: Exception) -> dict[str, Any]:
+    """What botocore parsed of the server's answer, empty where there was none."""
     for candidate in (error, error.__cause__):
         response: Any = getattr(candidate, "response", None)
         if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            return str(response.get("Error", {}).get("Code", "")), int(status)
-    return "", int(getattr(error, "status", None) or 0)  # aiohttp
+            return response
+    return {}

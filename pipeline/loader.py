@@ -7,6 +7,7 @@ The loader's state is the stream's, counted at the training step: batches that w
 a resume.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -17,12 +18,14 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
-from pipeline import telemetry
+from pipeline import telemetry, waiting
 from pipeline.augment import BadImages, Executor, Output, Planner, build_executor, normalised
 from pipeline.config import Config
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
+
+_log = logging.getLogger(__name__)
 
 
 class DataConfig(Config):
@@ -35,6 +38,7 @@ class DataConfig(Config):
             precision, or "uint8" at a quarter of the bytes, normalised on the device with the result of "float32".
         num_threads: Threads of the executor.
         queue_batches: Finished batches that may wait for the training step.
+        watchdog_s: After this many seconds without a batch, and again each time, the log says what is waited for.
     """
 
     stream: StreamConfig
@@ -42,6 +46,7 @@ class DataConfig(Config):
     output: Output = "float32"
     num_threads: PositiveInt = 4
     queue_batches: PositiveInt = 2
+    watchdog_s: PositiveFloat = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ class ViewLoader:
         executor: Executor,
         device: torch.device,
         queue_batches: int = 2,
+        watchdog_s: float = 60.0,
     ) -> None:
         self._stream, self._planner, self._executor, self._device = stream, planner, executor, device
-        self._queue_batches = queue_batches
+        self._queue_batches, self._watchdog_s = queue_batches, watchdog_s
         self._position = stream.position
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -105,7 +111,7 @@ class ViewLoader:
         while True:
             telemetry.LOADER_QUEUE_BATCHES.set(results.qsize())
             begin = time.perf_counter()
-            item = results.get()
+            item = self._wait(results)
             telemetry.LOADER_WAIT_SECONDS.observe(time.perf_counter() - begin)
             if isinstance(item, BaseException):
                 raise item
@@ -113,6 +119,20 @@ class ViewLoader:
             telemetry.LOADER_BYTES.inc(item.num_encoded_bytes)
             self._position += 1
             yield item
+
+    def _wait(self, results: "queue.Queue[ViewBatch | BaseException]") -> "ViewBatch | BaseException":
+        """The next batch; while it does not come, say what everyone waits for."""
+        begin_s = time.monotonic()
+        while True:
+            try:
+                return results.get(timeout=self._watchdog_s)
+            except queue.Empty:
+                _log.warning(
+                    "rank %d has had no batch for %.0f s; under way: %s",
+                    self._stream.rank,
+                    time.monotonic() - begin_s,
+                    waiting.describe(),
+                )
 
     def close(self) -> None:
         """Stop the background thread and release the executor."""
@@ -139,7 +159,7 @@ class ViewLoader:
             encoded_batches.close()  # type: ignore[attr-defined]
 
     def _render(self, encoded: EncodedBatch) -> ViewBatch:
-        with telemetry.LOADER_AUGMENT_SECONDS.time():
+        with telemetry.LOADER_AUGMENT_SECONDS.time(), waiting.phase(f"views of step {encoded.step}"):
             views, encoded = render(encoded, self._planner, self._executor, self._stream.neighbour)
         return ViewBatch(
             epoch=encoded.epoch,
@@ -195,4 +215,4 @@ def _put(results: "queue.Queue[Any]", item: object, stop: threading.Event) -> bo
 def open_loader(stream: SampleStream, planner: Planner, config: DataConfig, device: torch.device) -> ViewLoader:
     """A loader as `config` describes it."""
     executor = build_executor(config.executor, config.num_threads, device, config.output)
-    return ViewLoader(stream, planner, executor, device, config.queue_batches)
+    return ViewLoader(stream, planner, executor, device, config.queue_batches, config.watchdog_s)

@@ -33,7 +33,7 @@ class OrderConfig(Config):
     """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity."""
 
     lanes: PositiveInt = 8
-    block_shards: PositiveInt = 8
+    block_shards: PositiveInt = 16
 
 
 class Order(Protocol):
@@ -127,7 +127,7 @@ class SampleOrder:
 
 
 class SequentialOrder:
-    """The evaluation order: every sample once, by id; the last batch is filled up by repeating the last sample."""
+    """The evaluation order: every sample once, by id; the last batch is filled up, and `mask` says with what."""
 
     def __init__(self, num_samples: int, global_batch: int) -> None:
         self.num_samples, self.global_batch = num_samples, global_batch
@@ -136,5 +136,12 @@ class SequentialOrder:
     def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Ids of one batch, int64 [G]; a repeated id names the same sample, so writing results by id is exact."""
         del epoch
+        return np.minimum(self._places(step), self.num_samples - 1)
+
+    def mask(self, step: int) -> NDArray[np.bool_]:
+        """Which places of a batch count, bool [G]: False where the last batch is filled up."""
+        return self._places(step) < self.num_samples
+
+    def _places(self, step: int) -> NDArray[np.int64]:
         first = step * self.global_batch
-        return np.minimum(np.arange(first, first + self.global_batch), self.num_samples - 1)
+        return np.arange(first, first + self.global_batch)

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 import fsspec
 
-from pipeline import telemetry
+from pipeline import telemetry, waiting
 from pipeline.atomic import is_partial, scratch_folder, write_file
 from pipeline.errors import UserError
-from pipeline.faults import ShortBodyError, explain, is_conflict, one_line
+from pipeline.faults import MissingBucketError, ShortBodyError, explain, is_conflict, one_line
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
 
 _PIECE_BYTES = 16 * 2**20  # one request; also what an upload holds in memory, times _NUM_UPLOADS
@@ -70,7 +70,7 @@ class Store:
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
         self._pid = 0
-        self._reached = False
+        self._reached = self._has_been_read = False
         self._connect()
 
     def __repr__(self) -> str:
@@ -115,12 +115,21 @@ class Store:
 
     def size(self, name: str) -> int:
         """Size of an object in bytes."""
-        info = self._info(name)
-        if info is None:
-            bucket = self._root.partition("/")[0]
-            what = "bucket" if self._is_s3 and not self._connect().exists(bucket) else "object"
-            raise MissingObjectError(f"cannot read {self._full(name)}: there is no such {what}")
-        return int(info["size"])
+
+        def ask() -> int | None:
+            try:
+                info = self._connect().info(self._path(name))
+            except FileNotFoundError:
+                if self._is_s3 and not self._connect().exists(self._root.partition("/")[0]):
+                    raise MissingBucketError from None
+                return None
+            return int(info["size"]) if info["type"] == "file" else None
+
+        num_bytes = self._request("read", name, ask)
+        if num_bytes is None:
+            raise MissingObjectError(f"cannot read {self._full(name)}: there is no such object")
+        self._has_been_read = True
+        return num_bytes
 
     def read(self, name: str) -> bytes:
         """A whole object; for small ones."""
@@ -243,16 +252,18 @@ class Store:
                 fault = explain(error)
                 if fault is None:
                     raise
+                transient = fault.transient or (fault.kind == "bucket" and self._has_been_read)
                 telemetry.STORE_ERRORS.labels(kind=fault.kind).inc()
                 now_s = time.monotonic()
                 failing_since_s = failing_since_s or now_s
-                pause_s = random.uniform(0, min(_MAX_PAUSE_S, 0.1 * 2**attempt))
+                pause_s = fault.retry_after_s + random.uniform(0, min(_MAX_PAUSE_S, 0.1 * 2**attempt))
                 never_reached = fault.kind == "connection" and not self._reached
                 patience_s = _PATIENCE_NEVER_REACHED_S if never_reached else _PATIENCE_S
-                if not fault.transient or now_s + pause_s > failing_since_s + patience_s:
+                if not transient or now_s + pause_s > failing_since_s + patience_s:
                     tries = f" (gave up after {attempt} tries)" if attempt > 1 else ""
                     raise StoreError(f"cannot {verb} {self._full(name)}: {fault.cause}{tries}") from None
-                time.sleep(pause_s)
+                with waiting.phase(f"pause before try {attempt + 1} to {verb} {self._full(name)}: {fault.cause}"):
+                    time.sleep(pause_s)
             else:
                 self._reached = True
                 return result

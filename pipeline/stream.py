@@ -19,6 +19,7 @@ from pipeline.cache import ShardCache
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.fetch import prefetch
+from pipeline.format.index import INDEX_DTYPE
 from pipeline.format.manifest import Manifest
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
 from pipeline.store import Store, read_manifest
@@ -79,7 +80,7 @@ class SampleStream:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.manifest, self.order, self.config = manifest, order, config
+        self.manifest, self.order, self.config, self.rank = manifest, order, config, rank
         self._slice = rank_slice(order.global_batch, rank, world_size)
         self._cache = ShardCache(store, manifest, config.cache_dir, config.cache_bytes)
         sizes = np.array([entry.num_samples for entry in manifest.shards])
@@ -178,14 +179,15 @@ class SampleStream:
 
     def _read(self, epoch: int, step: int, ids: NDArray[np.int64]) -> EncodedBatch:
         shards = self._shard_of(ids)
-        rows = []
-        images = []
-        for sample_id, i in zip(ids, shards, strict=True):
+        places = ids - self._starts[shards]
+        table = np.empty(len(ids), dtype=INDEX_DTYPE)
+        images = [b""] * len(ids)
+        for i in np.unique(shards):
+            here = np.flatnonzero(shards == i)
             shard = self._cache.shard(int(i))
-            place = int(sample_id - self._starts[i])
-            rows.append(shard.index[place])
-            images.append(shard.read(place))
-        table = np.array(rows)
+            table[here] = rows = shard.index[places[here]]
+            for b, image in zip(here.tolist(), shard.read_rows(rows), strict=True):
+                images[b] = image
         return EncodedBatch(
             epoch=epoch,
             step=step,

@@ -10,8 +10,8 @@ import sys
 import tarfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,8 @@ class S3Server:
     endpoint_url: str
     access_key: str
     secret_key: str
+    restart: Callable[[], None] = field(default=lambda: None, compare=False)
+    """Kill it and start it again on the same data and ports; returns once it answers."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -115,7 +117,24 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     folder = tmp_path_factory.mktemp("s3")
     ports = _free_ports(5)
     master, volume, filer, s3, admin = ports
-    server = S3Server(f"http://127.0.0.1:{s3}", secrets.token_hex(8), secrets.token_hex(16))
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with open(folder / "weed.log", "ab") as log:
+            env = os.environ | {"TMPDIR": str(folder)}  # for its log files
+            processes.append(subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env))
+        _wait_until_healthy(server.endpoint_url, processes[-1], folder / "weed.log")
+
+    def stop() -> None:
+        for process in processes:
+            process.kill()  # its data goes with the temporary folder: nothing to shut down in order
+            process.wait()
+
+    def restart() -> None:
+        stop()
+        start()
+
+    server = S3Server(f"http://127.0.0.1:{s3}", secrets.token_hex(8), secrets.token_hex(16), restart)
     credentials = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -139,16 +158,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         "-volume.max=64",  # by default as many as fit on the disk: on a full one too few for a bucket
         f"-s3.config={folder / 's3.json'}",
     ]
-    with open(folder / "weed.log", "wb") as log:
-        env = os.environ | {"TMPDIR": str(folder)}  # for its log files
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=env)
     try:
-        _wait_until_healthy(server.endpoint_url, process, folder / "weed.log")
+        start()
         server.make_bucket()
         yield server
     finally:
-        process.kill()  # its data goes with the temporary folder: nothing to shut down in order
-        process.wait()
+        stop()
         for port in (*ports, *(port + 10_000 for port in ports)):
             for socket_file in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 socket_file.unlink()

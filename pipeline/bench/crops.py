@@ -26,6 +26,7 @@ from pipeline.augment.parity import Parity
 from pipeline.bench.contestants import CONTESTANTS, Conditions, Contestant, ExecutorContestant, build_contestant
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
+from pipeline.bench.subcommands import run_subcommand
 from pipeline.errors import UserError, run_command
 from pipeline.order import SequentialOrder
 from pipeline.store import Store, read_manifest
@@ -189,7 +190,9 @@ def _positive(text: str) -> int:
 
 
 def main() -> None:
-    """Console script `pipeline-bench`."""
+    """Console script `pipeline-bench`; its first word may be a subcommand, of which this is the default."""
+    if run_subcommand(sys.argv[1:]):
+        return
     arguments = parse_arguments()
     run_command(lambda: run(arguments))
 

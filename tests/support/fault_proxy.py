@@ -6,16 +6,20 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["503", "403", "reset", "lost", "short", "slow", "stall"]
-"""An error answer; a reset before the server hears of it, or after it has acted; a body that is cut, or that takes
-its time, or that never ends."""
+Kind = Literal["503", "403", "no-bucket", "reset", "lost", "short", "corrupt", "slow", "late", "torn", "stall"]
+"""An error answer; a reset before the server hears of it, or after it has acted; a body that is cut, or has a wrong
+byte, or takes its time, or begins late, or ends in a reset, or never ends."""
 
-_ANSWERS = {"503": ("503 Slow Down", "SlowDown"), "403": ("403 Forbidden", "AccessDenied")}
+_ANSWERS = {
+    "503": ("503 Slow Down", "SlowDown"),
+    "403": ("403 Forbidden", "AccessDenied"),
+    "no-bucket": ("404 Not Found", "NoSuchBucket"),
+}
 
 
 @dataclass
@@ -36,10 +40,12 @@ class Fault:
 
 @dataclass
 class FaultProxy:
-    """Forwards to `server`; one request a connection."""
+    """Forwards to `server`; one request a connection. Where no fault is listed, `choose` may have one."""
 
     server: str
     faults: list[Fault] = field(default_factory=list)
+    choose: Callable[[str, str], Kind | None] = lambda _method, _target: None
+    late_s: float = 5.0
     endpoint_url: str = ""
 
     async def run(self, ready: threading.Event) -> None:
@@ -62,7 +68,8 @@ class FaultProxy:
             length = re.search(rb"\r\ncontent-length: (\d+)\r\n", head, re.IGNORECASE)
             body = await reader.readexactly(int(length[1]) if length else 0)
             method, target, _ = head.split(b"\r\n")[0].decode().split(" ")
-            fault = next((fault.kind for fault in self.faults if fault.hits(method, target)), None)
+            listed = next((fault.kind for fault in self.faults if fault.hits(method, target)), None)
+            fault = listed or self.choose(method, target)
             await self._answer(fault, head, body, writer)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
@@ -77,13 +84,20 @@ class FaultProxy:
             close = f"HTTP/1.1 {status}\r\nContent-Length: {len(xml)}\r\nConnection: close\r\n\r\n"
             writer.write(close.encode() + xml)
             return
+        if fault == "late":
+            await asyncio.sleep(self.late_s)
         answer = b"" if fault == "reset" else await self._forward(head, body)
-        if fault in ("reset", "lost"):
+        middle = (answer.find(b"\r\n\r\n") + 4 + len(answer)) // 2
+        if fault == "torn":
+            writer.write(answer[:middle])
+            await writer.drain()
+        if fault in ("reset", "lost", "torn"):
             # Linger of zero seconds: closing sends RST instead of FIN.
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             return
-        middle = (answer.index(b"\r\n\r\n") + 4 + len(answer)) // 2
+        if fault == "corrupt" and middle < len(answer):
+            answer = answer[:middle] + bytes([answer[middle] ^ 1]) + answer[middle + 1 :]
         writer.write(answer[:middle])
         if fault == "stall":
             await asyncio.sleep(60)

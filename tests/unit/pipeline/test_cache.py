@@ -14,7 +14,7 @@ from pipeline.cache import CacheError, ShardCache
 from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
 from pipeline.store import Store, StoreError
-from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_READ_BYTES
+from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
 from support.shards import jpegs, write_shards
 
 PLENTY = 10**9
@@ -219,3 +219,31 @@ def test_a_cache_directory_that_cannot_be_used_is_one_sentence(remote: Store, tm
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(CacheError, match=r"cannot open shard tiny-000000 of memory://.*: Not a directory \(.*cache"):
         open_cache(remote, tmp_path).shard(0)
+
+
+def test_a_shard_that_was_damaged_on_the_way_is_fetched_again(
+    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    download, damages = Store.download, [flip, cut]
+
+    def damage_in_transit(store: Store, name: str, path: str | Path) -> None:
+        download(store, name, path)
+        if name.endswith(".tar") and damages:
+            Path(path).write_bytes(damages.pop()(Path(path).read_bytes()))
+            damages.clear()
+
+    monkeypatch.setattr(Store, "download", damage_in_transit)
+    assert moved(STORE_ERRORS.labels("damaged"), lambda: open_cache(remote, tmp_path).shard(2).read(0)) == 1
+    assert tars(tmp_path) == ["tiny-000002.tar"] and not list(tmp_path.rglob("*.damaged"))
+
+
+def test_a_shard_that_is_damaged_in_the_store_is_set_aside(remote: Store, tmp_path: Path) -> None:
+    whole = remote.read("tiny-000002.tar")
+    remote.put("tiny-000002.tar", flip(whole))
+    cache = open_cache(remote, tmp_path)
+    with pytest.raises(CacheError, match=r"shard tiny-000002\.tar .* run 'shard-builder verify'"):
+        cache.shard(2)
+    (damaged,) = tmp_path.rglob("*.damaged")
+    assert damaged.name == "tiny-000002.tar.damaged" and damaged.read_bytes() == flip(whole)
+    remote.put("tiny-000002.tar", whole)
+    assert cache.shard(2).read(0) == jpegs(1, 6)[0] and not damaged.exists()

@@ -1,0 +1,150 @@
+"""Store -> cache -> encoded samples against the ceiling, cold and warm: seconds of one epoch in interleaved rounds.
+
+cold            empty cache: shards downloaded, verified, read
+cold-ceiling    the same client downloading the same objects with as many threads, bytes thrown away
+warm            full cache, shards open: what every epoch after the first does
+warm-ceiling    the same ranges of the same open files in the same order with as many threads, bytes thrown away
+
+A store that is a local folder is read in place: it has no cold round.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+
+from pipeline.bench.report import Rows, print_table
+from pipeline.errors import run_command
+from pipeline.format.index import load_index
+from pipeline.order import OrderConfig, SampleOrder
+from pipeline.store import Store, read_manifest
+from pipeline.stream import SampleStream, StreamConfig
+
+Range = tuple[int, int, int]
+"""File descriptor, size and offset in bytes."""
+
+
+class StreamBench:
+    """One data set, its order, and the ways to read an epoch of it."""
+
+    def __init__(self, url: str, cache_dir: Path, batch_size: int, threads: int, lanes: int) -> None:
+        self._store, self._cache_dir, self._threads = Store(url), cache_dir, threads
+        self.manifest = read_manifest(self._store)
+        self._url, self._batch_size, self._lanes = url, batch_size, lanes
+        self._order = self._new_order()
+        self.is_remote = self._store.local_path("") is None
+        self._warm_stream = self._new_stream(cache_dir)
+        self.num_samples = self._order.num_steps * batch_size
+
+    def contestants(self) -> dict[str, Callable[[], None]]:
+        """Name -> one epoch; those that fill the cache first."""
+        warm = {"warm-ceiling": self._warm_ceiling, "warm": lambda: self._epoch(self._warm_stream)}
+        return {"cold-ceiling": self._cold_ceiling, "cold": self._cold, **warm} if self.is_remote else warm
+
+    def run(self, rounds: int) -> Rows:
+        """Medians over `rounds`, in which the contestants take turns; `ratio` is to the ceiling, round by round."""
+        self._epoch(self._warm_stream)  # fills the cache
+        self._ranges = self._epoch_ranges()
+        seconds: dict[str, list[float]] = {name: [] for name in self.contestants()}
+        for _ in range(rounds):
+            for name, epoch in self.contestants().items():
+                begin = time.perf_counter()
+                epoch()
+                seconds[name].append(time.perf_counter() - begin)
+        return {name: self._row(times, seconds[f"{name.split('-')[0]}-ceiling"]) for name, times in seconds.items()}
+
+    def _row(self, seconds: list[float], ceiling: list[float]) -> dict[str, object]:
+        median_s = statistics.median(seconds)
+        return {
+            "seconds": median_s,
+            "megabytes_per_second": self.manifest.num_bytes / 1e6 / median_s,
+            "samples_per_second": self.num_samples / median_s,
+            "ratio": statistics.median(most / own for own, most in zip(seconds, ceiling, strict=True)),
+        }
+
+    def _new_order(self) -> SampleOrder:
+        sizes = [entry.num_samples for entry in self.manifest.shards]
+        return SampleOrder(sizes, 0, self._batch_size, OrderConfig(lanes=self._lanes))
+
+    def _new_stream(self, cache_dir: Path) -> SampleStream:
+        config = StreamConfig(shards=self._url, cache_dir=str(cache_dir), num_threads=self._threads)
+        return SampleStream(self.manifest, self._store, self._new_order(), config)
+
+    def _epoch(self, stream: SampleStream) -> None:
+        with closing(iter(stream)) as batches:  # type: ignore[type-var]
+            for _ in islice(batches, stream.steps_per_epoch):
+                pass
+
+    def _cold(self) -> None:
+        with tempfile.TemporaryDirectory(dir=self._cache_dir) as folder:
+            self._epoch(self._new_stream(Path(folder)))
+
+    def _cold_ceiling(self) -> None:
+        names = [name for entry in self.manifest.shards for name in (entry.index_name, entry.tar_name)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(lambda name: self._store.download(name, os.devnull), names):
+                pass
+
+    def _warm_ceiling(self) -> None:
+        def read(batch: list[Range]) -> None:
+            for file, size, offset in batch:
+                os.pread(file, size, offset)
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            for _ in pool.map(read, self._ranges):
+                pass
+
+    def _epoch_ranges(self) -> list[list[Range]]:
+        """What an epoch reads from the cache, batch by batch, from files that stay open."""
+        folder = self._store.local_path("") or self._cache_dir / self.manifest.digest[:16]
+        rows: list[Range] = []
+        for entry in self.manifest.shards:
+            file = os.open(folder / entry.tar_name, os.O_RDONLY)
+            index = load_index(folder / entry.index_name, entry)
+            rows += [(file, int(row["size"]), int(row["offset"])) for row in index]
+        steps = range(self._order.num_steps)
+        return [[rows[i] for i in self._order.batch(0, step).tolist()] for step in steps]
+
+
+@contextmanager
+def _cache_folder(path: Path | None) -> Iterator[Path]:
+    """The folder given, or a temporary one."""
+    if path:
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    with _cache_folder(arguments.cache_dir) as folder:
+        bench = StreamBench(arguments.data, folder, arguments.batch_size, arguments.threads, arguments.lanes)
+        rows = bench.run(arguments.rounds)
+    if arguments.json:
+        conditions = {name: getattr(arguments, name) for name in ("data", "batch_size", "threads", "lanes", "rounds")}
+        sys.stdout.write(json.dumps({**conditions, "epoch": rows}) + "\n")
+    else:
+        print_table(f"one epoch of {bench.num_samples} samples, {arguments.threads} threads", rows)
+
+
+def main(words: list[str]) -> None:
+    """`pipeline-bench stream`."""
+    parser = argparse.ArgumentParser("pipeline-bench stream", description="Measure the stream against its ceiling.")
+    parser.add_argument("--data", required=True, metavar="URL", help="shards to read")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--lanes", type=int, default=8, help="of the order; a divisor of the batch size")
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where the shards go (a temporary folder)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args(words)
+    run_command(lambda: _run(arguments))

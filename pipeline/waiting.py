@@ -1,0 +1,36 @@
+"""What this process is busy with or waits for, so that a stalled run can say which shard and which phase holds it up.
+
+Threads announce work that may take long with `phase("download of shard train-000012")`; whoever misses a result asks
+`describe()`. A table of a few entries under a lock: nothing is kept once a phase has ended.
+"""
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+_lock = threading.Lock()
+_phases: dict[int, tuple[str, float]] = {}
+_keys = itertools.count()
+
+
+@contextlib.contextmanager
+def phase(what: str) -> Iterator[None]:
+    """Announce `what` this thread does until the block ends."""
+    key = next(_keys)
+    with _lock:
+        _phases[key] = what, time.monotonic()
+    try:
+        yield
+    finally:
+        with _lock:
+            del _phases[key]
+
+
+def describe() -> str:
+    """What is under way, longest first, one clause: "download of shard a (12 s), read from s3://b (3 s)"."""
+    with _lock:
+        phases = sorted(_phases.values(), key=lambda entry: entry[1])
+    now_s = time.monotonic()
+    return ", ".join(f"{what} ({now_s - since_s:.0f} s)" for what, since_s in phases) or "nothing that is known of"
