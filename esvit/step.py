@@ -112,10 +112,10 @@ def _losses(
         with torch.no_grad():
             targets = [networks.teacher(batch[:1]) for batch in batches]
         predictions = student(views)
-    found = []
-    for target in targets:
-        found.append(state.loss(predictions, target, values.teacher_temperature))
-        centers.rewind()
+        found = []
+        for target in targets:
+            found.append(state.loss(predictions, target, values.teacher_temperature))
+            centers.rewind()
     return {name: sum(w * part[name] for w, part in zip(weights, found, strict=True)) for name in found[0]}
 
 
