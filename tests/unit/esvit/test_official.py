@@ -174,7 +174,7 @@ def test_a_mismatch_is_an_error(damage: Callable[[dict[str, Any]], None], messag
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
-    with pytest.raises(OfficialCheckpointError, match="cannot read .*: No such file"):
+    with pytest.raises(OfficialCheckpointError, match=r"cannot read .*: No such file"):
         load_official(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(OfficialCheckpointError, match="is not a checkpoint"):
