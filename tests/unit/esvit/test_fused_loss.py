@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esvit.bench.memory import peak_bytes
 from esvit.losses import EsvitLoss, LossConfig
 from esvit.models.head import Prototypes
 from esvit.models.student_teacher import Outputs
-from support.memory import peak_bytes
 
 C, D, TEMPERATURE = 16, 8, 0.05
 GLOBALS, LOCALS = [9, 9], [4, 4, 4]

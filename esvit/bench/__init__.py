@@ -1,0 +1,1 @@
+"""esvit-bench: what a training step costs, by phase and variant."""

@@ -1,0 +1,232 @@
+"""esvit-bench: time, memory and arithmetic of a training step, variant by variant.
+
+    esvit-bench --backbone swin_tiny --batch 2 --variant direct,fused --json
+
+Variants take turns within each round, so that whatever else the machine does meets all of them. Views are noise and
+already on the device: `pipeline-bench` measures how fast real ones come.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from esvit.bench.memory import peak_bytes
+from esvit.losses import EsvitLoss, LossConfig
+from esvit.models import BackboneConfig
+from esvit.models.head import HeadConfig
+from esvit.models.student_teacher import ModelConfig, StudentTeacher
+from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients
+from pipeline.errors import UserError, run_command
+
+VARIANTS = ("direct", "fused", "recompute", "compiled")
+PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
+
+
+class Step:
+    """One variant's networks, loss and optimiser: `direct` keeps all logits, all others use the fused loss."""
+
+    def __init__(self, variant: str, arguments: argparse.Namespace, views: list[Tensor]) -> None:
+        torch.manual_seed(0)
+        backbone = BackboneConfig(
+            name=arguments.backbone, recompute=variant == "recompute", compile=variant == "compiled"
+        )
+        model = ModelConfig(backbone=backbone, head=HeadConfig(num_prototypes=arguments.prototypes))
+        self._device = torch.device(arguments.device)
+        self._networks = StudentTeacher(model, with_regions=True).to(self._device)
+        self._loss = EsvitLoss(LossConfig(fused=variant != "direct"), arguments.prototypes).to(self._device)
+        self._optim = OptimConfig()
+        self._optimizer = build_optimizer(self._networks.student, self._optim)
+        self._half = arguments.precision == "bf16"
+        self._views = views
+        self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
+
+    def __call__(self) -> None:
+        """One step; its phases are added to `seconds`."""
+        networks = self._networks
+        apply_schedule(self._optimizer, 1e-4, 0.04)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            with self._timed("teacher"), torch.no_grad():
+                targets = networks.teacher(self._views[:1])
+            with self._timed("student"):
+                predictions = networks.student(self._views)
+            with self._timed("loss"):
+                loss = self._loss(predictions, targets, 0.04)["loss"]
+        with self._timed("backward"):
+            loss.backward()
+        with self._timed("clip"):
+            clip_gradients(networks.student.parameters(), self._optim.clip_norm, self._optim.clip)
+        with self._timed("optimizer"):
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        with self._timed("ema"):
+            networks.update_teacher(0.996)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self.seconds[phase].append(time.perf_counter() - begin)
+
+    def forget_times(self) -> None:
+        """Drop what was timed, say of a warm-up."""
+        for times in self.seconds.values():
+            times.clear()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Parameters, buffers and optimiser state."""
+        tensors = [*self._networks.state_dict().values(), *self._loss.state_dict().values()]
+        for state in self._optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run all variants and sum up."""
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    views = [torch.randn(count, arguments.batch, 3, side, side, device=device) for count, side in arguments.views]
+    steps = {variant: Step(variant, arguments, views) for variant in arguments.variant}
+    flops = _flops(Step("direct", arguments, views))
+    peaks = {}
+    for variant, step in steps.items():
+        step()  # warm-up: optimiser state, masks, compilation
+        peaks[variant] = peak_bytes(step, device)
+        step.forget_times()
+    for _ in range(arguments.rounds):
+        for step in steps.values():
+            step()
+    ceiling = matmul_flops_per_second(device, torch.bfloat16 if arguments.precision == "bf16" else torch.float32)
+    rows = {variant: _row(step, arguments.batch, flops, ceiling) for variant, step in steps.items()}
+    first = next(iter(rows))
+    for variant, row in rows.items():
+        row["peak_step_bytes"] = peaks[variant]
+        row["peak_bytes"] = peaks[variant] + row["resident_bytes"]
+        row["time_ratio"] = row["step_seconds"] / rows[first]["step_seconds"]
+        row["memory_ratio"] = row["peak_bytes"] / rows[first]["peak_bytes"]
+    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+    return {**settings, "model_flops": flops, "matmul_flops_per_second": ceiling, "variants": rows}
+
+
+def _row(step: Step, batch: int, flops: int, ceiling: float) -> dict[str, Any]:
+    phases = {phase: statistics.median(times) for phase, times in step.seconds.items()}
+    seconds = statistics.median(map(sum, zip(*step.seconds.values(), strict=True)))
+    return {
+        "step_seconds": seconds,
+        "images_per_second": batch / seconds,
+        "mfu": flops / seconds / ceiling,
+        "resident_bytes": step.resident_bytes,
+        "phases": phases,
+    }
+
+
+def _flops(step: Callable[[], None]) -> int:
+    """Of the matrix products and convolutions that the step needs, without those that a variant repeats."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
+    """The best of several products of square matrices: what the device can do at most."""
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(6):
+        begin = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
+
+
+def print_rows(result: dict[str, Any]) -> None:
+    """A column a variant."""
+    rows = result["variants"]
+    table = Table("", *rows, title=f"{result['backbone']}, batch {result['batch']}, {result['precision']}")
+    for phase in PHASES:
+        table.add_row(f"{phase} s", *(f"{row['phases'][phase]:.3f}" for row in rows.values()))
+    for name in ("step_seconds", "images_per_second", "mfu", "time_ratio", "memory_ratio"):
+        table.add_row(name, *(f"{row[name]:.3f}" for row in rows.values()))
+    for name in ("peak_bytes", "peak_step_bytes"):
+        table.add_row(name.replace("bytes", "MiB"), *(f"{row[name] / 2**20:.0f}" for row in rows.values()))
+    Console().print(table)
+
+
+def _parse_views(text: str) -> list[tuple[int, int]]:
+    """`2x224,8x96` as counts and sides."""
+    try:
+        views = [(int(count), int(side)) for count, side in (group.split("x") for group in text.split(","))]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 2x224,8x96") from None
+    if min(number for view in views for number in view) < 1 or sum(count for count, _ in views) < 2:
+        raise argparse.ArgumentTypeError("views need at least two crops, of positive size")
+    return views
+
+
+def _parse_variants(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise argparse.ArgumentTypeError(f"no variant '{unknown[0]}'; choose from {', '.join(VARIANTS)}")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return int(text)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Time, memory and arithmetic of a training step.")
+    parser.add_argument("--backbone", default="swin_tiny", help="as model.backbone.name")
+    parser.add_argument("--batch", type=_positive, default=2, help="images a step")
+    parser.add_argument("--views", type=_parse_views, default=_parse_views("2x224,8x96"), metavar="NxSIDE,...")
+    parser.add_argument("--prototypes", type=_positive, default=65536)
+    parser.add_argument(
+        "--variant",
+        type=_parse_variants,
+        default=_parse_variants("direct,fused"),
+        metavar="NAME,...",
+        help=f"of {', '.join(VARIANTS)}; the first is what the others are compared with",
+    )
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=_positive, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=_positive, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """The command."""
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no GPU on this machine; use --device cpu")
+    result = measure(arguments)
+    if arguments.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        print_rows(result)
+
+
+def main() -> None:
+    """Console script `esvit-bench`."""
+    run_command(lambda: run(parse_arguments()))
+
+
+if __name__ == "__main__":
+    main()
