@@ -166,8 +166,9 @@ class SampleStream:
 
         def fetch_shards(step: tuple[int, list[int]]) -> int:
             here, shards = step
-            for shard in shards:
-                self._cache.shard(shard)
+            # Steps under way at once want mostly the same shards: each begins with another, not all with the first.
+            for turn in range(len(shards)):
+                self._cache.shard(shards[(here + turn) % len(shards)])
             return here
 
         def has_shards(step: tuple[int, list[int]]) -> bool:
