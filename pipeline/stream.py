@@ -5,6 +5,7 @@ integers, counts what was *handed over* (not what was prefetched), and is refuse
 Shards are fetched well before the step that needs them, encoded images shortly before.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,19 +160,24 @@ class SampleStream:
     def _with_shards_ahead(self, position: int) -> Iterator[int]:
         """Positions without end, each once the shards of its step are in the cache."""
 
-        def positions() -> Iterator[int]:
-            here = position
-            while True:
-                yield here
-                here += 1
+        def steps() -> Iterator[tuple[int, list[int]]]:
+            for here in itertools.count(position):
+                yield here, np.unique(self._shard_of(self._local_ids(here))).tolist()
 
-        def fetch_shards(here: int) -> int:
-            for shard in np.unique(self._shard_of(self._local_ids(here))):
-                self._cache.shard(int(shard))
+        def fetch_shards(step: tuple[int, list[int]]) -> int:
+            here, shards = step
+            # Steps under way at once want mostly the same shards: each begins with another, not all with the first.
+            for turn in range(len(shards)):
+                self._cache.shard(shards[(here + turn) % len(shards)])
             return here
 
+        def has_shards(step: tuple[int, list[int]]) -> bool:
+            return all(map(self._cache.is_open, step[1]))
+
         config = self.config
-        return prefetch(fetch_shards, positions(), config.num_threads, config.shard_look_ahead_steps, "fetch-shards")
+        return prefetch(
+            fetch_shards, steps(), config.num_threads, config.shard_look_ahead_steps, "fetch-shards", has_shards
+        )
 
     def _load(self, position: int) -> EncodedBatch:
         epoch, step = divmod(position, self.order.num_steps)

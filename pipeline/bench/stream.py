@@ -3,7 +3,7 @@
 cold            empty cache: shards downloaded, verified, read
 cold-ceiling    the same client downloading the same objects with as many threads, bytes thrown away
 warm            full cache, shards open: what every epoch after the first does
-warm-ceiling    the same ranges of the same open files in the same order with as many threads, bytes thrown away
+warm-ceiling    the same ranges of the same open files in the same order, as many threads, batches thrown away
 
 A store that is a local folder is read in place: it has no cold round.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pipeline.bench.report import Rows, print_table
 from pipeline.errors import run_command
+from pipeline.fetch import prefetch
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.store import Store, read_manifest
@@ -94,13 +95,12 @@ class StreamBench:
                 pass
 
     def _warm_ceiling(self) -> None:
-        def read(batch: list[Range]) -> None:
-            for file, size, offset in batch:
-                os.pread(file, size, offset)
+        def read(batch: list[Range]) -> list[bytes]:
+            return [os.pread(*place) for place in batch]
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(read, self._ranges):
-                pass
+        look_ahead = StreamConfig(shards=self._url).sample_look_ahead_steps
+        for _ in prefetch(read, self._ranges, self._threads, look_ahead, "ceiling"):
+            pass
 
     def _epoch_ranges(self) -> list[list[Range]]:
         """What an epoch reads from the cache, batch by batch, from files that stay open."""

@@ -88,3 +88,19 @@ def test_closing_early_waits_for_what_runs_and_drops_the_rest() -> None:
     threading.Timer(0.05, release.set).start()
     results.close()  # type: ignore[attr-defined]
     assert alive("closing") == [] and len(begun) <= 3
+
+
+def test_what_is_ready_is_done_at_once_and_in_its_place() -> None:
+    threads: dict[int, str] = {}
+
+    def work(x: int) -> int:
+        threads[x] = threading.current_thread().name
+        if x == 6:
+            raise OSError("six")
+        return x
+
+    results = prefetch(work, range(8), 2, 3, "ready", lambda x: x % 2 == 0)
+    assert list(islice(results, 6)) == [0, 1, 2, 3, 4, 5]
+    assert all((name == threading.current_thread().name) == (x % 2 == 0) for x, name in threads.items())
+    with pytest.raises(OSError, match="six"):
+        next(results)

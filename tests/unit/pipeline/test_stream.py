@@ -1,5 +1,6 @@
 """The stream: the right bytes for each step, the same after every resume, and refused where they would differ."""
 
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -145,3 +146,19 @@ def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path) -> N
     config = StreamConfig(shards=remote, order=ORDER, cache_dir=str(tmp_path / "cache"), cache_bytes=0)
     stream = open_training_stream(config, seed=3, global_batch=8)
     assert ids_of(list(islice(stream, 5))) == ids_of(list(islice(open_stream(shards), 5)))
+
+
+def test_the_shards_of_a_cold_start_are_fetched_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote, download = f"memory://{tmp_path.name}", Store.download
+    write_shards(remote, *(jpegs(8, 8 * shard) for shard in range(4)))
+    meeting = threading.Barrier(4, timeout=20)  # passes only if four shards are under way at once
+
+    def meet(store: Store, name: str, path: str | Path) -> None:
+        if name.endswith(".tar"):
+            meeting.wait()
+        download(store, name, path)
+
+    monkeypatch.setattr(Store, "download", meet)
+    order = OrderConfig(lanes=1, block_shards=4)
+    config = StreamConfig(shards=remote, order=order, cache_dir=str(tmp_path / "cache"), num_threads=4)
+    assert len(next(iter(open_training_stream(config, seed=0, global_batch=32))).ids) == 32
