@@ -51,7 +51,8 @@ def add_plan_command(commands: Commands) -> None:
     run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images a step (512)")
     run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="of all ranks together (2000)")
     run.add_argument("--lanes", type=positive, default=_ORDER.lanes, metavar="N", help=f"({_ORDER.lanes})")
-    run.add_argument("--block-shards", type=positive, default=_ORDER.block_shards, metavar="N", help=f"({_ORDER.block_shards})")
+    blocks = _ORDER.block_shards
+    run.add_argument("--block-shards", type=positive, default=blocks, metavar="N", help=f"({blocks})")
     command.set_defaults(run=_plan)
 
 
