@@ -261,7 +261,8 @@ class Store:
                 patience_s = _PATIENCE_NEVER_REACHED_S if never_reached else _PATIENCE_S
                 if not transient or now_s + pause_s > failing_since_s + patience_s:
                     tries = f" (gave up after {attempt} tries)" if attempt > 1 else ""
-                    raise StoreError(f"cannot {verb} {self._full(name)}: {fault.cause}{tries}") from None
+                    refusal = MissingObjectError if fault.kind == "bucket" else StoreError
+                    raise refusal(f"cannot {verb} {self._full(name)}: {fault.cause}{tries}") from None
                 with waiting.phase(f"pause before try {attempt + 1} to {verb} {self._full(name)}: {fault.cause}"):
                     time.sleep(pause_s)
             else:
