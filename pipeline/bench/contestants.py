@@ -3,7 +3,7 @@
 reference, cpu, dali   the executors of the plan
 original               the original EsViT's way: PIL and torchvision transforms in a torch DataLoader, one worker
                        process a thread
-dali-native            DALI's own random operators on the same images in memory: what exactness costs
+dali-native            DALI's own webdataset reader and random operators on the same images: what exactness costs
 floor-decode           libjpeg-turbo alone
 floor-resize           decoding, and the windows of the plan resized with the kernel of `cpu`, nothing else
 """
