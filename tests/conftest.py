@@ -18,6 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Before anything imports torch: threads of tiny networks wait for each other longer than they work, above all where
+# other tests' processes want the same cores. What measures or tests threads sets their number itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "bucket"
 
