@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 EXTRAS ?= train,dali,ray,parquet,transfer,dev
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup check test demo campaign services clean
+.PHONY: setup check test acceptance demo campaign services clean
 
 setup: $(STAMP)
 
@@ -24,6 +24,10 @@ check: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# The tests that are too long for every run.
+acceptance: setup
+	$(BIN)/python -m pytest -m acceptance
 
 # Beside our own packages the tests want Prometheus, and the schemas of SkyPilot (whose pins clash with ours) and
 # Grafana. Without them a developer's run skips some tests of tests/integration; CI fails.

@@ -90,6 +90,7 @@ def _children(launcher: int) -> list[int]:
     return [int(c) for f in Path(f"/proc/{launcher}/task").glob("*/children") for c in f.read_text().split()]
 
 
+@pytest.mark.acceptance
 def test_the_split_over_ranks_and_parts_changes_nothing(shards: str, tmp_path: Path) -> None:
     losses, samples = [], []
     for ranks, parts in LAYOUTS:

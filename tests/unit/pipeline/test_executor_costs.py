@@ -35,21 +35,23 @@ def test_the_plan_costs_less_than_three_hundredths_of_the_fastest_executor(image
     assert min(planning) < 0.03 * min(rendering), (planning, rendering)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "num_batches", [700, pytest.param(BATCHES_OF_HALF_AN_HOUR, marks=[pytest.mark.slow, pytest.mark.acceptance])]
+)
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_half_an_hour_of_batches_leaks_nothing(name: str) -> None:
+def test_half_an_hour_of_batches_leaks_nothing(name: str, num_batches: int) -> None:
     views = (ViewGroup(size=24, count=1, area=(0.4, 1.0), blur=0.5), ViewGroup(size=8, count=1, area=(0.1, 0.4)))
     planner = MultiCrop(MultiCropConfig(views=views), seed=0)
     images = jpegs(2)
     executor = build_executor(name, 2, CPU)
     resident = []
-    for step in range(BATCHES_OF_HALF_AN_HOUR):
+    for step in range(num_batches):
         plan = planner(step, np.arange(2), np.full(2, HEIGHT), np.full(2, WIDTH))
         executor(images, plan)
         if step % 1000 == 500:  # a broken image now and then, as in a run
             with pytest.raises(BadImages):
                 executor([images[0], b"broken"], plan)
-        if step % 500 == 499:
+        if step % (num_batches // 12) == num_batches // 12 - 1:
             resident.append(_resident_bytes())
     executor.close()
     first, last = np.median(resident[2:5]), np.median(resident[-3:])

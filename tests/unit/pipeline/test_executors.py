@@ -99,7 +99,7 @@ def test_a_view_does_not_depend_on_batch_or_threads(name: str) -> None:
     apart.close()
 
 
-@pytest.mark.parametrize("num_images", [24, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_images", [24, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.acceptance])])
 def test_photographs_look_the_same_everywhere(imagenet_sample: Path, num_images: int) -> None:
     executors = {name: build_executor(name, 2, CPU) for name in ("cpu", "dali")}
     for parity in compare(executors, batches(imagenet_sample, num_images)).values():
