@@ -1,8 +1,9 @@
 """How fast a build is beside what one would do without it: the command `shard-builder bench`.
 
 On a local disk that is `tar cf` and then `sha256sum` over the same files, and webdataset's `ShardWriter` fed by one
-process; on S3 it is the upload of the finished tars by the same client library, one after the other. The rounds are
-interleaved, the source lies in memory (page cache), and a build includes the start of its processes.
+process: as it is, leaving the shards to the page cache, and with each shard brought to the disk, as a build does. On S3
+it is the upload of the finished tars by the same client library, one after the other. The rounds are interleaved, the
+source lies in memory (page cache), and a build includes the start of its processes.
 """
 
 import argparse
@@ -92,6 +93,7 @@ def _methods(built: BuildOptions, dest: str) -> Iterator[tuple[str, Callable[[],
     if folder := Store(dest).local_path(""):
         yield "tar cf, then sha256sum", lambda: _tar_and_hash(built.source, folder)
         yield "webdataset ShardWriter", _shard_writer(built.source, folder)
+        yield "the same, on the disk", _shard_writer(built.source, folder, _to_disk)
     else:
         tars = sorted(Path(built.dest).glob("*.tar"))
         yield "plain multipart upload", lambda: _upload(tars, dest)
@@ -104,14 +106,20 @@ def _tar_and_hash(images: Path, folder: Path) -> None:
     subprocess.run(["sha256sum", folder / "all.tar"], check=True, stdout=subprocess.DEVNULL)
 
 
-def _shard_writer(images: Path, folder: Path) -> Callable[[], None]:
+def _to_disk(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _shard_writer(images: Path, folder: Path, post: Callable[[str], None] | None = None) -> Callable[[], None]:
     import webdataset  # brings torch where it is installed: not for those who only build shards
 
     reader = ImageFolder(images, "train")
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with webdataset.ShardWriter(f"{folder}/%06d.tar", maxsize=_SHARD_BYTES, maxcount=10**9, verbose=0) as writer:
+        limits = {"maxsize": _SHARD_BYTES, "maxcount": 10**9}
+        with webdataset.ShardWriter(f"{folder}/%06d.tar", **limits, post=post, verbose=0) as writer:
             for record in reader.records():
                 writer.write({"__key__": record.key, "jpg": record.source.read(), "cls": record.label})
 
