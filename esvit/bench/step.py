@@ -29,7 +29,7 @@ from esvit.models.student_teacher import ModelConfig, StudentTeacher
 from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients
 from pipeline.errors import UserError, run_command
 
-VARIANTS = ("direct", "fused", "recompute", "compiled")
+VARIANTS = ("direct", "fused", "recompute")
 PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
 
 
@@ -38,9 +38,7 @@ class Step:
 
     def __init__(self, variant: str, arguments: argparse.Namespace, views: list[Tensor]) -> None:
         torch.manual_seed(0)
-        backbone = BackboneConfig(
-            name=arguments.backbone, recompute=variant == "recompute", compile=variant == "compiled"
-        )
+        backbone = BackboneConfig(name=arguments.backbone, recompute=variant == "recompute")
         model = ModelConfig(backbone=backbone, head=HeadConfig(num_prototypes=arguments.prototypes))
         self._device = torch.device(arguments.device)
         self._networks = StudentTeacher(model, with_regions=True).to(self._device)
@@ -103,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     flops = _flops(Step("direct", arguments, views))
     peaks = {}
     for variant, step in steps.items():
-        step()  # warm-up: optimiser state, masks, compilation
+        step()  # warm-up: optimiser state, masks
         peaks[variant] = peak_bytes(step, device)
         step.forget_times()
     for _ in range(arguments.rounds):

@@ -51,7 +51,6 @@ class BackboneConfig(Config):
         options: What else `timm.create_model` is given, for models of timm.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
             fraction of the memory.
-        compile: Run through `torch.compile`: slow to start, then faster.
     """
 
     name: str = "swin_tiny"
@@ -65,13 +64,12 @@ class BackboneConfig(Config):
     widths: Stages | None = None
     options: dict[str, Any] | None = None
     recompute: bool = False
-    compile: bool = False
 
     @property
     def architecture(self) -> Architecture:
         """The row with the changes applied."""
         row = BACKBONES.get(self.name) or TimmArchitecture(self.name.removeprefix(_TIMM))
-        changes = self.model_dump(exclude={"name", "recompute", "compile"}, exclude_none=True)
+        changes = self.model_dump(exclude={"name", "recompute"}, exclude_none=True)
         known = {field.name for field in fields(row)}
         if unknown := changes.keys() - known:
             raise ValueError(f"{self.name} has no {min(unknown)}; it has {', '.join(sorted(known))}")
@@ -97,6 +95,4 @@ def build_backbone(config: BackboneConfig, *, drop_path: bool) -> Backbone:
     if config.recompute:
         for block in backbone.blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if config.compile:
-        backbone.compile()
     return backbone

@@ -37,7 +37,7 @@ def test_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--variant", "direct,slow"], "no variant 'slow'; choose from direct, fused, recompute, compiled"),
+        (["--variant", "direct,slow"], "no variant 'slow'; choose from direct, fused, recompute"),
         (["--views", "2x"], "is not of the form 2x224,8x96"),
         (["--views", "1x32"], "at least two crops"),
         (["--batch", "0"], "'0' is not a positive number"),
