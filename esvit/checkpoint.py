@@ -21,6 +21,7 @@ import torch
 from pydantic import NonNegativeInt, ValidationError
 
 from esvit.models.official import load_official
+from esvit.models.student_teacher import ModelConfig
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
@@ -165,6 +166,21 @@ def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any
     if found is None:
         raise CheckpointError(f"there is no checkpoint (step-NNNNNNNN.pt and .json) in {url}")
     return found[1]
+
+
+def model_config(saved: dict[str, Any]) -> ModelConfig:
+    """The networks of a checkpoint.
+
+    Raises:
+        CheckpointError: another release has written it, whose settings this one does not know.
+    """
+    try:
+        return ModelConfig.model_validate(saved["config"]["model"])
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CheckpointError(
+            f"the checkpoint is of another release: this one does not know its 'model.{key}'; use that release"
+        ) from None
 
 
 def delete(store: Store, step: int) -> None:

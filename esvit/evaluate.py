@@ -19,7 +19,7 @@ from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
 from esvit.export import export
 from esvit.models import Backbone
-from esvit.models.student_teacher import ModelConfig, Network
+from esvit.models.student_teacher import Network
 from pipeline.augment import CenterCropConfig
 from pipeline.errors import run_command
 from pipeline.loader import DataConfig
@@ -29,7 +29,7 @@ from pipeline.stream import StreamConfig
 
 def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
     """The backbone of a checkpoint's "teacher" or "student", in evaluation mode."""
-    model = ModelConfig.model_validate(saved["config"]["model"])
+    model = checkpoint.model_config(saved)
     prefix = "backbone."
     backbone = Network(model, drop_path=False, with_regions=False).backbone
     state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from typing import Any
 
 import safetensors.torch
 
-from esvit.models.student_teacher import ModelConfig
+from esvit.checkpoint import model_config
 from esvit.models.swin import SwinArchitecture
 from pipeline.errors import UserError
 from pipeline.store import Store
@@ -36,7 +36,7 @@ def export(saved: dict[str, Any], network: str, store: Store) -> list[str]:
         ExportError: the backbone is no Swin.
         StoreError: the store cannot be written.
     """
-    model = ModelConfig.model_validate(saved["config"]["model"])
+    model = model_config(saved)
     architecture = model.backbone.architecture
     if not isinstance(architecture, SwinArchitecture):
         raise ExportError(f"timm has no counterpart of {model.backbone.name}; only Swin backbones can be exported")

@@ -174,3 +174,11 @@ def test_no_checkpoint_and_a_cut_one_are_named(tmp_path: Path) -> None:
         checkpoint.load(str(path))
     with pytest.raises(CheckpointError, match=r"all 1 checkpoints in .* are damaged"):
         checkpoint.load(str(tmp_path))
+
+
+def test_settings_of_another_release_are_named() -> None:
+    model = ModelConfig(backbone=BackboneConfig(name="swin_nano")).model_dump(mode="json")
+    assert checkpoint.model_config({"config": {"model": model}}).backbone.name == "swin_nano"
+    model["backbone"]["magic"] = True
+    with pytest.raises(CheckpointError, match=r"does not know its 'model\.backbone\.magic'"):
+        checkpoint.model_config({"config": {"model": model}})
