@@ -16,7 +16,7 @@ from pipeline.store import StoreError
 from tools.shard_builder.runners import MAX_ATTEMPTS, Engine, InlineEngine, ProcessEngine, RunnerError, run_tasks
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from tools.shard_builder.runners import ProcessEngine, run_tasks
 
@@ -25,6 +25,7 @@ def work(folder):
     time.sleep(60)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start what runs the tests without it
     list(run_tasks(ProcessEngine(2), work, [sys.argv[1]] * 2))
 """
 
