@@ -69,7 +69,8 @@ def _views(config: Recipe) -> list[tuple[ViewGroup, float, float]]:
     ]
 
 
-@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+# Depth 1: batches made ahead after a run has ended would slow down whoever is timed next.
+@pipeline_def(enable_conditionals=True, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
 def _graph(tar: str, config: Recipe, views: list[tuple[ViewGroup, float, float]], device: str) -> tuple[Any, ...]:
     index = tar.removesuffix(".tar") + ".idx"
     encoded = fn.readers.webdataset(paths=[tar], index_paths=[index], ext=["jpg"], random_shuffle=True)

@@ -1,0 +1,33 @@
+"""Contestants are timed in turn, so none may work on after its run has ended."""
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.augment import EXECUTORS, MultiCropConfig, build_planner
+from pipeline.bench.contestants import Conditions, build_contestant
+from pipeline.order import SequentialOrder
+from pipeline.store import Store, read_manifest
+from pipeline.stream import SampleStream, StreamConfig
+
+
+@pytest.mark.parametrize("name", [*EXECUTORS, "dali-native", "floor-resize"])
+def test_nothing_is_made_ahead_in_the_time_of_the_next(name: str, shards: Path) -> None:
+    manifest = read_manifest(Store(shards))
+    order = SequentialOrder(manifest.num_samples, 8)
+    stream = SampleStream(manifest, Store(shards), order, StreamConfig(shards=str(shards)))
+    batches = [batch for batch, _ in zip(stream, range(4), strict=False)]
+    recipe = MultiCropConfig()
+    planner = build_planner(recipe, seed=0)
+    given = Conditions(1, torch.device("cpu"), "float32", recipe, planner, stream.neighbour)
+    with contextlib.closing(build_contestant(name, given)) as contestant:
+        contestant.run(batches)
+        begin = time.process_time()
+        contestant.run(batches)
+        end = time.process_time()
+        time.sleep(1)
+        after = time.process_time() - end
+    assert after < 0.1 * (end - begin)
