@@ -142,15 +142,15 @@ class CollapseDetector:
 def cautions(peak_lr: float, global_batch: int, num_prototypes: int, num_samples: int) -> list[str]:
     """What in the settings of a run is likely to be a mistake, one sentence each.
 
-    The largest published rate is 2e-3 at a batch of 1,024. Smaller batches give noisier gradients, so they bear less,
-    by the square root of the batch; ten times that is our limit, and 5e-3 in any case.
+    The largest published rate is 2e-3 at a batch of 1,024. Our limits, which no experiment has set: ten times that,
+    falling with the square root of the batch, and 5e-3 in any case.
     """
     limit = min(5e-3, 2e-2 * math.sqrt(global_batch / 1024))
     found = []
     if peak_lr > limit:
         found.append(
-            f"caution: the peak learning rate {peak_lr:.2g} is large for a global batch of {global_batch}; above "
-            f"{limit:.2g} runs tend to collapse (schedule.base_lr is per 256 images)"
+            f"caution: the peak learning rate {peak_lr:.2g} is large for a global batch of {global_batch}: "
+            f"nothing above {limit:.2g} is known to work (schedule.base_lr is per 256 images)"
         )
     if num_prototypes > num_samples:
         found.append(

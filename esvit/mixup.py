@@ -1,9 +1,9 @@
 """Mixup for self-distillation: the student sees blends of two images and owes each its share of the loss.
 
 Image i of a batch is blended with its mirror in the batch, image B-1-i, view by view: x = w x_i + (1-w) x_(B-1-i).
-The teacher sees the images unblended, and the loss is w L(x, teacher of i) + (1-w) L(x, teacher of B-1-i), which is
-what soft targets over the images of the batch give in the authors' implementation. Zhang et al., "mixup: Beyond
-Empirical Risk Minimization" (arXiv 1710.09412). w is one number a step, the same on every rank.
+The teacher sees the images unblended, and the loss is w L(x, teacher of i) + (1-w) L(x, teacher of B-1-i). Zhang et
+al., "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412), carried over to a teacher's targets; it has not
+been compared with the authors' own option. w is one number a step, the same on every rank.
 """
 
 import numpy as np

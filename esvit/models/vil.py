@@ -25,8 +25,10 @@ _LN_EPS = 1e-6
 class VilArchitecture:
     """One row of the ViL table, an entry a stage; the first stage divides the sides by 4, the others by 2.
 
-    `sparse` says which stages attend to neighbourhoods, `num_global` how many global tokens a stage has; `image_size`,
-    in pixels, sets how far the relative positions of full attention reach; images may have any size.
+    Which stages attend in full, and the size of the tables of positions, were inferred from the published number of
+    parameters, and not compared with a published checkpoint. `sparse` says which stages attend to neighbourhoods,
+    `num_global` how many global tokens a stage has; `image_size`, in pixels, sets how far the relative positions of
+    full attention reach; images may have any size.
 
     Raises:
         UserError: the stages do not fit together.

@@ -169,8 +169,9 @@ class FlakyHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.ranges.append(self.headers["Range"])
         fault = self.faults.pop(0) if self.faults else ""
-        if fault.isdigit():
-            self._answer(int(fault), b"<Error><Code>%s</Code></Error>" % fault.encode())
+        status, _, retry_after = fault.partition(" ")
+        if status.isdigit():
+            self._answer(int(status), b"<Error><Code>%s</Code></Error>" % status.encode(), retry_after=retry_after)
             return
         start, end = (int(position) for position in self.headers["Range"][6:].split("-"))
         part = self.content[start : end + 1]
@@ -181,8 +182,10 @@ class FlakyHandler(BaseHTTPRequestHandler):
         else:
             self._answer(206, part)
 
-    def _answer(self, status: int, content: bytes, body: bool = True) -> None:
+    def _answer(self, status: int, content: bytes, body: bool = True, retry_after: str = "") -> None:
         self.send_response(status)
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body:
@@ -236,6 +239,14 @@ def test_patience_is_bounded(flaky_store: Store, monkeypatch: pytest.MonkeyPatch
     FlakyHandler.faults += ["503"] * 1000
     with pytest.raises(StoreError, match=r"slow down.*\(gave up after \d+ tries\)"):
         flaky_store.read("x")
+
+
+def test_a_store_that_asks_for_a_pause_gets_it(flaky_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.store, "_MAX_PAUSE_S", 0.0)
+    FlakyHandler.faults += ["503 1", ""]
+    started_s = time.monotonic()
+    flaky_store.read_range("x", 0, 10)
+    assert 1.0 <= time.monotonic() - started_s < 5
 
 
 def test_a_refusal_is_not_repeated(flaky_store: Store) -> None:
