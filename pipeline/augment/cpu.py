@@ -1,13 +1,13 @@
 """The plan with the fastest exact CPU kernels, on threads.
 
-    libjpeg-turbo decode -> window -> torch's antialiased uint8 bicubic -> flip -> one colour matrix -> blur
+    libjpeg-turbo decode -> window, flipped -> torch's antialiased uint8 bicubic -> one colour matrix -> blur
     -> solarize -> normalised straight into the stacked output batch
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
-Each thread draws on images that it keeps, and the output batches are used again: a view allocates a copy of its window
-and nothing else.
+Each thread draws on images that it keeps, and the output batches are used again: a view allocates nothing.
 """
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +17,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.augment.blur import blur_kernel
+from pipeline.augment.blur import blur_kernels
 from pipeline.augment.buffers import BufferPool
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, scale_and_shift
 from pipeline.augment.plan import CropPlan
 
 Pixels = NDArray[np.uint8]
-_bicubic = torch.ops.aten._upsample_bicubic2d_aa.out  # F.interpolate without a place for its result
+Kernels = NDArray[np.float32]
+_bicubic = torch._C._nn._upsample_bicubic2d_aa  # what F.interpolate calls, which takes no place for its result
 
 
 class CpuExecutor:
@@ -33,7 +34,7 @@ class CpuExecutor:
     def __init__(self, num_threads: int, output: Output = "float32") -> None:
         self.device = torch.device("cpu")
         self._dtype = OUTPUT_TYPES[output]
-        self._buffers, self._canvases = BufferPool(), Canvases()
+        self._buffers, self._canvas = BufferPool(), Canvas()
         # The parallelism is over images: kernels must not start threads of their own on top.
         cv2.setNumThreads(1)
         self._pool = single_threaded_pool(num_threads)
@@ -44,6 +45,7 @@ class CpuExecutor:
             self._buffers.empty((group.stop - group.start, len(images), *plan.sizes[group.start], 3), self._dtype)
             for group in plan.groups
         ]
+        kernels = blur_kernels(plan.sigma)
         reasons: dict[int, str] = {}
 
         def render_image(b: int) -> None:
@@ -54,7 +56,7 @@ class CpuExecutor:
                 reasons[b] = str(error)
                 return
             for group, stack in zip(plan.groups, stacks, strict=True):
-                self._render_group(image, plan, group, b, stack[:, b])
+                self._render_group(image, plan, kernels, group, b, stack[:, b])
 
         for _ in self._pool.map(render_image, range(len(images))):
             pass
@@ -66,62 +68,84 @@ class CpuExecutor:
         """See `Executor`."""
         self._pool.shutdown()
 
-    def _render_group(self, image: Pixels, plan: CropPlan, group: slice, b: int, out: torch.Tensor) -> None:
+    def _render_group(
+        self, image: Pixels, plan: CropPlan, kernels: Kernels, group: slice, b: int, out: torch.Tensor
+    ) -> None:
         """The views of one size of sample `b`, into `out` [V, H, W, 3]."""
         size, num_views = plan.sizes[group.start], group.stop - group.start
-        canvas = self._canvases.of(num_views + 1, size)
+        canvas = self._canvas.views(num_views + 1, size)
         views, spare = canvas[:-1], canvas[-1]
         if self._dtype == torch.uint8:
             views = out.numpy()
         for v in range(num_views):
-            render_view(image, plan, group.start + v, b, views[v], spare)
+            render_view(image, plan, kernels, group.start + v, b, views[v], spare, self._canvas)
         if self._dtype != torch.uint8:
             _normalise(views, out)
 
 
-class Canvases(threading.local):
+class Canvas(threading.local):
     """The 8-bit images that a thread draws on."""
 
     def __init__(self) -> None:
-        self._of: dict[tuple[int, tuple[int, int]], Pixels] = {}
+        self._views: dict[tuple[int, tuple[int, int]], Pixels] = {}
+        self._window = np.empty(0, np.uint8)
 
-    def of(self, count: int, size: tuple[int, int]) -> Pixels:
+    def views(self, count: int, size: tuple[int, int]) -> Pixels:
         """`count` images of `size`: [count, H, W, 3], contents undefined."""
-        if (count, size) not in self._of:
-            self._of[count, size] = np.empty((count, *size, 3), np.uint8)
-        return self._of[count, size]
+        if (count, size) not in self._views:
+            self._views[count, size] = np.empty((count, *size, 3), np.uint8)
+        return self._views[count, size]
+
+    def window(self, shape: tuple[int, ...]) -> Pixels:
+        """An image of `shape` [h, w, 3], of which there is one, contents undefined."""
+        num_bytes = math.prod(shape)
+        if len(self._window) < num_bytes:
+            self._window = np.empty(num_bytes, np.uint8)
+        return self._window[:num_bytes].reshape(shape)
 
 
-def render_view(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, spare: Pixels) -> None:
+def render_view(
+    image: Pixels, plan: CropPlan, kernels: Kernels, v: int, b: int, out: Pixels, spare: Pixels, canvas: Canvas
+) -> None:
     """View `v` of sample `b` before normalisation, into `out` [H, W, 3]; `spare`, of the same shape, is overwritten."""
-    here, there = out, spare
-    resize_window(image, plan, v, b, here)
-    if plan.flip[v, b]:
-        cv2.flip(here, 1, dst=there)
-        here, there = there, here
-    if plan.coloured[v, b]:
+    coloured, blurred = plan.coloured[v, b], plan.sigma[v, b] > 0
+    here, there = (spare, out) if coloured != blurred else (out, spare)  # so that the last step leaves it in `out`
+    resize_window(image, plan, v, b, here, canvas)
+    if coloured:
         matrix = np.empty((3, 4), np.float32)
         matrix[:, :3] = plan.matrix[v, b]
         matrix[:, 3] = plan.pivot[v, b] @ cv2.mean(here)[:3]
         cv2.transform(here, matrix, dst=there)
         here, there = there, here
-    if plan.sigma[v, b] > 0:
-        kernel = blur_kernel(float(plan.sigma[v, b]))
+    if blurred:
+        kernel = kernels[v, b]
+        kernel = kernel[kernel > 0]
         cv2.sepFilter2D(here, -1, kernel, kernel, dst=there, borderType=cv2.BORDER_REPLICATE)
-        here, there = there, here
     if plan.solarize[v, b]:
-        cv2.bitwise_not(here, dst=there)
-        cv2.min(here, there, dst=here)  # v below 128, else 255 - v
-    if here is not out:
-        np.copyto(out, here)
+        cv2.bitwise_not(out, dst=spare)
+        cv2.min(out, spare, dst=out)  # v below 128, else 255 - v
 
 
-def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels) -> None:
-    """The window of view `v`, bicubic with antialiasing, into `out` [H, W, 3]: PIL's result but for rounding."""
+def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, canvas: Canvas) -> None:
+    """The window of view `v`, flipped where the plan says so, bicubic with antialiasing, into `out` [H, W, 3].
+
+    PIL's result but for rounding.
+    """
     top, left = plan.top[v, b], plan.left[v, b]
     window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
-    pixels = torch.from_numpy(np.ascontiguousarray(window))[None].permute(0, 3, 1, 2)
-    _bicubic(pixels, plan.sizes[v], False, out=torch.from_numpy(out)[None].permute(0, 3, 1, 2))
+    # The kernel is slow on rows with gaps. Flipping costs no more than the copy, and a filter that is symmetric does
+    # not mind whether it comes before or after.
+    pixels = canvas.window(window.shape)
+    if plan.flip[v, b]:
+        cv2.flip(window, 1, dst=pixels)
+    else:
+        np.copyto(pixels, window)
+    _bicubic(_channels_first(pixels), plan.sizes[v], False, out=_channels_first(out))
+
+
+def _channels_first(pixels: Pixels) -> torch.Tensor:
+    """[H, W, 3] as [1, 3, H, W], the same memory."""
+    return torch.from_numpy(pixels.transpose(2, 0, 1)[None])
 
 
 def _normalise(views: Pixels, out: torch.Tensor) -> None:

@@ -85,7 +85,7 @@ class Floor:
     def __init__(self, planner: Planner, num_threads: int, resize: bool) -> None:
         self._planner, self._resize = planner, resize
         self._pool: ThreadPoolExecutor = kernels.single_threaded_pool(num_threads)
-        self._canvases = kernels.Canvases()
+        self._canvas = kernels.Canvas()
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
@@ -95,7 +95,7 @@ class Floor:
             def work(b: int, batch: EncodedBatch = batch, plan: CropPlan = plan) -> None:
                 image = decode(batch.images[b])
                 for v in range(plan.num_views if self._resize else 0):
-                    kernels.resize_window(image, plan, v, b, self._canvases.of(1, plan.sizes[v])[0])
+                    kernels.resize_window(image, plan, v, b, self._canvas.views(1, plan.sizes[v])[0], self._canvas)
 
             for _ in self._pool.map(work, range(len(batch.images))):
                 pass

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
-from pipeline.augment.blur import blur_kernel, blur_kernels
+from pipeline.augment.blur import blur_kernels
 from pipeline.augment.colour import ColourJitter
 from pipeline.augment.decode import decode, decode_with_pil
 from pipeline.augment.plan import ViewGroup
@@ -218,7 +218,7 @@ def test_a_blur_is_as_wide_as_the_plan_says(executor: Executor, sigma: float) ->
 
 @pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6, 1.0, 2.0])
 def test_the_blur_kernel_has_the_variance_asked_for(sigma: float) -> None:
-    kernel = blur_kernel(sigma)
+    kernel = blur_kernels(np.float32([sigma]))[0]
     places = np.arange(len(kernel)) - len(kernel) // 2
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
     assert (kernel * places**2).sum() == pytest.approx(sigma**2, rel=1e-4)
@@ -227,8 +227,9 @@ def test_the_blur_kernel_has_the_variance_asked_for(sigma: float) -> None:
 def test_kernels_of_a_plan_are_centred_in_zeros() -> None:
     table = blur_kernels(np.array([[0.0, 0.4], [2.0, 1.0]], np.float32))
     assert table.shape == (2, 2, 13) and not table[0, 0].any()
-    np.testing.assert_array_equal(table[1, 0], blur_kernel(2.0))
-    np.testing.assert_array_equal(table[0, 1, 3:10], blur_kernel(float(np.float32(0.4))))
+    np.testing.assert_array_equal(table[1, 0], blur_kernels(np.float32([2.0]))[0])
+    np.testing.assert_array_equal(table[0, 1, 3:10], blur_kernels(np.float32([0.4]))[0])
+    np.testing.assert_array_equal(table, table[..., ::-1])
 
 
 def test_an_unknown_executor_is_refused() -> None:
