@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from pipeline.augment.plan import CropPlan
 
 Pixels = NDArray[np.uint8]
 Kernels = NDArray[np.float32]
-_bicubic = torch._C._nn._upsample_bicubic2d_aa  # what F.interpolate calls, which takes no place for its result
+_bicubic: Any = torch._C._nn._upsample_bicubic2d_aa  # what F.interpolate calls, which takes no place for its result
 
 
 class CpuExecutor:
