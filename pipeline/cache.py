@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from pipeline import telemetry, waiting
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_file
-from pipeline.format.index import load_index
+from pipeline.format.index import INDEX_DTYPE, load_index
 from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.store import Store
 
 _MAX_OPEN_SHARDS = 256
+# An index row without its fields: numpy gathers such rows ten times as fast.
+ROW_DTYPE = np.dtype((np.void, INDEX_DTYPE.itemsize))
 
 _log = logging.getLogger(__name__)
 
@@ -35,21 +37,23 @@ class CacheError(UserError):
 
 
 class CachedShard:
-    """An open, verified shard: `index` (see `pipeline.format.index`) and the bytes of each of its images."""
+    """An open, verified shard: `index` (see `pipeline.format.index`) and the bytes of each of its images.
+
+    `rows` is the index again as `ROW_DTYPE`.
+    """
 
     def __init__(self, path: Path, index: NDArray[np.void]) -> None:
         self.path, self.index = path, index.view(np.ndarray)  # a plain view of the map is indexed much faster
+        self.rows = self.index.view(ROW_DTYPE)
         self._file = os.open(path, os.O_RDONLY)
 
     def read(self, i: int) -> bytes:
         """Encoded bytes of image `i` of this shard. Safe from many threads."""
-        (image,) = self.read_rows(self.index[i : i + 1])
-        return image
+        return os.pread(self._file, int(self.index["size"][i]), int(self.index["offset"][i]))
 
-    def read_rows(self, rows: NDArray[np.void]) -> list[bytes]:
-        """Encoded bytes of the images of these rows of `index`."""
-        ranges = zip(rows["size"].tolist(), rows["offset"].tolist(), strict=True)
-        return [os.pread(self._file, size, offset) for size, offset in ranges]
+    def read_into(self, place: memoryview, offset: int) -> int:
+        """Fill `place` with what begins at byte `offset` of the tar; the number of bytes that were there to read."""
+        return os.preadv(self._file, [place], offset)
 
     @property
     def is_evicted(self) -> bool:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from pipeline import telemetry
-from pipeline.cache import ShardCache
+from pipeline.buffers import BufferPool, Encoded
+from pipeline.cache import ROW_DTYPE, CachedShard, ShardCache
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.fetch import prefetch
@@ -66,7 +67,7 @@ class EncodedBatch:
     labels: NDArray[np.int32]  # [B]
     heights: NDArray[np.int64]  # [B], in pixels, before any EXIF rotation
     widths: NDArray[np.int64]  # [B]
-    images: list[bytes]
+    images: list[Encoded]
 
 
 class SampleStream:
@@ -87,6 +88,7 @@ class SampleStream:
         sizes = np.array([entry.num_samples for entry in manifest.shards])
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._bad: set[int] = set()
+        self._buffers, self._capacity = BufferPool(), 0
         self.position = 0
 
     @property
@@ -187,13 +189,13 @@ class SampleStream:
         shards = self._shard_of(ids)
         places = ids - self._starts[shards]
         table = np.empty(len(ids), dtype=INDEX_DTYPE)
-        images = [b""] * len(ids)
-        for i in np.unique(shards):
-            here = np.flatnonzero(shards == i)
-            shard = self._cache.shard(int(i))
-            table[here] = rows = shard.index[places[here]]
-            for b, image in zip(here.tolist(), shard.read_rows(rows), strict=True):
-                images[b] = image
+        rows = table.view(ROW_DTYPE)
+        holders: dict[int, CachedShard] = {}
+        by_shard = np.argsort(shards, kind="stable")
+        for run in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
+            shard = self._cache.shard(int(shards[run[0]]))
+            rows[run] = shard.rows[places[run]]
+            holders.update(dict.fromkeys(run.tolist(), shard))
         return EncodedBatch(
             epoch=epoch,
             step=step,
@@ -201,8 +203,22 @@ class SampleStream:
             labels=table["label"].astype(np.int32),
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
-            images=images,
+            images=self._read_images(table, [holders[b] for b in range(len(ids))]),
         )
+
+    def _read_images(self, rows: NDArray[np.void], shards: list[CachedShard]) -> list[Encoded]:
+        """The images of these index rows, each in the shard beside it, as windows of one buffer."""
+        ends = np.cumsum(rows["size"], dtype=np.int64)
+        # Capacities grow and are never exact, so that batches of much the same size share their memory.
+        self._capacity = max(self._capacity, int(ends[-1]) * 9 // 8)
+        buffer = memoryview(self._buffers.empty((1, self._capacity), np.uint8)[0])
+        images: list[Encoded] = []
+        for shard, offset, size, end in zip(
+            shards, rows["offset"].tolist(), rows["size"].tolist(), ends.tolist(), strict=True
+        ):
+            place = buffer[end - size : end]
+            images.append(place[: shard.read_into(place, offset)])  # fewer where the tar was cut short meanwhile
+        return images
 
 
 def open_training_stream(

@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.augment.blur import blur_kernels
-from pipeline.augment.buffers import BufferPool
 from pipeline.augment.decode import DECODE_ERRORS, decode
-from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, scale_and_shift
+from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
 from pipeline.augment.plan import CropPlan
+from pipeline.buffers import BufferPool, Encoded
 
 Pixels = NDArray[np.uint8]
 Kernels = NDArray[np.float32]
@@ -40,10 +40,12 @@ class CpuExecutor:
         cv2.setNumThreads(1)
         self._pool = single_threaded_pool(num_threads)
 
-    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+    def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
         stacks = [
-            self._buffers.empty((group.stop - group.start, len(images), *plan.sizes[group.start], 3), self._dtype)
+            empty_stack(
+                self._buffers, (group.stop - group.start, len(images), *plan.sizes[group.start], 3), self._dtype
+            )
             for group in plan.groups
         ]
         kernels = blur_kernels(plan.sigma)

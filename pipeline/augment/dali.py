@@ -19,10 +19,10 @@ import torch
 from nvidia.dali import fn, math, pipeline_def, types
 
 from pipeline.augment.blur import blur_kernels
-from pipeline.augment.buffers import BufferPool
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output, empty_stack
 from pipeline.augment.plan import CropPlan
+from pipeline.buffers import BufferPool, Encoded
 
 # Arrays of the plan, each fed as [V, ...] a sample.
 _INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")
@@ -41,7 +41,7 @@ class DaliExecutor:
         self._buffers = BufferPool()
         self._held: deque[tuple[list[torch.Tensor], torch.cuda.Event]] = deque()
 
-    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+    def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
         # DALI would decode bombs until memory ends, and a window outside of its image ends the process.
         if _refused(images, lambda b, image: plan.check_size(b, *image_size(image))):
@@ -95,7 +95,7 @@ class DaliExecutor:
         stack = (
             torch.empty(shape, dtype=OUTPUT_TYPES[self._output], device=self.device)
             if on_gpu
-            else self._buffers.empty(shape, OUTPUT_TYPES[self._output])
+            else empty_stack(self._buffers, shape, OUTPUT_TYPES[self._output])
         )
         return torch.stack(views, out=stack).permute(0, 1, 4, 2, 3)
 
@@ -182,15 +182,15 @@ def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
     return {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
 
 
-def _undecodable(images: Sequence[bytes], plan: CropPlan) -> dict[int, str]:
-    def decode(b: int, encoded: bytes) -> None:
+def _undecodable(images: Sequence[Encoded], plan: CropPlan) -> dict[int, str]:
+    def decode(b: int, encoded: Encoded) -> None:
         image = decode_with_pil(encoded)
         plan.check_size(b, image.height, image.width)
 
     return _refused(images, decode)
 
 
-def _refused(images: Sequence[bytes], take: Callable[[int, bytes], object]) -> dict[int, str]:
+def _refused(images: Sequence[Encoded], take: Callable[[int, Encoded], object]) -> dict[int, str]:
     """The images that `take` raises a decoding error for, and its words."""
     reasons = {}
     for b, image in enumerate(images):

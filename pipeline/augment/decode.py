@@ -11,6 +11,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.buffers import Encoded
+
 # What PIL raises for images that are truncated or not images at all, and `image_size` for those too large.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError)
 # Pixels of an image: where PIL begins to warn of decompression bombs, every executor refuses. 268 MB of RGB.
@@ -18,7 +20,7 @@ MAX_PIXELS = 89_478_485
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-def image_size(encoded: bytes) -> tuple[int, int]:
+def image_size(encoded: Encoded) -> tuple[int, int]:
     """Height and width by the header alone.
 
     Raises:
@@ -33,7 +35,7 @@ def image_size(encoded: bytes) -> tuple[int, int]:
     return image.height, image.width
 
 
-def decode_with_pil(encoded: bytes) -> Image.Image:
+def decode_with_pil(encoded: Encoded) -> Image.Image:
     """RGB image, of any format that PIL reads.
 
     Raises:
@@ -45,7 +47,7 @@ def decode_with_pil(encoded: bytes) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(encoded: bytes) -> NDArray[np.uint8]:
+def decode(encoded: Encoded) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3]: JPEG through libjpeg-turbo, everything else through PIL.
 
     Raises:
@@ -62,7 +64,7 @@ def decode(encoded: bytes) -> NDArray[np.uint8]:
     return np.array(decode_with_pil(encoded))
 
 
-def _open(encoded: bytes) -> Image.Image:
+def _open(encoded: Encoded) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

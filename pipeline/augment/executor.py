@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 
 from pipeline.augment.plan import CropPlan
+from pipeline.buffers import BufferPool, Encoded
 
 # Mean and standard deviation of ImageNet in RGB, 0..1, as every published backbone expects.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -20,6 +22,7 @@ OUTPUT_TYPES: dict[Output, torch.dtype] = {
     "float16": torch.float16,
     "uint8": torch.uint8,
 }
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Executor(Protocol):
 
     device: torch.device
 
-    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+    def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """Render the views of B encoded images.
 
         Returns:
@@ -57,6 +60,11 @@ def normalised(views: torch.Tensor) -> torch.Tensor:
         return views.float()
     scale, shift = (constant.to(views.device).view(3, 1, 1) for constant in scale_and_shift(1))
     return torch.addcmul(shift, views.float(), scale)
+
+
+def empty_stack(pool: BufferPool, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Memory of `pool` for the views of one size: a tensor of `shape` [V, B, H, W, 3], contents undefined."""
+    return torch.from_numpy(pool.empty(shape, _NUMPY_TYPES[dtype]))
 
 
 @lru_cache

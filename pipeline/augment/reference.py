@@ -14,6 +14,7 @@ from PIL import Image, ImageFilter, ImageOps
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
 from pipeline.augment.plan import CropPlan
+from pipeline.buffers import Encoded
 
 
 class ReferenceExecutor:
@@ -24,7 +25,7 @@ class ReferenceExecutor:
         self._dtype = OUTPUT_TYPES[output]
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reference")
 
-    def __call__(self, images: Sequence[bytes], plan: CropPlan) -> list[torch.Tensor]:
+    def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
         reasons: dict[int, str] = {}
 

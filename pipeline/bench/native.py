@@ -38,7 +38,7 @@ class DaliNative:
         tar = Path(self._folder.name) / "images.tar"
         with ShardWriter(tar) as writer:
             for number, image in enumerate(chain.from_iterable(batch.images for batch in batches)):
-                writer.add(f"{number:06d}", "jpg", image, 0, 0, 0, 1)
+                writer.add(f"{number:06d}", "jpg", bytes(image), 0, 0, 0, 1)
         tar.with_suffix(".idx").write_bytes(writer.dali_index)
         on_gpu = self._device.type == "cuda"
         pipeline = _graph(

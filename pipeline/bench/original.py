@@ -25,7 +25,7 @@ class Original:
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`; the batches of the first run are those of all."""
         if self._loader is None:
-            images = [image for batch in batches for image in batch.images]
+            images = [bytes(image) for batch in batches for image in batch.images]  # to be pickled
             self._loader = DataLoader(
                 EncodedImages(images, self._config),
                 batch_size=len(batches[0].images),

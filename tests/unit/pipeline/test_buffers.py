@@ -3,10 +3,12 @@
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
-from pipeline.augment.buffers import BufferPool
+from pipeline.augment.executor import empty_stack
+from pipeline.buffers import BufferPool
 
 SHAPE = (2, 3, 4, 5, 3)
 
@@ -17,10 +19,10 @@ def pool() -> Iterator[BufferPool]:
 
 
 def test_memory_that_nobody_refers_to_is_handed_out_again(pool: BufferPool) -> None:
-    first = pool.empty(SHAPE, torch.float32)
+    first = empty_stack(pool, SHAPE, torch.float32)
     place = first.data_ptr()
     del first
-    assert pool.empty(SHAPE, torch.float32).data_ptr() == place
+    assert empty_stack(pool, SHAPE, torch.float32).data_ptr() == place
 
 
 @pytest.mark.parametrize(
@@ -32,13 +34,14 @@ def test_memory_that_nobody_refers_to_is_handed_out_again(pool: BufferPool) -> N
         lambda t: t.numpy()[0],
         lambda t: torch.utils.dlpack.from_dlpack(t.detach()),
         lambda t: t.untyped_storage(),
+        lambda t: np.frombuffer(memoryview(t.numpy())[1:]),
     ],
-    ids=["itself", "a view", "a view of a view", "numpy", "dlpack", "storage"],
+    ids=["itself", "a view", "a view of a view", "numpy", "dlpack", "storage", "memoryview"],
 )
 def test_whatever_is_kept_of_a_tensor_keeps_its_memory(pool: BufferPool, keep: object) -> None:
-    kept = keep(pool.empty(SHAPE, torch.float32))  # type: ignore[operator]
+    kept = keep(empty_stack(pool, SHAPE, torch.float32))  # type: ignore[operator]
     place = kept.ctypes.data if hasattr(kept, "ctypes") else kept.data_ptr()
-    others = [pool.empty(SHAPE, torch.float32) for _ in range(3)]
+    others = [empty_stack(pool, SHAPE, torch.float32) for _ in range(3)]
     for other in others:
         begin = other.data_ptr()
         assert not begin <= place < begin + other.nbytes
@@ -47,13 +50,13 @@ def test_whatever_is_kept_of_a_tensor_keeps_its_memory(pool: BufferPool, keep: o
 def test_types_and_shapes_do_not_mix(pool: BufferPool) -> None:
     for dtype in (torch.float32, torch.float16, torch.uint8):
         for shape in (SHAPE, (2, 3, 6, 6, 3)):
-            tensor = pool.empty(shape, dtype)
+            tensor = empty_stack(pool, shape, dtype)
             assert tensor.shape == shape and tensor.dtype == dtype
 
 
 def test_an_earlier_batch_size_leaves_nothing_behind(pool: BufferPool) -> None:
-    pool.empty(SHAPE, torch.uint8)
-    pool.empty((2, 8, 4, 5, 3), torch.uint8)
+    empty_stack(pool, SHAPE, torch.uint8)
+    empty_stack(pool, (2, 8, 4, 5, 3), torch.uint8)
     assert [array.shape[1] for array in pool._arrays] == [8]
 
 
@@ -62,7 +65,7 @@ def test_threads_do_not_share_a_buffer(pool: BufferPool) -> None:
 
     def work(value: int) -> None:
         for _ in range(300):
-            mine = pool.empty(SHAPE, torch.uint8).fill_(value)
+            mine = empty_stack(pool, SHAPE, torch.uint8).fill_(value)
             if not (mine == value).all():
                 wrong.append(value)
 
