@@ -7,13 +7,14 @@ Shards are fetched well before the step that needs them, encoded images shortly 
 
 import itertools
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline import telemetry
 from pipeline.cache import ShardCache
@@ -43,7 +44,8 @@ class StreamConfig(Config):
         shard_look_ahead_steps: How many steps ahead whole shards are fetched.
         sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
         num_threads: Parallel downloads, and parallel reads.
-        max_bad_samples: Different images that may fail to decode, in each process, before the run stops.
+        max_bad_fraction: Share of the images that may fail to decode, rounded up, before the run stops. Each process
+            counts different images since it began.
     """
 
     shards: str
@@ -53,7 +55,7 @@ class StreamConfig(Config):
     shard_look_ahead_steps: NonNegativeInt = 64
     sample_look_ahead_steps: NonNegativeInt = 4
     num_threads: PositiveInt = 4
-    max_bad_samples: NonNegativeInt = 100
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class SampleStream:
         """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.
 
         Raises:
-            TooManyBadSamples: more than `max_bad_samples` of them, or all that there are, cannot be decoded.
+            TooManyBadSamples: more than `max_bad_fraction` of them, or all that there are, cannot be decoded. The
+                count begins anew with the process: a restarted run meets, and counts, the same images again.
         """
         telemetry.LOADER_BAD_SAMPLES.inc()
         shard = self._shard_of(sample_id)
@@ -133,10 +136,11 @@ class SampleStream:
         if sample_id not in self._bad:
             self._bad.add(sample_id)
             _log.warning("%s cannot be decoded and is replaced by the next one: %s", name, reason)
-        if len(self._bad) > min(self.config.max_bad_samples, self.manifest.num_samples - 1):
+        num_samples, fraction = self.manifest.num_samples, self.config.max_bad_fraction
+        if len(self._bad) > min(math.ceil(fraction * num_samples), num_samples - 1):
             raise TooManyBadSamples(
-                f"{len(self._bad)} images of {self.config.shards} could not be decoded, the newest being {name}; "
-                "build the shards again or raise data.stream.max_bad_samples"
+                f"{len(self._bad)} of the {num_samples} images of {self.config.shards} could not be decoded, "
+                f"the newest being {name}; build the shards again or raise data.stream.max_bad_fraction from {fraction}"
             )
         return self._read(0, 0, np.array([(sample_id + 1) % self.manifest.num_samples]))
 

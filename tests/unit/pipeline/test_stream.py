@@ -17,10 +17,10 @@ ORDER = OrderConfig(lanes=2, block_shards=2)
 
 
 def open_stream(
-    shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_samples: int = 100
+    shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_fraction: float = 0.1
 ) -> SampleStream:
     config = StreamConfig(
-        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_samples=max_bad_samples
+        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_fraction=max_bad_fraction
     )
     return open_training_stream(config, seed, batch, rank, world_size)
 
@@ -119,17 +119,23 @@ def test_the_neighbour_is_the_next_sample_and_is_counted(shards: Path) -> None:
 
 
 def test_the_budget_is_for_different_images(shards: Path) -> None:
-    stream = open_stream(shards, max_bad_samples=2)
+    stream = open_stream(shards, max_bad_fraction=0.03)  # of 37: 1.11, rounded up
     for bad in (5, 10, 5, 5, 10):  # the same two, epoch after epoch
         stream.neighbour(bad, "cut")
-    sentence = r"3 images of .* could not be decoded, the newest being image 2 of shard tiny-000002; .*max_bad_samples"
+    sentence = r"3 of the 37 images of .* being image 2 of shard tiny-000002; .*max_bad_fraction from 0\.03"
     with pytest.raises(TooManyBadSamples, match=sentence):
         stream.neighbour(12, "cut")
 
 
+def test_none_is_forgiven_where_none_may_be_bad_and_one_where_any_may(shards: Path) -> None:
+    with pytest.raises(TooManyBadSamples, match="1 of the 37 images"):
+        open_stream(shards, max_bad_fraction=0).neighbour(5, "cut")
+    assert open_stream(shards, max_bad_fraction=1e-6).neighbour(5, "cut").ids.tolist() == [6]
+
+
 def test_a_search_for_a_good_sample_ends_even_if_there_is_none(shards: Path) -> None:
-    stream, bad = open_stream(shards, max_bad_samples=10**6), 0
-    with pytest.raises(TooManyBadSamples, match="37 images"):
+    stream, bad = open_stream(shards, max_bad_fraction=1), 0
+    with pytest.raises(TooManyBadSamples, match="37 of the 37 images"):
         for _ in range(38):
             bad = int(stream.neighbour(bad, "cut").ids[0])
 
