@@ -179,9 +179,8 @@ class SampleStream:
         return self._read(0, 0, np.array([self._cache.next_of(sample_id)]), np.zeros(1, np.int64), np.ones(1, bool))
 
     def _identity(self) -> dict[str, Any]:
-        digests = [part.manifest.digest for part in self._cache.parts]
         return {
-            "manifest_digest": digests[0] if len(digests) == 1 else digests,
+            "manifest_digest": "+".join(part.manifest.digest for part in self._cache.parts),
             "global_batch": self.order.global_batch,
             **self.order.identity,
         }

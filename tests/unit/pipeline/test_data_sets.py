@@ -79,7 +79,7 @@ def test_a_mixture_resumes_on_any_number_of_ranks(both: StreamConfig, position: 
 
 def test_the_state_names_the_data_sets_and_their_shares(shards: Path, second: Path) -> None:
     mixture = open_training_stream(settings(shards, second), 0, 8)
-    assert mixture.state_dict()["shares"] == ["1/4", "3/4"] and len(mixture.state_dict()["manifest_digest"]) == 2
+    assert mixture.state_dict()["shares"] == ["1/4", "3/4"] and mixture.state_dict()["manifest_digest"].count("+") == 1
     others = {
         "shares was": settings(shards, second, weights=(1, 2)),
         "manifest digest was": settings(second, shards, weights=(1, 3)),
