@@ -45,7 +45,7 @@ class Note(Config):
         loss: Mean over the steps since the checkpoint before, if there were any.
         healthy: Whether nothing looked like collapse; only such a checkpoint can be the best one.
         config_sha256: Of the resolved config, as JSON with sorted keys.
-        manifest_digest: Of the data set.
+        manifest_digest: Of the data set; of a mixture those of all, joined by "+".
     """
 
     step: NonNegativeInt

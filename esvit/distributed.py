@@ -55,6 +55,12 @@ class World:
             values /= self.size
         return dict(zip(scalars, values.tolist(), strict=True))
 
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the ranks, in place; a collective call."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on some rank; a collective call."""
         if self.size == 1:

@@ -1,6 +1,7 @@
 """esvit-eval: measure what a checkpoint has learned, and hand it on.
 
 esvit-eval knn --checkpoint runs/swin_tiny/checkpoints --train s3://bucket/in1k/train --test s3://bucket/in1k/val
+torchrun --nproc-per-node 8 -m esvit.evaluate knn ...                                # the samples divided among ranks
 esvit-eval export --checkpoint runs/swin_tiny/checkpoints --dest swin_tiny   # timm.create_model("local-dir:swin_tiny")
 """
 
@@ -44,10 +45,12 @@ def knn(arguments: argparse.Namespace) -> int:
     with world(arguments.device) as here:
         backbone = load_backbone(saved, arguments.network).to(here.device)
         train, test = (
-            extract(backbone, _data(arguments, url), crop, arguments.batch_size, here.device)
+            extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
             for url in (arguments.train, arguments.test)
         )
-        accuracy = knn_accuracy(train, test)
+    if not here.is_main:
+        return 0
+    accuracy = knn_accuracy(train, test)
     k, top1 = best(accuracy)
     result = {"step": saved["step"], "network": arguments.network, "top1": top1, "k": k, "accuracy": accuracy}
     if arguments.json:
@@ -92,7 +95,7 @@ def parse_arguments() -> argparse.Namespace:
     knn_parser.add_argument("--network", choices=("teacher", "student"), default="teacher")
     knn_parser.add_argument("--size", type=int, default=224, help="side of the centre crop, pixels")
     knn_parser.add_argument("--resize", type=int, help="shorter side before the crop; default size * 256 / 224")
-    knn_parser.add_argument("--batch-size", type=int, default=256)
+    knn_parser.add_argument("--batch-size", type=int, default=256, help="images of each rank at a time")
     knn_parser.add_argument("--executor", default="cpu")
     knn_parser.add_argument("--num-threads", type=int, default=torch.get_num_threads())
     knn_parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

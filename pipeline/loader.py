@@ -56,6 +56,7 @@ class ViewBatch:
     epoch: int
     step: int
     ids: NDArray[np.int64]  # [B]
+    mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
     labels: torch.Tensor  # int64 [B]
     views: list[torch.Tensor]  # one a group of equal sizes: float32 [V, B, 3, H, W], normalised
     num_encoded_bytes: int
@@ -86,8 +87,8 @@ class ViewLoader:
 
     @property
     def num_samples(self) -> int:
-        """Samples of the data set."""
-        return self._stream.manifest.num_samples
+        """Samples of all data sets."""
+        return self._stream.num_samples
 
     def state_dict(self) -> dict[str, Any]:
         """Where the training step stands: a few integers."""
@@ -165,6 +166,7 @@ class ViewLoader:
             epoch=encoded.epoch,
             step=encoded.step,
             ids=encoded.ids,
+            mask=encoded.mask,
             labels=torch.from_numpy(encoded.labels.astype(np.int64)).to(self._device),
             views=[normalised(group.to(self._device, non_blocking=True)) for group in views],
             num_encoded_bytes=sum(map(len, encoded.images)),
@@ -182,7 +184,7 @@ def render(
     It ends because `neighbour` raises when its budget is spent.
     """
     while True:
-        plan = planner(encoded.epoch, encoded.ids, encoded.heights, encoded.widths)
+        plan = planner(encoded.passes, encoded.ids, encoded.heights, encoded.widths)
         try:
             return executor(encoded.images, plan), encoded
         except BadImages as bad:

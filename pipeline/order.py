@@ -12,9 +12,10 @@ The tail of an epoch that does not fill a global batch (fewer than G samples) is
 permuted anew, it is another tail each epoch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +37,34 @@ class OrderConfig(Config):
     block_shards: PositiveInt = 16
 
 
-class Order(Protocol):
-    """What a stream needs to know: steps, and the sample ids of each."""
+class Order(ABC):
+    """What a stream needs to know: steps, and the samples of each."""
 
     num_steps: int
+    """Of an epoch."""
     global_batch: int
 
+    @abstractmethod
     def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
         """Ids of the whole global batch, int64 [G]; rank r of W trains on `rank_slice` of it."""
-        ...
+
+    def passes(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """How often its data set was gone through before each sample of `batch`, int64 [G].
+
+        The same sample never comes twice in one pass, so (id, pass) is a key for what is random about its views.
+        """
+        del step
+        return np.full(self.global_batch, epoch)
+
+    def mask(self, step: int) -> NDArray[np.bool_]:
+        """Which places of `batch` count, bool [G]: False where a batch is filled up."""
+        del step
+        return np.ones(self.global_batch, dtype=bool)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain values that tell this order from others of the same data and batch size."""
+        return {}
 
 
 def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
@@ -62,63 +82,61 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
     return slice(rank * local, (rank + 1) * local)
 
 
-class SampleOrder:
-    """The training order. A sample's id is its position in the manifest: shard by shard, 0..N-1."""
+def check_batch(global_batch: int, num_samples: int, config: OrderConfig) -> None:
+    """Raise `OrderError` where a batch is no multiple of the lanes, or larger than the data."""
+    if global_batch % config.lanes:
+        raise OrderError(
+            f"global batch {global_batch} is not a multiple of order.lanes {config.lanes}; set "
+            f"order.lanes to a divisor of the batch"
+        )
+    if num_samples < global_batch:
+        raise OrderError(f"the data set has {num_samples} samples, fewer than one global batch of {global_batch}")
 
-    def __init__(self, shard_sizes: Sequence[int], seed: int, global_batch: int, config: OrderConfig) -> None:
-        sizes = np.asarray(shard_sizes, dtype=np.int64)
-        self.seed, self.global_batch, self.config = seed, global_batch, config
-        self.num_samples = int(sizes.sum())
-        self.num_steps = self.num_samples // global_batch
-        if global_batch % config.lanes:
-            raise OrderError(
-                f"global batch {global_batch} is not a multiple of order.lanes {config.lanes}; set "
-                f"order.lanes to a divisor of the batch"
-            )
-        if not self.num_steps:
-            raise OrderError(
-                f"the data set has {self.num_samples} samples, fewer than one global batch of {global_batch}"
-            )
-        self._sizes = sizes
-        self._shard_starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._samples_per_step = global_batch // config.lanes
-        self._lane_size = self.num_steps * self._samples_per_step
-        wanted = config.block_shards * self.num_samples / len(sizes)
+
+class Lanes:
+    """A data set as C lanes of `size` samples; each pass over it permutes the shards and mixes the lanes anew.
+
+    A sample's id is its position in the manifest: shard by shard, 0..N-1.
+    """
+
+    def __init__(self, shard_sizes: Sequence[int], size: int, seed: int, config: OrderConfig) -> None:
+        self._sizes = np.asarray(shard_sizes, dtype=np.int64)
+        self.size, self._num_lanes, self._seed = size, config.lanes, seed
+        self._shard_starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        wanted = config.block_shards * int(self._sizes.sum()) / len(self._sizes)
         # Blocks of equal size: a small one at the end of a lane would mix badly.
-        self._block_size = -(-self._lane_size // max(1, round(self._lane_size / wanted)))
-        # Two epochs' shards and two blocks a lane cover a look-ahead across either boundary.
+        self._block_size = -(-size // max(1, round(size / wanted)))
+        # Two passes' shards and two blocks a lane cover a look-ahead across either boundary.
         self._line = lru_cache(maxsize=2)(self._permute_shards)
         self._block = lru_cache(maxsize=2 * config.lanes)(self._permute_block)
 
-    def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Ids of the global batch of `step` (0..num_steps-1) of `epoch`, int64 [G], lane after lane."""
-        assert 0 <= step < self.num_steps
-        start = step * self._samples_per_step
-        lanes = [self._lane_positions(epoch, lane, start) for lane in range(self.config.lanes)]
-        return self._ids(epoch, np.concatenate(lanes))
+    def ids(self, number: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Ids of the samples start..stop of every lane in pass `number`, int64 [C, stop - start]."""
+        assert 0 <= start <= stop <= self.size
+        lanes = [self._positions(number, lane, start, stop) for lane in range(self._num_lanes)]
+        return self._ids_at(number, np.stack(lanes))
 
-    def _lane_positions(self, epoch: int, lane: int, start: int) -> NDArray[np.int64]:
-        """Positions on the epoch's line of samples start..start+g of a lane; they may span several blocks."""
-        stop = start + self._samples_per_step
+    def _positions(self, number: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Positions on the line of the pass; they may span several blocks."""
         parts = []
         for block in range(start // self._block_size, (stop - 1) // self._block_size + 1):
             first = block * self._block_size
-            shuffled = self._block(epoch, lane, block)
+            shuffled = self._block(number, lane, block)
             parts.append(shuffled[max(start - first, 0) : stop - first])
-        return lane * self._lane_size + np.concatenate(parts)
+        return lane * self.size + np.concatenate(parts)
 
-    def _permute_block(self, epoch: int, lane: int, block: int) -> NDArray[np.int64]:
+    def _permute_block(self, number: int, lane: int, block: int) -> NDArray[np.int64]:
         first = block * self._block_size
-        size = min(self._block_size, self._lane_size - first)
+        size = min(self._block_size, self.size - first)
         # Lane and block share a coordinate; neither reaches 65,536 at any size that fits a disk.
-        return first + permutation(self.seed, Domain.BLOCK_ORDER, size, epoch, (block << 16) + lane)
+        return first + permutation(self._seed, Domain.BLOCK_ORDER, size, number, (block << 16) + lane)
 
-    def _permute_shards(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        shards = permutation(self.seed, Domain.SHARD_ORDER, len(self._sizes), epoch)
+    def _permute_shards(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        shards = permutation(self._seed, Domain.SHARD_ORDER, len(self._sizes), number)
         return shards, np.cumsum(self._sizes[shards])
 
-    def _ids(self, epoch: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        shards, ends = self._line(epoch)
+    def _ids_at(self, number: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        shards, ends = self._line(number)
         place = np.searchsorted(ends, positions, side="right")
         shard = shards[place]
         within = positions - (ends[place] - self._sizes[shard])
@@ -126,7 +144,30 @@ class SampleOrder:
         return ids
 
 
-class SequentialOrder:
+class SampleOrder(Order):
+    """The training order of one data set: an epoch is a pass over it."""
+
+    def __init__(self, shard_sizes: Sequence[int], seed: int, global_batch: int, config: OrderConfig) -> None:
+        self.shard_sizes, self.num_samples = shard_sizes, sum(shard_sizes)
+        self.seed, self.global_batch, self.config = seed, global_batch, config
+        check_batch(global_batch, self.num_samples, config)
+        self.num_steps = self.num_samples // global_batch
+        self._samples_per_step = global_batch // config.lanes
+        self._lanes = Lanes(shard_sizes, self.num_steps * self._samples_per_step, seed, config)
+
+    def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Ids of the global batch of `step` (0..num_steps-1) of `epoch`, int64 [G], lane after lane."""
+        assert 0 <= step < self.num_steps
+        start = step * self._samples_per_step
+        return self._lanes.ids(epoch, start, start + self._samples_per_step).ravel()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Seed and mixing."""
+        return {"seed": self.seed, **self.config.model_dump()}
+
+
+class SequentialOrder(Order):
     """The evaluation order: every sample once, by id; the last batch is filled up, and `mask` says with what."""
 
     def __init__(self, num_samples: int, global_batch: int) -> None:

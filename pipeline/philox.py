@@ -23,6 +23,7 @@ class Domain(IntEnum):
     BLOCK_ORDER = 2
     MULTI_CROP = 3
     BUILD_ORDER = 4
+    MIXTURE = 5
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:

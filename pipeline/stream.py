@@ -1,30 +1,31 @@
-"""Manifest -> order -> cache -> encoded samples: a stream that is a pure function of its position.
+"""Manifests -> order -> cache -> encoded samples: a stream that is a pure function of its position.
 
-`SampleStream` yields one `EncodedBatch` a step, for ever, from the position it was set to. Its state is five
+`SampleStream` yields one `EncodedBatch` a step, for ever, from the position it was set to. Its state is a few
 integers, counts what was *handed over* (not what was prefetched), and is refused by another data set or order.
 Shards are fetched well before the step that needs them, encoded images shortly before.
 """
 
 import itertools
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, field_validator
 
 from pipeline import telemetry
 from pipeline.buffers import BufferPool, Encoded
-from pipeline.cache import ROW_DTYPE, CachedShard, ShardCache
+from pipeline.cache import ROW_DTYPE, CachedShard
 from pipeline.config import Config
+from pipeline.data_sets import DataSet, JoinedDataSets, open_data_set
 from pipeline.errors import UserError
 from pipeline.fetch import prefetch
 from pipeline.format.index import INDEX_DTYPE
-from pipeline.format.manifest import Manifest
+from pipeline.mixture import MixtureOrder
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
-from pipeline.store import Store, read_manifest
 
 _log = logging.getLogger(__name__)
 
@@ -33,28 +34,57 @@ class TooManyBadSamples(UserError):
     """More images than the budget allows could not be decoded."""
 
 
+class Source(Config):
+    """One data set of a mixture.
+
+    Attributes:
+        url: URL or folder that holds a `manifest.json`.
+        weight: Its share of the samples of every step, in proportion to the weights of the others.
+    """
+
+    url: str
+    weight: PositiveFloat
+
+
 class StreamConfig(Config):
     """Where the shards are and how they are brought here.
 
     Attributes:
-        shards: URL or folder that holds a `manifest.json`.
+        shards: URL or folder that holds a `manifest.json`; or several of them with weights, [{url: ..., weight: ...}],
+            of which every step has a mixture.
         order: How samples mix.
         cache_dir: Local folder for the shards of a remote store, shared by the ranks of a node.
         cache_bytes: Size that `cache_dir` is kept under.
         shard_look_ahead_steps: How many steps ahead whole shards are fetched.
         sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
         num_threads: Parallel downloads, and parallel reads.
-        max_bad_samples: Different images that may fail to decode, in each process, before the run stops.
+        max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
+            Each process counts different images since it began.
     """
 
-    shards: str
+    shards: Annotated[
+        Annotated[str, Tag("url")] | Annotated[tuple[Source, ...], Tag("list")],
+        Discriminator(lambda value: "url" if isinstance(value, str) else "list"),
+    ]
     order: OrderConfig = OrderConfig()
     cache_dir: str = "~/.cache/esvit-streaming"
     cache_bytes: NonNegativeInt = 100_000_000_000
     shard_look_ahead_steps: NonNegativeInt = 64
     sample_look_ahead_steps: NonNegativeInt = 4
     num_threads: PositiveInt = 4
-    max_bad_samples: NonNegativeInt = 100
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
+
+    @field_validator("shards")
+    @classmethod
+    def _not_empty(cls, shards: str | tuple[Source, ...]) -> str | tuple[Source, ...]:
+        if shards == ():
+            raise ValueError("name a data set")
+        return shards
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets; a single one too."""
+        return (Source(url=self.shards, weight=1),) if isinstance(self.shards, str) else self.shards
 
 
 @dataclass(frozen=True)
@@ -64,6 +94,8 @@ class EncodedBatch:
     epoch: int
     step: int
     ids: NDArray[np.int64]  # [B]
+    passes: NDArray[np.int64]  # [B], how often its data set was gone through before: with the id, the key of its views
+    mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
     labels: NDArray[np.int32]  # [B]
     heights: NDArray[np.int64]  # [B], in pixels, before any EXIF rotation
     widths: NDArray[np.int64]  # [B]
@@ -75,26 +107,29 @@ class SampleStream:
 
     def __init__(
         self,
-        manifest: Manifest,
-        store: Store,
+        data_sets: Sequence[DataSet],
         order: Order,
         config: StreamConfig,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.manifest, self.order, self.config, self.rank = manifest, order, config, rank
+        self.order, self.config, self.rank = order, config, rank
         self._slice = rank_slice(order.global_batch, rank, world_size)
-        self._cache = ShardCache(store, manifest, config.cache_dir, config.cache_bytes)
-        sizes = np.array([entry.num_samples for entry in manifest.shards])
-        self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._bad: set[int] = set()
+        self._cache = JoinedDataSets(data_sets, config.cache_dir, config.cache_bytes)
+        self._starts = self._cache.shard_starts
+        self._bad: list[set[int]] = [set() for _ in data_sets]
         self._buffers, self._capacity = BufferPool(), 0
         self.position = 0
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the data; the same on every rank."""
+        """Steps of one pass over the data; the same on every rank. Of a mixture: as many as it has samples for."""
         return self.order.num_steps
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all data sets."""
+        return self._cache.num_samples
 
     def __iter__(self) -> Iterator[EncodedBatch]:
         positions = self._with_shards_ahead(self.position)
@@ -116,9 +151,10 @@ class SampleStream:
             OrderError: the state belongs to another data set, seed, batch size or mixing.
         """
         for name, ours in self._identity().items():
-            if state[name] != ours:
+            theirs = state.get(name)
+            if theirs != ours:
                 raise OrderError(
-                    f"cannot resume: {name.replace('_', ' ')} was {state[name]} in the checkpoint and is {ours} now, "
+                    f"cannot resume: {name.replace('_', ' ')} was {theirs} in the checkpoint and is {ours} now, "
                     "so the order of the samples would change; use the former setting or start a new run"
                 )
         self.position = int(state["position"])
@@ -127,37 +163,37 @@ class SampleStream:
         """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.
 
         Raises:
-            TooManyBadSamples: more than `max_bad_samples` of them, or all that there are, cannot be decoded.
+            TooManyBadSamples: more than `max_bad_fraction` of them, or all that there are, cannot be decoded. The
+                count begins anew with the process: a restarted run meets, and counts, the same images again.
         """
         telemetry.LOADER_BAD_SAMPLES.inc()
-        shard = self._shard_of(sample_id)
-        name = f"image {sample_id - self._starts[shard]} of shard {self.manifest.shards[shard].name}"
-        if sample_id not in self._bad:
-            self._bad.add(sample_id)
+        part, name = self._cache.part_of(sample_id), self._cache.name_of(sample_id)
+        bad, fraction = self._bad[part], self.config.max_bad_fraction
+        if sample_id not in bad:
+            bad.add(sample_id)
             _log.warning("%s cannot be decoded and is replaced by the next one: %s", name, reason)
-        if len(self._bad) > min(self.config.max_bad_samples, self.manifest.num_samples - 1):
+        data_set = self._cache.parts[part]
+        num_samples = data_set.manifest.num_samples
+        if len(bad) > min(math.ceil(fraction * num_samples), num_samples - 1):
             raise TooManyBadSamples(
-                f"{len(self._bad)} images of {self.config.shards} could not be decoded, the newest being {name}; "
-                "build the shards again or raise data.stream.max_bad_samples"
+                f"{len(bad)} of the {num_samples} images of {data_set.store.url} could not be decoded, "
+                f"the newest being {name}; build the shards again or raise data.stream.max_bad_fraction from {fraction}"
             )
-        return self._read(0, 0, np.array([(sample_id + 1) % self.manifest.num_samples]))
+        return self._read(0, 0, np.array([self._cache.next_of(sample_id)]), np.zeros(1, np.int64), np.ones(1, bool))
 
     def _identity(self) -> dict[str, Any]:
-        identity: dict[str, Any] = {
-            "manifest_digest": self.manifest.digest,
+        return {
+            "manifest_digest": "+".join(part.manifest.digest for part in self._cache.parts),
             "global_batch": self.order.global_batch,
+            **self.order.identity,
         }
-        if isinstance(self.order, SampleOrder):
-            config = self.order.config
-            identity.update(seed=self.order.seed, lanes=config.lanes, block_shards=config.block_shards)
-        return identity
 
     def _local_ids(self, position: int) -> NDArray[np.int64]:
         epoch, step = divmod(position, self.order.num_steps)
         return self.order.batch(epoch, step)[self._slice]
 
     def _shard_of(self, ids: Any) -> Any:
-        return np.searchsorted(self._starts, ids, side="right") - 1
+        return self._cache.shard_of(ids)
 
     def _with_shards_ahead(self, position: int) -> Iterator[int]:
         """Positions without end, each once the shards of its step are in the cache."""
@@ -183,9 +219,12 @@ class SampleStream:
 
     def _load(self, position: int) -> EncodedBatch:
         epoch, step = divmod(position, self.order.num_steps)
-        return self._read(epoch, step, self._local_ids(position))
+        passes, mask = self.order.passes(epoch, step)[self._slice], self.order.mask(step)[self._slice]
+        return self._read(epoch, step, self._local_ids(position), passes, mask)
 
-    def _read(self, epoch: int, step: int, ids: NDArray[np.int64]) -> EncodedBatch:
+    def _read(
+        self, epoch: int, step: int, ids: NDArray[np.int64], passes: NDArray[np.int64], mask: NDArray[np.bool_]
+    ) -> EncodedBatch:
         shards = self._shard_of(ids)
         places = ids - self._starts[shards]
         table = np.empty(len(ids), dtype=INDEX_DTYPE)
@@ -200,6 +239,8 @@ class SampleStream:
             epoch=epoch,
             step=step,
             ids=ids,
+            passes=passes,
+            mask=mask,
             labels=table["label"].astype(np.int32),
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
@@ -227,10 +268,15 @@ def open_training_stream(
     """The shuffled, endless stream of a training run.
 
     Raises:
-        ManifestError, StoreError: there is no readable manifest at `config.shards`.
-        OrderError: batch, lanes and ranks do not fit.
+        ManifestError, StoreError: there is no readable manifest at one of `config.sources`.
+        OrderError: batch, lanes and ranks do not fit, or a data set is too small.
     """
-    store = Store(config.shards)
-    manifest = read_manifest(store)
-    order = SampleOrder([entry.num_samples for entry in manifest.shards], seed, global_batch, config.order)
-    return SampleStream(manifest, store, order, config, rank, world_size)
+    data_sets = [open_data_set(source.url) for source in config.sources]
+    sizes = [data_set.shard_sizes for data_set in data_sets]
+    order: Order
+    if len(data_sets) == 1:
+        order = SampleOrder(sizes[0], seed, global_batch, config.order)
+    else:
+        weights = [source.weight for source in config.sources]
+        order = MixtureOrder(sizes, weights, seed, global_batch, config.order)
+    return SampleStream(data_sets, order, config, rank, world_size)

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
+from pipeline.data_sets import open_data_set
 from pipeline.loader import DataConfig, open_loader
-from pipeline.order import SequentialOrder
-from pipeline.store import Store, read_manifest
+from pipeline.order import SequentialOrder, rank_slice
 from pipeline.stream import SampleStream
 
 
@@ -26,26 +27,32 @@ class LabelledFeatures:
 
 @torch.inference_mode()
 def extract(
-    backbone: Backbone, data: DataConfig, crop: CenterCropConfig, batch_size: int, device: torch.device
+    backbone: Backbone, data: DataConfig, crop: CenterCropConfig, batch_size: int, here: World
 ) -> LabelledFeatures:
-    """The pooled feature of the centre crop of every sample.
+    """The pooled feature of the centre crop of every sample, on every rank; a collective call.
+
+    Each rank computes `batch_size` samples of every batch, and each sample is computed by one of them: where the
+    last batch is filled up, its mask leaves the repeats out.
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
     """
-    store = Store(data.stream.shards)
-    manifest = read_manifest(store)
-    order = SequentialOrder(manifest.num_samples, batch_size)
-    stream = SampleStream(manifest, store, order, data.stream)
+    (source,) = data.stream.sources
+    data_set = open_data_set(source.url)
+    manifest = data_set.manifest
+    order = SequentialOrder(manifest.num_samples, batch_size * here.size)
+    stream = SampleStream([data_set], order, data.stream, here.rank, here.size)
     backbone.eval()
-    features = torch.empty(manifest.num_samples, backbone.width, device=device)
-    labels = torch.empty(manifest.num_samples, dtype=torch.long, device=device)
-    with open_loader(stream, CenterCrop(crop), data, device) as loader:
+    features = torch.zeros(manifest.num_samples, backbone.width, device=here.device)
+    labels = torch.zeros(manifest.num_samples, dtype=torch.long, device=here.device)
+    mine = rank_slice(order.global_batch, here.rank, here.size)
+    with open_loader(stream, CenterCrop(crop), data, here.device) as loader:
         for batch in islice(loader, order.num_steps):
-            # The last batch is filled up with repeats; writing them to the same place again is harmless.
-            first = batch.step * batch_size
-            num_rows = min(batch_size, manifest.num_samples - first)
-            pooled = backbone(batch.views[0][0]).pooled
-            features[first : first + num_rows] = F.normalize(pooled[:num_rows].float(), dim=1)
-            labels[first : first + num_rows] = batch.labels[:num_rows]
-    return LabelledFeatures(features, labels, manifest.classes)
+            # Not `batch.ids`: an undecodable sample keeps its row, with what its neighbour has.
+            rows = torch.from_numpy(order.batch(batch.epoch, batch.step)[mine][batch.mask]).to(here.device)
+            counted = torch.from_numpy(batch.mask).to(here.device)
+            pooled = backbone(batch.views[0][0]).pooled[counted]
+            features[rows] = F.normalize(pooled.float(), dim=1)
+            labels[rows] = batch.labels[counted]
+    # The rows of the other ranks are zero here.
+    return LabelledFeatures(here.sum(features), here.sum(labels), manifest.classes)

@@ -21,6 +21,7 @@ from pipeline.config import Config
 from pipeline.philox import Domain, uniform, words
 
 Probability = float
+Passes = int | NDArray[np.int64]
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
@@ -140,9 +141,9 @@ class Planner(Protocol):
     """Draws the plan of a batch."""
 
     def __call__(
-        self, epoch: int, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self, passes: Passes, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> CropPlan:
-        """`ids`, `heights`, `widths` are [B]; sizes in pixels."""
+        """`ids`, `heights`, `widths` are [B]; sizes in pixels. `passes` are the epochs, one for all or [B]."""
         ...
 
 
@@ -160,12 +161,12 @@ class MultiCrop:
         self._solarize = np.array([p for group in groups for p in group.per_view(group.solarize)])
 
     def __call__(
-        self, epoch: int, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self, passes: Passes, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> CropPlan:
-        """The plan of the samples `ids` [B] in `epoch`; heights and widths [B] are those of the decoded images."""
+        """The plan of the samples `ids` [B] in `passes`; heights and widths [B] are those of the decoded images."""
         config, num_views = self._config, len(self._sizes)
         views = np.arange(num_views)[:, None]
-        u = uniform(words(self._seed, Domain.MULTI_CROP, ids[None], epoch, views, num_words=36))
+        u = uniform(words(self._seed, Domain.MULTI_CROP, ids[None], passes, views, num_words=36))
         top, left, height, width = self._windows(u[..., :22], heights, widths)
         jitter, gray = u[..., 22] < config.jitter.probability, u[..., 28] < config.grayscale
         matrix, pivot = colour_maps(config.jitter, u[..., 23:28], jitter, gray)
@@ -224,10 +225,10 @@ class CenterCrop:
         self._config = config
 
     def __call__(
-        self, epoch: int, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self, passes: Passes, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> CropPlan:
         """One view a sample; nothing is random."""
-        del epoch
+        del passes
         size, shape = self._config.size, (1, len(ids))
         short = np.minimum(heights, widths)
         side = np.maximum(np.rint(short * (size / self._config.resize)), 1).astype(np.int64)[None]

@@ -90,7 +90,7 @@ class Floor:
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
         for batch in batches:
-            plan = self._planner(batch.epoch, batch.ids, batch.heights, batch.widths)
+            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths)
 
             def work(b: int, batch: EncodedBatch = batch, plan: CropPlan = plan) -> None:
                 image = decode(batch.images[b])

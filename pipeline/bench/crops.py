@@ -27,9 +27,9 @@ from pipeline.bench.contestants import CONTESTANTS, Conditions, Contestant, Exec
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
 from pipeline.bench.subcommands import run_subcommand
+from pipeline.data_sets import open_data_set
 from pipeline.errors import UserError, run_command
 from pipeline.order import SequentialOrder
-from pipeline.store import Store, read_manifest
 from pipeline.stream import SampleStream, StreamConfig
 
 _THUMBNAIL = 112
@@ -40,11 +40,11 @@ class Bench:
     """Encoded batches in memory, and the contestants to compare on them."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        store = Store(arguments.data)
-        manifest = read_manifest(store)
-        order = SequentialOrder(manifest.num_samples, min(arguments.batch_size, manifest.num_samples))
-        num_images = min(arguments.images, manifest.num_samples)
-        stream = SampleStream(manifest, store, order, StreamConfig(shards=arguments.data))
+        data_set = open_data_set(arguments.data)
+        num_samples = data_set.manifest.num_samples
+        order = SequentialOrder(num_samples, min(arguments.batch_size, num_samples))
+        num_images = min(arguments.images, num_samples)
+        stream = SampleStream([data_set], order, StreamConfig(shards=arguments.data))
         self._batches = list(islice(stream, -(-num_images // order.global_batch)))
         recipe = RECIPES[arguments.recipe]
         self._planner = build_planner(recipe, seed=0)
@@ -86,7 +86,7 @@ class Bench:
         found = {name: Parity() for name in others}
         for batch in self._batches:
             expected = executors[first].views(batch)
-            plan = self._planner(batch.epoch, batch.ids, batch.heights, batch.widths)
+            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths)
             for name in others:
                 found[name].add(expected, executors[name].views(batch), plan)
         return {name: parity.summary() for name, parity in found.items()}

@@ -22,11 +22,11 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.bench.report import Rows, print_table
+from pipeline.data_sets import open_data_set
 from pipeline.errors import run_command
 from pipeline.fetch import prefetch
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
-from pipeline.store import Store, read_manifest
 from pipeline.stream import SampleStream, StreamConfig
 
 Range = tuple[int, int, int]
@@ -37,8 +37,8 @@ class StreamBench:
     """One data set, its order, and the ways to read an epoch of it."""
 
     def __init__(self, url: str, cache_dir: Path, batch_size: int, threads: int, lanes: int) -> None:
-        self._store, self._cache_dir, self._threads = Store(url), cache_dir, threads
-        self.manifest = read_manifest(self._store)
+        self._data_set, self._cache_dir, self._threads = open_data_set(url), cache_dir, threads
+        self._store, self.manifest = self._data_set.store, self._data_set.manifest
         self._url, self._batch_size, self._lanes = url, batch_size, lanes
         self._order = self._new_order()
         self.is_remote = self._store.local_path("") is None
@@ -72,12 +72,11 @@ class StreamBench:
         }
 
     def _new_order(self) -> SampleOrder:
-        sizes = [entry.num_samples for entry in self.manifest.shards]
-        return SampleOrder(sizes, 0, self._batch_size, OrderConfig(lanes=self._lanes))
+        return SampleOrder(self._data_set.shard_sizes, 0, self._batch_size, OrderConfig(lanes=self._lanes))
 
     def _new_stream(self, cache_dir: Path) -> SampleStream:
         config = StreamConfig(shards=self._url, cache_dir=str(cache_dir), num_threads=self._threads)
-        return SampleStream(self.manifest, self._store, self._new_order(), config)
+        return SampleStream([self._data_set], self._new_order(), config)
 
     def _epoch(self, stream: SampleStream) -> None:
         with closing(iter(stream)) as batches:  # type: ignore[type-var]

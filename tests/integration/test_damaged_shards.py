@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.data_sets import open_data_set
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
 from pipeline.store import Store, read_manifest
@@ -42,11 +43,11 @@ def data_set(good: Path, tmp_path: Path) -> Path:
 
 def _samples(data_set: Path) -> Iterator[EncodedBatch]:
     """Sample by sample, without look-ahead, so that what is handed out before an error shows."""
-    store = Store(str(data_set))
-    manifest = read_manifest(store)
+    opened = open_data_set(str(data_set))
+    num_samples = opened.manifest.num_samples
     config = StreamConfig(shards=str(data_set), shard_look_ahead_steps=0, sample_look_ahead_steps=0)
-    stream = iter(SampleStream(manifest, store, SequentialOrder(manifest.num_samples, 1), config))
-    for _ in range(manifest.num_samples):
+    stream = iter(SampleStream([opened], SequentialOrder(num_samples, 1), config))
+    for _ in range(num_samples):
         yield next(stream)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from esvit.distributed import World
 from esvit.losses import EsvitLoss, LossConfig
 from esvit.losses.center import Center
 from esvit.models import BackboneConfig
@@ -44,7 +45,8 @@ def run_rank(rank: int, folder: Path) -> None:
     results = train(slice(rank * 2, rank * 2 + 2), distributed=True)
     center = Center(K, momentum=0.0)
     center.update([UNEVEN[rank]])
-    torch.save({**results, "uneven": center.center}, folder / f"{rank}.pt")
+    ranks = World(rank, rank, 2, torch.device("cpu")).sum(torch.tensor([1, rank]))
+    torch.save({**results, "uneven": center.center, "sum": ranks}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -56,6 +58,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     first["losses"] = (first["losses"] + second["losses"]) / 2
     for name, value in expected.items():
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+    assert first["sum"].tolist() == second["sum"].tolist() == [2, 1]
     torch.testing.assert_close(first["uneven"], torch.cat(UNEVEN).mean(dim=0))
     torch.testing.assert_close(second["view_center.center"], expected["view_center.center"])
 

@@ -9,16 +9,16 @@ import torch
 
 from pipeline.augment import EXECUTORS, MultiCropConfig, build_planner
 from pipeline.bench.contestants import Conditions, build_contestant
+from pipeline.data_sets import open_data_set
 from pipeline.order import SequentialOrder
-from pipeline.store import Store, read_manifest
 from pipeline.stream import SampleStream, StreamConfig
 
 
 @pytest.mark.parametrize("name", [*EXECUTORS, "dali-native", "floor-resize"])
 def test_nothing_is_made_ahead_in_the_time_of_the_next(name: str, shards: Path) -> None:
-    manifest = read_manifest(Store(shards))
-    order = SequentialOrder(manifest.num_samples, 8)
-    stream = SampleStream(manifest, Store(shards), order, StreamConfig(shards=str(shards)))
+    data_set = open_data_set(str(shards))
+    order = SequentialOrder(data_set.manifest.num_samples, 8)
+    stream = SampleStream([data_set], order, StreamConfig(shards=str(shards)))
     batches = [batch for batch, _ in zip(stream, range(4), strict=False)]
     recipe = MultiCropConfig()
     planner = build_planner(recipe, seed=0)

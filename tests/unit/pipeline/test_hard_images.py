@@ -88,7 +88,7 @@ def test_shards_full_of_them_are_survived(executor: str, tmp_path: Path) -> None
     sizes = {4 + i: size for i, (_, size) in enumerate(DECODABLE.values())}
     write_shards(tmp_path, [*good[:4], *hard, *(make() for make in BROKEN.values()), *good[4:]], sizes=sizes)
     num_images = len(good) + len(hard) + len(BROKEN)
-    stream = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1)
+    stream = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1, max_bad_fraction=1)
     config = DataConfig(stream=stream, executor=executor, num_threads=2)
     with open_loader(open_training_stream(stream, 0, num_images), PLANNER, config, CPU) as loader:
         for batch in islice(loader, 3):

@@ -23,9 +23,9 @@ VIEWS = (ViewGroup(size=16, count=2, area=(0.4, 1.0)), ViewGroup(size=8, count=2
 PLANNER = MultiCrop(MultiCropConfig(views=VIEWS), seed=0)
 
 
-def open_views(shards: Path, batch: int = 8, max_bad_samples: int = 5) -> ViewLoader:
+def open_views(shards: Path, batch: int = 8, max_bad_fraction: float = 0.4) -> ViewLoader:
     stream = StreamConfig(
-        shards=str(shards), order=OrderConfig(lanes=1), num_threads=2, max_bad_samples=max_bad_samples
+        shards=str(shards), order=OrderConfig(lanes=1), num_threads=2, max_bad_fraction=max_bad_fraction
     )
     config = DataConfig(stream=stream, num_threads=2)
     return open_loader(open_training_stream(config.stream, 0, batch), PLANNER, config, CPU)
@@ -100,7 +100,7 @@ def test_a_broken_image_is_replaced_by_its_neighbour_and_counted(tmp_path: Path)
 
 def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
     write_shards(tmp_path, [*jpegs(4), *[b"broken"] * 8])
-    with open_views(tmp_path, batch=4) as loader, pytest.raises(TooManyBadSamples, match="6 images"):
+    with open_views(tmp_path, batch=4) as loader, pytest.raises(TooManyBadSamples, match="6 of the 12 images"):
         list(islice(loader, 10))
 
 

@@ -22,7 +22,7 @@ def orders(draw: st.DrawFn) -> SampleOrder:
 
 def fresh(order: SampleOrder) -> SampleOrder:
     """The same order, before anything was asked of it."""
-    return SampleOrder(order._sizes.tolist(), order.seed, order.global_batch, order.config)
+    return SampleOrder(order.shard_sizes, order.seed, order.global_batch, order.config)
 
 
 def imagenet_like(seed: int = 0, shards: int = 40, lanes: int = 8, block_shards: int = 4) -> SampleOrder:
@@ -61,10 +61,10 @@ def test_the_ranks_together_have_the_batch_in_order(order: SampleOrder, data: st
 @given(orders())
 def test_every_lane_reads_its_own_shards(order: SampleOrder) -> None:
     # C - 1 cuts through the line of shards: what is read twice by ranks that own whole lanes is at most that.
-    shard_of = np.repeat(np.arange(len(order._sizes)), order._sizes)
+    shard_of = np.repeat(np.arange(len(order.shard_sizes)), order.shard_sizes)
     lanes = np.array(epoch_ids(order, 0)).reshape(order.num_steps, order.config.lanes, -1).swapaxes(0, 1)
     reads = sum(len(set(shard_of[lane.ravel()].tolist())) for lane in lanes)
-    assert reads <= len(order._sizes) + order.config.lanes - 1
+    assert reads <= len(order.shard_sizes) + order.config.lanes - 1
 
 
 def test_epochs_and_seeds_differ() -> None:

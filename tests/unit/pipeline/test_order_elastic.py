@@ -27,7 +27,7 @@ def train(order: SampleOrder, world_size: int, start: int, stop: int) -> NDArray
     """What the ranks together train on in steps start..stop, each rank with an order of its own: [steps, G]."""
     ranks = []
     for rank in range(world_size):
-        own = SampleOrder(order._sizes.tolist(), order.seed, order.global_batch, order.config)
+        own = SampleOrder(order.shard_sizes, order.seed, order.global_batch, order.config)
         part = rank_slice(BATCH, rank, world_size)
         steps = [own.batch(*divmod(position, own.num_steps))[part] for position in range(start, stop)]
         ranks.append(np.array(steps, dtype=np.int64).reshape(stop - start, BATCH // world_size))

@@ -61,9 +61,10 @@ def test_ten_thousand_shards_start_in_two_seconds_and_200_megabytes(many_shards:
 def test_fourteen_million_samples_are_sought_directly_and_cheaply() -> None:
     order = SampleOrder([1400] * NUM_SHARDS, 0, 1024, OrderConfig())
     order.batch(500, order.num_steps - 1)
-    blocks = order._block.cache_info()
+    lanes = order._lanes
+    blocks = lanes._block.cache_info()
     assert blocks.misses == order.config.lanes  # one block a lane, whatever lies before
-    line_bytes = sum(part.nbytes for part in order._line(500))
-    block_bytes = order._block_size * np.dtype(np.int64).itemsize
-    kept = 2 * line_bytes + (blocks.maxsize or 0) * block_bytes + order._shard_starts.nbytes
+    line_bytes = sum(part.nbytes for part in lanes._line(500))
+    block_bytes = lanes._block_size * np.dtype(np.int64).itemsize
+    kept = 2 * line_bytes + (blocks.maxsize or 0) * block_bytes + lanes._shard_starts.nbytes
     assert kept < 10e6

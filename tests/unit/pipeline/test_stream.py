@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data_sets import open_data_set
 from pipeline.order import OrderConfig, OrderError, SequentialOrder
-from pipeline.store import Store, StoreError, read_manifest
+from pipeline.store import Store, StoreError
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, TooManyBadSamples, open_training_stream
 from pipeline.telemetry import LOADER_BAD_SAMPLES
 from support.shards import HEIGHT, WIDTH, jpegs, write_shards
@@ -17,10 +18,10 @@ ORDER = OrderConfig(lanes=2, block_shards=2)
 
 
 def open_stream(
-    shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_samples: int = 100
+    shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_fraction: float = 0.1
 ) -> SampleStream:
     config = StreamConfig(
-        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_samples=max_bad_samples
+        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_fraction=max_bad_fraction
     )
     return open_training_stream(config, seed, batch, rank, world_size)
 
@@ -62,7 +63,7 @@ def test_the_state_is_a_few_integers_and_counts_what_was_handed_over(shards: Pat
     for position in range(1, 4):
         next(batches)
         assert stream.state_dict()["position"] == position
-    digest = stream.manifest.digest
+    digest = open_data_set(str(shards)).manifest.digest
     assert stream.state_dict() == {
         "manifest_digest": digest, "global_batch": 8, "seed": 3, "lanes": 2, "block_shards": 2, "position": 3,
     }  # fmt: skip
@@ -102,12 +103,12 @@ def test_the_state_of_another_data_set_is_refused(shards: Path, tmp_path: Path) 
 
 
 def test_a_sequential_stream_visits_every_sample(shards: Path) -> None:
-    store = Store(shards)
-    manifest = read_manifest(store)
-    stream = SampleStream(manifest, store, SequentialOrder(37, 10), StreamConfig(shards=str(shards)))
-    ids = np.concatenate([batch.ids for batch in islice(stream, stream.steps_per_epoch)])
-    assert ids.tolist() == [*range(37), 36, 36, 36]
-    assert stream.state_dict() == {"manifest_digest": manifest.digest, "global_batch": 10, "position": 4}
+    data_set = open_data_set(str(shards))
+    stream = SampleStream([data_set], SequentialOrder(37, 10), StreamConfig(shards=str(shards)))
+    batches = list(islice(stream, stream.steps_per_epoch))
+    assert np.concatenate([batch.ids for batch in batches]).tolist() == [*range(37), 36, 36, 36]
+    assert np.concatenate([batch.ids[batch.mask] for batch in batches]).tolist() == [*range(37)]
+    assert stream.state_dict() == {"manifest_digest": data_set.manifest.digest, "global_batch": 10, "position": 4}
 
 
 def test_the_neighbour_is_the_next_sample_and_is_counted(shards: Path) -> None:
@@ -119,17 +120,23 @@ def test_the_neighbour_is_the_next_sample_and_is_counted(shards: Path) -> None:
 
 
 def test_the_budget_is_for_different_images(shards: Path) -> None:
-    stream = open_stream(shards, max_bad_samples=2)
+    stream = open_stream(shards, max_bad_fraction=0.03)  # of 37: 1.11, rounded up
     for bad in (5, 10, 5, 5, 10):  # the same two, epoch after epoch
         stream.neighbour(bad, "cut")
-    sentence = r"3 images of .* could not be decoded, the newest being image 2 of shard tiny-000002; .*max_bad_samples"
+    sentence = r"3 of the 37 images of .* being image 2 of shard tiny-000002; .*max_bad_fraction from 0\.03"
     with pytest.raises(TooManyBadSamples, match=sentence):
         stream.neighbour(12, "cut")
 
 
+def test_none_is_forgiven_where_none_may_be_bad_and_one_where_any_may(shards: Path) -> None:
+    with pytest.raises(TooManyBadSamples, match="1 of the 37 images"):
+        open_stream(shards, max_bad_fraction=0).neighbour(5, "cut")
+    assert open_stream(shards, max_bad_fraction=1e-6).neighbour(5, "cut").ids.tolist() == [6]
+
+
 def test_a_search_for_a_good_sample_ends_even_if_there_is_none(shards: Path) -> None:
-    stream, bad = open_stream(shards, max_bad_samples=10**6), 0
-    with pytest.raises(TooManyBadSamples, match="37 images"):
+    stream, bad = open_stream(shards, max_bad_fraction=1), 0
+    with pytest.raises(TooManyBadSamples, match="37 of the 37 images"):
         for _ in range(38):
             bad = int(stream.neighbour(bad, "cut").ids[0])
 

@@ -1,0 +1,99 @@
+"""One data set or several behind one numbering of shards and samples.
+
+Shard numbers and sample ids count through the data sets, in their order: the shards of the second begin where those of
+the first end. Each data set has its own store, and its own folder in the cache.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cache import CachedShard, ShardCache
+from pipeline.format.manifest import Manifest
+from pipeline.store import Store, read_manifest
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Shards in a store, as their manifest names them."""
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Samples of each shard."""
+        return [entry.num_samples for entry in self.manifest.shards]
+
+
+def open_data_set(url: str) -> DataSet:
+    """The data set at `url`.
+
+    Raises:
+        ManifestError, StoreError: there is no readable manifest.
+    """
+    store = Store(url)
+    return DataSet(store, read_manifest(store))
+
+
+class JoinedDataSets:
+    """Data sets in a row, with the cache of each below `directory`, all caches together under `max_bytes`."""
+
+    def __init__(self, parts: Sequence[DataSet], directory: str | Path, max_bytes: int) -> None:
+        self.parts = parts
+        num_bytes = [part.manifest.num_bytes for part in parts]
+        budgets = split_evenly(max_bytes, num_bytes)
+        self._caches = [
+            ShardCache(part.store, part.manifest, directory, budget)
+            for part, budget in zip(parts, budgets, strict=True)
+        ]
+        # Of each shard its data set, and its number there.
+        self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
+        self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
+        self._part_starts = np.cumsum([0, *(part.manifest.num_samples for part in parts)])
+        self.num_samples = int(self._part_starts[-1])
+
+    def shard(self, i: int) -> CachedShard:
+        """Shard `i` of all, as `ShardCache.shard`."""
+        part, number = self._places[i]
+        return self._caches[part].shard(number)
+
+    def is_open(self, i: int) -> bool:
+        """Whether `shard(i)` is at hand, as `ShardCache.is_open`."""
+        part, number = self._places[i]
+        return self._caches[part].is_open(number)
+
+    def shard_of(self, ids: Any) -> Any:
+        """Number of the shard of each sample."""
+        return np.searchsorted(self.shard_starts, ids, side="right") - 1
+
+    def part_of(self, sample_id: int) -> int:
+        """Number of the data set of a sample."""
+        return int(np.searchsorted(self._part_starts, sample_id, side="right")) - 1
+
+    def next_of(self, sample_id: int) -> int:
+        """The sample after this one in its data set; after the last comes the first."""
+        start, stop = self._part_starts[self.part_of(sample_id) :][:2].tolist()
+        return start if sample_id + 1 == stop else sample_id + 1
+
+    def name_of(self, sample_id: int) -> str:
+        """A sample in words."""
+        shard = int(self.shard_of(sample_id))
+        part, number = self._places[shard]
+        return f"image {sample_id - self.shard_starts[shard]} of shard {self.parts[part].manifest.shards[number].name}"
+
+
+def split_evenly(budget: int, needs: Sequence[int]) -> list[int]:
+    """Equal parts of a budget, but to none more than it needs: what that leaves is for the others.
+
+    Equal, because any data set has equally many shards in use at a time, whatever its share of the samples.
+    """
+    parts = [0] * len(needs)
+    ascending = sorted(range(len(needs)), key=lambda i: needs[i])
+    for num_left, i in zip(range(len(needs), 0, -1), ascending, strict=True):
+        parts[i] = min(needs[i], budget // num_left)
+        budget -= parts[i]
+    return parts
