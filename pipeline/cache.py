@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from pipeline import telemetry, waiting
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_file
+from pipeline.format.checksum import HashingWriter, sha256_file
 from pipeline.format.index import load_index
 from pipeline.format.manifest import Manifest, ShardEntry
-from pipeline.store import Store
+from pipeline.store import ReplacedObjectError, Store
 
 _MAX_OPEN_SHARDS = 256
 
@@ -118,7 +118,7 @@ class ShardCache:
                 f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
                 "run 'shard-builder verify' on it"
             )
-        self._verify(tar, entry.tar_name, entry.sha256, entry.num_bytes)
+        self._verify(entry.tar_name, tar.stat().st_size, sha256_file(tar), entry.sha256, entry.num_bytes)
         return CachedShard(tar, load_index(index, entry))
 
     def _obtain_remote(self, entry: ShardEntry) -> CachedShard:
@@ -149,17 +149,14 @@ class ShardCache:
         """Fetch and verify a file; one that is damaged twice is set aside as `NAME.damaged`, to be looked at."""
         partial, damaged = self._directory / f"{name}.part", self._directory / f"{name}.damaged"
         try:
-            with waiting.phase(f"download of {name}"):
-                self._store.download(name, partial)
             try:
-                self._verify(partial, name, sha256, num_bytes)
-            except CacheError as error:  # on the way, perhaps: networks do that to one body in very many
+                self._fetch(name, partial, sha256, num_bytes)
+            except (CacheError, ReplacedObjectError) as error:
+                # On the way, perhaps: networks do that to one body in very many.
                 telemetry.STORE_ERRORS.labels(kind="damaged").inc()
                 _log.warning("%s; fetching it once more", error)
-                with waiting.phase(f"second download of {name}"):
-                    self._store.download(name, partial)
                 try:
-                    self._verify(partial, name, sha256, num_bytes)
+                    self._fetch(name, partial, sha256, num_bytes)
                 except CacheError:
                     os.replace(partial, damaged)
                     raise
@@ -168,14 +165,20 @@ class ShardCache:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _verify(self, path: Path, name: str, sha256: str, num_bytes: int | None) -> None:
-        actual_bytes = path.stat().st_size
+    def _fetch(self, name: str, path: Path, sha256: str, num_bytes: int | None) -> None:
+        with waiting.phase(f"download of {name}"), self._store.writing(path) as file:
+            writer = HashingWriter(file)
+            for part in self._store.parts(name):
+                writer.write(part)
+        self._verify(name, writer.num_bytes, writer.hexdigest, sha256, num_bytes)
+
+    def _verify(self, name: str, actual_bytes: int, actual_sha256: str, sha256: str, num_bytes: int | None) -> None:
         if num_bytes is not None and actual_bytes != num_bytes:
             raise CacheError(
                 f"shard {name} of {self._store.url} has {actual_bytes} bytes, its manifest says {num_bytes}; "
                 "it was truncated or replaced: run 'shard-builder verify' and build it again"
             )
-        if sha256_file(path) != sha256:
+        if actual_sha256 != sha256:
             raise CacheError(
                 f"shard {name} of {self._store.url} does not have the SHA-256 of its manifest; "
                 "it was damaged or replaced: run 'shard-builder verify' and build it again"

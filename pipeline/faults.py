@@ -51,6 +51,7 @@ _BY_STATUS = {
     403: _DENIED,
     404: _MISSING,
     409: Fault("conflict", "another writer is at work on it", transient=True),
+    412: Fault("replaced", "it was replaced by another object while it was read"),
     416: _BY_CODE["InvalidRange"],
     429: _BY_CODE["SlowDown"],
     503: _BY_CODE["SlowDown"],
@@ -114,6 +115,11 @@ def _explain(error: Exception) -> Fault | None:
 def is_conflict(error: Exception) -> bool:
     """Whether a conditional write was refused because the object exists."""
     return isinstance(error, FileExistsError) or _answer(error)[1] == 412
+
+
+def is_past_end(error: Exception) -> bool:
+    """Whether a range was refused because the object ends before it."""
+    return _answer(error)[1] == 416
 
 
 def one_line(error: Exception) -> str:

@@ -89,10 +89,13 @@ class StreamBench:
             self._epoch(self._new_stream(Path(folder)))
 
     def _cold_ceiling(self) -> None:
+        def read(name: str) -> None:
+            for _ in self._store.parts(name):
+                pass
+
         names = [name for entry in self.manifest.shards for name in (entry.index_name, entry.tar_name)]
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(lambda name: self._store.download(name, os.devnull), names):
-                pass
+            list(pool.map(read, names))
 
     def _warm_ceiling(self) -> None:
         def read(batch: list[Range]) -> list[bytes]:

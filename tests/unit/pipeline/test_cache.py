@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def test_a_local_store_is_read_in_place(local: Store, tmp_path: Path) -> None:
 class SlowStore(Store):
     """A store with some latency, so that whoever may download twice does."""
 
-    def download(self, name: str, path: str | Path) -> None:
+    def parts(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         time.sleep(0.05)
-        super().download(name, path)
+        return super().parts(name, start, stop)
 
 
 def test_many_threads_of_many_processes_download_a_shard_once(remote: Store, tmp_path: Path) -> None:
@@ -221,18 +221,17 @@ def test_a_cache_directory_that_cannot_be_used_is_one_sentence(remote: Store, tm
         open_cache(remote, tmp_path).shard(0)
 
 
+@pytest.mark.parametrize("damage", [flip, cut])
 def test_a_shard_that_was_damaged_on_the_way_is_fetched_again(
-    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
 ) -> None:
-    download, damages = Store.download, [flip, cut]
+    parts, damages = Store.parts, [damage]
 
-    def damage_in_transit(store: Store, name: str, path: str | Path) -> None:
-        download(store, name, path)
-        if name.endswith(".tar") and damages:
-            Path(path).write_bytes(damages.pop()(Path(path).read_bytes()))
-            damages.clear()
+    def damage_in_transit(store: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        whole = b"".join(parts(store, name, start, stop))
+        return iter([damages.pop()(whole) if name.endswith(".tar") and damages else whole])
 
-    monkeypatch.setattr(Store, "download", damage_in_transit)
+    monkeypatch.setattr(Store, "parts", damage_in_transit)
     assert moved(STORE_ERRORS.labels("damaged"), lambda: open_cache(remote, tmp_path).shard(2).read(0)) == 1
     assert tars(tmp_path) == ["tiny-000002.tar"] and not list(tmp_path.rglob("*.damaged"))
 
