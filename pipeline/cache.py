@@ -1,8 +1,12 @@
 """Shards on local disk: downloaded once a node, verified before use, evicted when the disk budget is spent.
 
 The ranks of a node share one directory. A lock file a shard makes sure that one of them downloads while the others
-wait; a shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest. A shard that is
-being read may be evicted: an open file descriptor stays valid, so no reader has to be asked.
+wait; a shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest.
+
+A shard that some rank needs soon is pinned: that rank holds a shared lock on the file, which the kernel drops when it
+dies. Of the others the one released last is evicted first. An epoch reads every shard once, in an order of its own, so
+those released last are the ones whose turn comes only in the next epoch. A shard that is evicted while it is read
+stays readable: an open file descriptor stays valid.
 Where the store is a local folder nothing is copied: the shard is verified in place.
 """
 
@@ -10,9 +14,10 @@ import contextlib
 import fcntl
 import logging
 import os
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +61,16 @@ class CachedShard:
         """Whether its file is gone: it still reads, but holds on to the disk space."""
         return os.fstat(self._file).st_nlink == 0
 
+    def pin(self) -> bool:
+        """Keep every process from evicting it until `unpin`. False: it is evicted already."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        return not self.is_evicted
+
+    def unpin(self) -> None:
+        """Allow to evict it; it counts as used now."""
+        os.utime(self._file)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
     def __del__(self) -> None:
         # Closed with its last reader, so that eviction from the table never cuts a read short.
         if hasattr(self, "_file"):
@@ -65,14 +80,18 @@ class CachedShard:
 class ShardCache:
     """The shards of one manifest, opened on demand. Safe from many threads and many processes.
 
-    `directory` and `max_bytes` matter for remote stores only. `max_bytes` is a soft limit: the shard just fetched
-    always stays.
+    `directory` and `max_bytes` matter for remote stores only. `max_bytes` is a soft limit: pinned shards, and the one
+    just fetched, always stay. `is_full`: nothing else was left when the last one came.
     """
 
     def __init__(self, store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> None:
         self._store, self._manifest = store, manifest
-        self._directory, self._max_bytes = Path(directory).expanduser() / manifest.digest[:16], max_bytes
+        self._directory = Path(directory).expanduser() / manifest.digest[:16]
+        self.num_shards = len(manifest.shards)
+        self._is_remote, self.is_full = store.local_path("") is None, False
+        self.max_bytes = max_bytes if self._is_remote else sys.maxsize
         self._open: OrderedDict[int, CachedShard] = OrderedDict()
+        self._pinned: dict[int, CachedShard] = {}
         self._table_lock = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in manifest.shards]
 
@@ -84,24 +103,51 @@ class ShardCache:
             StoreError: the store does not deliver it, or the disk is full.
         """
         with self._table_lock:
+            if i in self._pinned:
+                return self._pinned[i]
             if i in self._open:
                 self._open.move_to_end(i)
                 return self._open[i]
         with self._shard_locks[i]:
             if i not in self._open:
-                shard = self._obtain(self._manifest.shards[i])
-                with self._table_lock:
-                    self._open[i] = shard
-                    if len(self._open) > _MAX_OPEN_SHARDS:
-                        self._open.popitem(last=False)
+                shard = self._obtain(i)
+                self._unpin(shard)
                 return shard
         return self.shard(i)
 
-    def is_open(self, i: int) -> bool:
-        """Whether `shard(i)` is at hand without touching the disk or the store."""
-        return i in self._open
+    def pin(self, i: int) -> CachedShard:
+        """As `shard`, but no process evicts it before this one has called `release`."""
+        with self._shard_locks[i]:
+            shard = self._open.get(i)
+            if not shard or (self._is_remote and not shard.pin()):
+                shard = self._obtain(i)
+            self._pinned[i] = shard
+            return shard
 
-    def _obtain(self, entry: ShardEntry) -> CachedShard:
+    def release(self, i: int) -> None:
+        """Undo `pin`, if it got so far."""
+        if shard := self._pinned.pop(i, None):
+            self._unpin(shard)
+            self.is_full = False
+
+    def num_bytes(self, shards: Iterable[int]) -> int:
+        """Size of these shards together."""
+        return sum(self._manifest.shards[i].num_bytes for i in shards)
+
+    def _unpin(self, shard: CachedShard) -> None:
+        if self._is_remote:
+            shard.unpin()
+
+    def _obtain(self, i: int) -> CachedShard:
+        """Shard `i`, opened, pinned and put into the table."""
+        shard = self._open_shard(self._manifest.shards[i])
+        with self._table_lock:
+            self._open[i] = shard
+            if len(self._open) > _MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return shard
+
+    def _open_shard(self, entry: ShardEntry) -> CachedShard:
         tar, index = self._store.local_path(entry.tar_name), self._store.local_path(entry.index_name)
         try:
             if tar is None or index is None:
@@ -130,18 +176,18 @@ class ShardCache:
                 self._download(entry.index_name, entry.index_sha256)
                 self._download(entry.tar_name, entry.sha256, entry.num_bytes)
                 shard = self._open_cached(entry)
-        self._evict(keep=shard.path)
+        self._evict()
         self._close_evicted()
         return shard
 
     def _open_cached(self, entry: ShardEntry) -> CachedShard | None:
-        """The shard, if the directory holds it whole; it counts as used now."""
+        """The shard, pinned, if the directory holds it whole."""
         tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
         try:
             if tar.stat().st_size != entry.num_bytes or not index.exists():
                 return None
-            os.utime(tar)  # eviction is by last use
-            return CachedShard(tar, load_index(index, entry))
+            shard = CachedShard(tar, load_index(index, entry))
+            return shard if shard.pin() else None
         except FileNotFoundError:
             return None
 
@@ -184,16 +230,17 @@ class ShardCache:
                 "it was damaged or replaced: run 'shard-builder verify' and build it again"
             )
 
-    def _evict(self, keep: Path) -> None:
-        """Remove the shards used longest ago until the budget holds."""
-        tars = sorted(self._directory.glob("*.tar"), key=_last_use)
+    def _evict(self) -> None:
+        """Remove shards until the budget holds, those released last first."""
+        tars = sorted(self._directory.glob("*.tar"), key=_last_use, reverse=True)
         total = sum(_num_bytes(tar) for tar in tars)
         for tar in tars:
-            if total <= self._max_bytes:
+            if total <= self.max_bytes:
                 break
-            if tar != keep:
-                total -= _num_bytes(tar)
-                tar.unlink(missing_ok=True)
+            num_bytes = _num_bytes(tar)
+            if _remove(tar):
+                total -= num_bytes
+        self.is_full = total > self.max_bytes
         telemetry.CACHE_BYTES.set(total)
 
     def _close_evicted(self) -> None:
@@ -210,6 +257,20 @@ def _process_lock(path: Path, shard: str) -> Iterator[None]:
         with waiting.phase(f"wait for the rank of this node that downloads shard {shard}"):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _remove(tar: Path) -> bool:
+    """Remove a shard unless a process has pinned it or is about to."""
+    try:
+        with contextlib.ExitStack() as stack:
+            for path in (tar.with_suffix(".lock"), tar):  # whoever opens a shard holds its lock file until it is pinned
+                fcntl.flock(stack.enter_context(path.open("rb+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tar.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:  # another rank evicted it just now
+        pass
+    return True
 
 
 def _last_use(path: Path) -> float:

@@ -24,6 +24,7 @@ from pipeline.format.index import INDEX_DTYPE
 from pipeline.format.manifest import Manifest
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
 from pipeline.store import Store, read_manifest
+from pipeline.window import ShardWindow
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class StreamConfig(Config):
         order: How samples mix.
         cache_dir: Local folder for the shards of a remote store, shared by the ranks of a node.
         cache_bytes: Size that `cache_dir` is kept under.
-        shard_look_ahead_steps: How many steps ahead whole shards are fetched.
+        shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards.
         sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
         num_threads: Parallel downloads, and parallel reads.
         max_bad_samples: Different images that may fail to decode, in each process, before the run stops.
@@ -50,7 +51,7 @@ class StreamConfig(Config):
     order: OrderConfig = OrderConfig()
     cache_dir: str = "~/.cache/esvit-streaming"
     cache_bytes: NonNegativeInt = 100_000_000_000
-    shard_look_ahead_steps: NonNegativeInt = 64
+    shard_look_ahead_bytes: NonNegativeInt = 4_000_000_000
     sample_look_ahead_steps: NonNegativeInt = 4
     num_threads: PositiveInt = 4
     max_bad_samples: NonNegativeInt = 100
@@ -164,20 +165,11 @@ class SampleStream:
             for here in itertools.count(position):
                 yield here, np.unique(self._shard_of(self._local_ids(here))).tolist()
 
-        def fetch_shards(step: tuple[int, list[int]]) -> int:
-            here, shards = step
-            # Steps under way at once want mostly the same shards: each begins with another, not all with the first.
-            for turn in range(len(shards)):
-                self._cache.shard(shards[(here + turn) % len(shards)])
-            return here
-
-        def has_shards(step: tuple[int, list[int]]) -> bool:
-            return all(map(self._cache.is_open, step[1]))
-
         config = self.config
-        return prefetch(
-            fetch_shards, steps(), config.num_threads, config.shard_look_ahead_steps, "fetch-shards", has_shards
+        window = ShardWindow(
+            self._cache, config.shard_look_ahead_bytes, config.num_threads, config.sample_look_ahead_steps + 1
         )
+        return window.positions(steps())
 
     def _load(self, position: int) -> EncodedBatch:
         epoch, step = divmod(position, self.order.num_steps)

@@ -44,7 +44,7 @@ def _samples(data_set: Path) -> Iterator[EncodedBatch]:
     """Sample by sample, without look-ahead, so that what is handed out before an error shows."""
     store = Store(str(data_set))
     manifest = read_manifest(store)
-    config = StreamConfig(shards=str(data_set), shard_look_ahead_steps=0, sample_look_ahead_steps=0)
+    config = StreamConfig(shards=str(data_set), shard_look_ahead_bytes=0, sample_look_ahead_steps=0)
     stream = iter(SampleStream(manifest, store, SequentialOrder(manifest.num_samples, 1), config))
     for _ in range(manifest.num_samples):
         yield next(stream)

@@ -113,24 +113,30 @@ def test_another_data_set_in_the_same_directory_is_another(remote: Store, tmp_pa
     assert open_cache(other, tmp_path).shard(0).read(0) == jpegs(1, 50)[0]
 
 
-def test_the_oldest_shards_make_room(remote: Store, tmp_path: Path) -> None:
+def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> None:
     sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
     cache = open_cache(remote, tmp_path, max_bytes=sum(sizes) - 1)
-    for shard in range(4):
-        cache.shard(shard)
-        os.utime(cache.shard(shard).path, (shard, shard))  # file times are coarse
+    for shard, released_s in enumerate([30, 20, 10]):
+        os.utime(cache.shard(shard).path, (released_s, released_s))  # file times are coarse
+    cache.pin(3)
     assert tars(tmp_path) == ["tiny-000001.tar", "tiny-000002.tar", "tiny-000003.tar"]
     assert CACHE_BYTES._value.get() == sum(sizes[1:])
 
 
-def test_a_shard_that_another_process_opens_counts_as_used(remote: Store, tmp_path: Path) -> None:
+def test_pinned_shards_stay_whoever_needs_room(remote: Store, tmp_path: Path) -> None:
     sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
-    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes[:2]))
-    for shard in range(2):
-        os.utime(cache.shard(shard).path, (shard, shard))
-    open_cache(remote, tmp_path).shard(0)
-    cache.shard(2)
-    assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000002.tar"]
+    ours, theirs = (open_cache(remote, tmp_path, max_bytes=max(sizes) * 2) for _ in range(2))
+    for shard in (0, 1, 2):
+        ours.pin(shard)
+    assert ours.is_full and len(tars(tmp_path)) == 3
+    theirs.shard(3)
+    assert tars(tmp_path) == [f"tiny-00000{shard}.tar" for shard in range(4)]
+    for shard in (0, 1):
+        ours.release(shard)
+    assert not ours.is_full
+    open_cache(remote, tmp_path, max_bytes=sizes[2]).shard(3)
+    assert tars(tmp_path) == ["tiny-000002.tar", "tiny-000003.tar"]  # the others are not pinned any longer
+    assert moved(STORE_READ_BYTES, lambda: ours.pin(0)) > 0  # in the table of open shards, but evicted
 
 
 def test_an_evicted_shard_can_be_read_to_the_end_and_then_gives_its_space_back(remote: Store, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def open_stream(
     shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_samples: int = 100
 ) -> SampleStream:
     config = StreamConfig(
-        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_samples=max_bad_samples
+        shards=str(shards), order=ORDER, shard_look_ahead_bytes=10_000, num_threads=2, max_bad_samples=max_bad_samples
     )
     return open_training_stream(config, seed, batch, rank, world_size)
 
