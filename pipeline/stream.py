@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt
 
 from pipeline import telemetry
-from pipeline.cache import ShardCache
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.fetch import prefetch
 from pipeline.format.index import INDEX_DTYPE
 from pipeline.format.manifest import Manifest
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
+from pipeline.remote import open_shards
 from pipeline.store import Store, read_manifest
 from pipeline.window import ShardWindow
 
@@ -40,7 +40,7 @@ class StreamConfig(Config):
         shards: URL or folder that holds a `manifest.json`.
         order: How samples mix.
         cache_dir: Local folder for the shards of a remote store, shared by the ranks of a node.
-        cache_bytes: Size that `cache_dir` is kept under.
+        cache_bytes: Size that `cache_dir` is kept under; 0 keeps nothing there and reads every image by range.
         shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards.
         sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
         num_threads: Parallel downloads, and parallel reads.
@@ -84,7 +84,7 @@ class SampleStream:
     ) -> None:
         self.manifest, self.order, self.config, self.rank = manifest, order, config, rank
         self._slice = rank_slice(order.global_batch, rank, world_size)
-        self._cache = ShardCache(store, manifest, config.cache_dir, config.cache_bytes)
+        self._cache = open_shards(store, manifest, config.cache_dir, config.cache_bytes)
         sizes = np.array([entry.num_samples for entry in manifest.shards])
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         self._bad: set[int] = set()
