@@ -1,5 +1,6 @@
 """The fsspec file system of a URL, set up as a store wants it: no retries, no listings kept, one for each process."""
 
+import logging
 import os
 import weakref
 from typing import Any
@@ -43,6 +44,8 @@ class Client:
         options = _S3_OPTIONS if self.is_s3 else {}
         fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
         if self.is_s3:
+            for library in ("botocore", "aiobotocore"):  # below this level they log signatures and session tokens
+                logging.getLogger(library).setLevel(logging.INFO)
             fs.retries = 1
             _clients[id(fs)] = fs
         self.fs: Any = fs

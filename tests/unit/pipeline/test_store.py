@@ -284,3 +284,12 @@ def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StoreError, match="no usable AWS credentials"):
         Store("s3://bucket").read("x")
+
+
+def test_scratch_in_a_store_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(StoreError, match=r"cannot write .*file: .*is not a folder"),
+        Store(tmp_path / "file").scratch_folder(),
+    ):
+        pass
