@@ -263,8 +263,9 @@ def _remove(tar: Path) -> bool:
     """Remove a shard unless a process has pinned it or is about to."""
     try:
         with contextlib.ExitStack() as stack:
-            for path in (tar.with_suffix(".lock"), tar):  # whoever opens a shard holds its lock file until it is pinned
-                fcntl.flock(stack.enter_context(path.open("rb+")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever opens a shard holds its lock file until it is pinned.
+            for path, mode in ((tar.with_suffix(".lock"), "ab"), (tar, "rb+")):
+                fcntl.flock(stack.enter_context(path.open(mode)), fcntl.LOCK_EX | fcntl.LOCK_NB)
             tar.unlink()
     except BlockingIOError:
         return False
