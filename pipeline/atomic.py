@@ -22,7 +22,7 @@ def is_partial(name: str) -> bool:
 def scratch_folder(parent: Path | None) -> Iterator[Path]:
     """A folder that goes with the block: inside `parent`, where it counts as partial, else in `TMPDIR`."""
     if parent:
-        parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(parent)
     with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=_PARTIAL, dir=parent) as folder:
         yield Path(folder)
 
@@ -36,10 +36,7 @@ def write_file(path: Path, source: bytes | Path, replace: bool) -> None:
         FileExistsError: the file exists, and `replace` is not set.
         OSError: it cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is not a folder") from None
+    _make_folder(path.parent)
     if isinstance(source, Path) and not replace and _link(source, path):
         return
     partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
@@ -58,6 +55,13 @@ def write_file(path: Path, source: bytes | Path, replace: bool) -> None:
             os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder") from None
 
 
 def _link(source: Path, path: Path) -> bool:

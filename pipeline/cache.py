@@ -1,8 +1,12 @@
 """Shards on local disk: downloaded once a node, verified before use, evicted when the disk budget is spent.
 
 The ranks of a node share one directory. A lock file a shard makes sure that one of them downloads while the others
-wait; a shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest. A shard that is
-being read may be evicted: an open file descriptor stays valid, so no reader has to be asked.
+wait; a shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest.
+
+A shard that some rank needs soon is pinned: that rank holds a shared lock on the file, which the kernel drops when it
+dies. Of the others the one released last is evicted first. An epoch reads every shard once, in an order of its own, so
+those released last are the ones whose turn comes only in the next epoch. A shard that is evicted while it is read
+stays readable: an open file descriptor stays valid.
 Where the store is a local folder nothing is copied: the shard is verified in place.
 """
 
@@ -10,9 +14,10 @@ import contextlib
 import fcntl
 import logging
 import os
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +25,10 @@ from numpy.typing import NDArray
 
 from pipeline import telemetry, waiting
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_file
+from pipeline.format.checksum import HashingWriter, sha256_file
 from pipeline.format.index import INDEX_DTYPE, load_index
 from pipeline.format.manifest import Manifest, ShardEntry
-from pipeline.store import Store
+from pipeline.store import ReplacedObjectError, Store
 
 _MAX_OPEN_SHARDS = 256
 # An index row without its fields: numpy gathers such rows ten times as fast.
@@ -51,14 +56,24 @@ class CachedShard:
         """Encoded bytes of image `i` of this shard. Safe from many threads."""
         return os.pread(self._file, int(self.index["size"][i]), int(self.index["offset"][i]))
 
-    def read_into(self, place: memoryview, offset: int) -> int:
-        """Fill `place` with what begins at byte `offset` of the tar; the number of bytes that were there to read."""
-        return os.preadv(self._file, [place], offset)
+    def read_into(self, places: Sequence[memoryview], offsets: Sequence[int]) -> list[int]:
+        """Fill each place with what begins at its byte offset of the tar; how many bytes of each were there to read."""
+        return [os.preadv(self._file, [place], offset) for place, offset in zip(places, offsets, strict=True)]
 
     @property
     def is_evicted(self) -> bool:
         """Whether its file is gone: it still reads, but holds on to the disk space."""
         return os.fstat(self._file).st_nlink == 0
+
+    def pin(self) -> bool:
+        """Keep every process from evicting it until `unpin`. False: it is evicted already."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        return not self.is_evicted
+
+    def unpin(self) -> None:
+        """Allow to evict it; it counts as used now."""
+        os.utime(self._file)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def __del__(self) -> None:
         # Closed with its last reader, so that eviction from the table never cuts a read short.
@@ -69,14 +84,18 @@ class CachedShard:
 class ShardCache:
     """The shards of one manifest, opened on demand. Safe from many threads and many processes.
 
-    `directory` and `max_bytes` matter for remote stores only. `max_bytes` is a soft limit: the shard just fetched
-    always stays.
+    `directory` and `max_bytes` matter for remote stores only. `max_bytes` is a soft limit: pinned shards, and the one
+    just fetched, always stay. `is_full`: nothing else was left when the last one came.
     """
 
     def __init__(self, store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> None:
         self._store, self._manifest = store, manifest
-        self._directory, self._max_bytes = Path(directory).expanduser() / manifest.digest[:16], max_bytes
+        self._directory = Path(directory).expanduser() / manifest.digest[:16]
+        self.num_shards = len(manifest.shards)
+        self._is_remote, self.is_full = store.local_path("") is None, False
+        self.max_bytes = max_bytes if self._is_remote else sys.maxsize
         self._open: OrderedDict[int, CachedShard] = OrderedDict()
+        self._pinned: dict[int, CachedShard] = {}
         self._table_lock = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in manifest.shards]
 
@@ -88,24 +107,51 @@ class ShardCache:
             StoreError: the store does not deliver it, or the disk is full.
         """
         with self._table_lock:
+            if i in self._pinned:
+                return self._pinned[i]
             if i in self._open:
                 self._open.move_to_end(i)
                 return self._open[i]
         with self._shard_locks[i]:
             if i not in self._open:
-                shard = self._obtain(self._manifest.shards[i])
-                with self._table_lock:
-                    self._open[i] = shard
-                    if len(self._open) > _MAX_OPEN_SHARDS:
-                        self._open.popitem(last=False)
+                shard = self._obtain(i)
+                self._unpin(shard)
                 return shard
         return self.shard(i)
 
-    def is_open(self, i: int) -> bool:
-        """Whether `shard(i)` is at hand without touching the disk or the store."""
-        return i in self._open
+    def pin(self, i: int) -> CachedShard:
+        """As `shard`, but no process evicts it before this one has called `release`."""
+        with self._shard_locks[i]:
+            shard = self._open.get(i)
+            if not shard or (self._is_remote and not shard.pin()):
+                shard = self._obtain(i)
+            self._pinned[i] = shard
+            return shard
 
-    def _obtain(self, entry: ShardEntry) -> CachedShard:
+    def release(self, i: int) -> None:
+        """Undo `pin`, if it got so far."""
+        if shard := self._pinned.pop(i, None):
+            self._unpin(shard)
+            self.is_full = False
+
+    def num_bytes(self, shards: Iterable[int]) -> int:
+        """Size of these shards together."""
+        return sum(self._manifest.shards[i].num_bytes for i in shards)
+
+    def _unpin(self, shard: CachedShard) -> None:
+        if self._is_remote:
+            shard.unpin()
+
+    def _obtain(self, i: int) -> CachedShard:
+        """Shard `i`, opened, pinned and put into the table."""
+        shard = self._open_shard(self._manifest.shards[i])
+        with self._table_lock:
+            self._open[i] = shard
+            if len(self._open) > _MAX_OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return shard
+
+    def _open_shard(self, entry: ShardEntry) -> CachedShard:
         tar, index = self._store.local_path(entry.tar_name), self._store.local_path(entry.index_name)
         try:
             if tar is None or index is None:
@@ -122,7 +168,7 @@ class ShardCache:
                 f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
                 "run 'shard-builder verify' on it"
             )
-        self._verify(tar, entry.tar_name, entry.sha256, entry.num_bytes)
+        self._verify(entry.tar_name, tar.stat().st_size, sha256_file(tar), entry.sha256, entry.num_bytes)
         return CachedShard(tar, load_index(index, entry))
 
     def _obtain_remote(self, entry: ShardEntry) -> CachedShard:
@@ -134,18 +180,18 @@ class ShardCache:
                 self._download(entry.index_name, entry.index_sha256)
                 self._download(entry.tar_name, entry.sha256, entry.num_bytes)
                 shard = self._open_cached(entry)
-        self._evict(keep=shard.path)
+        self._evict()
         self._close_evicted()
         return shard
 
     def _open_cached(self, entry: ShardEntry) -> CachedShard | None:
-        """The shard, if the directory holds it whole; it counts as used now."""
+        """The shard, pinned, if the directory holds it whole."""
         tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
         try:
             if tar.stat().st_size != entry.num_bytes or not index.exists():
                 return None
-            os.utime(tar)  # eviction is by last use
-            return CachedShard(tar, load_index(index, entry))
+            shard = CachedShard(tar, load_index(index, entry))
+            return shard if shard.pin() else None
         except FileNotFoundError:
             return None
 
@@ -153,17 +199,14 @@ class ShardCache:
         """Fetch and verify a file; one that is damaged twice is set aside as `NAME.damaged`, to be looked at."""
         partial, damaged = self._directory / f"{name}.part", self._directory / f"{name}.damaged"
         try:
-            with waiting.phase(f"download of {name}"):
-                self._store.download(name, partial)
             try:
-                self._verify(partial, name, sha256, num_bytes)
-            except CacheError as error:  # on the way, perhaps: networks do that to one body in very many
+                self._fetch(name, partial, sha256, num_bytes)
+            except (CacheError, ReplacedObjectError) as error:
+                # On the way, perhaps: networks do that to one body in very many.
                 telemetry.STORE_ERRORS.labels(kind="damaged").inc()
                 _log.warning("%s; fetching it once more", error)
-                with waiting.phase(f"second download of {name}"):
-                    self._store.download(name, partial)
                 try:
-                    self._verify(partial, name, sha256, num_bytes)
+                    self._fetch(name, partial, sha256, num_bytes)
                 except CacheError:
                     os.replace(partial, damaged)
                     raise
@@ -172,29 +215,36 @@ class ShardCache:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _verify(self, path: Path, name: str, sha256: str, num_bytes: int | None) -> None:
-        actual_bytes = path.stat().st_size
+    def _fetch(self, name: str, path: Path, sha256: str, num_bytes: int | None) -> None:
+        with waiting.phase(f"download of {name}"), self._store.writing(path) as file:
+            writer = HashingWriter(file)
+            for part in self._store.parts(name):
+                writer.write(part)
+        self._verify(name, writer.num_bytes, writer.hexdigest, sha256, num_bytes)
+
+    def _verify(self, name: str, actual_bytes: int, actual_sha256: str, sha256: str, num_bytes: int | None) -> None:
         if num_bytes is not None and actual_bytes != num_bytes:
             raise CacheError(
                 f"shard {name} of {self._store.url} has {actual_bytes} bytes, its manifest says {num_bytes}; "
                 "it was truncated or replaced: run 'shard-builder verify' and build it again"
             )
-        if sha256_file(path) != sha256:
+        if actual_sha256 != sha256:
             raise CacheError(
                 f"shard {name} of {self._store.url} does not have the SHA-256 of its manifest; "
                 "it was damaged or replaced: run 'shard-builder verify' and build it again"
             )
 
-    def _evict(self, keep: Path) -> None:
-        """Remove the shards used longest ago until the budget holds."""
-        tars = sorted(self._directory.glob("*.tar"), key=_last_use)
+    def _evict(self) -> None:
+        """Remove shards until the budget holds, those released last first."""
+        tars = sorted(self._directory.glob("*.tar"), key=_last_use, reverse=True)
         total = sum(_num_bytes(tar) for tar in tars)
         for tar in tars:
-            if total <= self._max_bytes:
+            if total <= self.max_bytes:
                 break
-            if tar != keep:
-                total -= _num_bytes(tar)
-                tar.unlink(missing_ok=True)
+            num_bytes = _num_bytes(tar)
+            if _remove(tar):
+                total -= num_bytes
+        self.is_full = total > self.max_bytes
         telemetry.CACHE_BYTES.set(total)
 
     def _close_evicted(self) -> None:
@@ -211,6 +261,21 @@ def _process_lock(path: Path, shard: str) -> Iterator[None]:
         with waiting.phase(f"wait for the rank of this node that downloads shard {shard}"):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _remove(tar: Path) -> bool:
+    """Remove a shard unless a process has pinned it or is about to."""
+    try:
+        with contextlib.ExitStack() as stack:
+            # Whoever opens a shard holds its lock file until it is pinned.
+            for path, mode in ((tar.with_suffix(".lock"), "ab"), (tar, "rb+")):
+                fcntl.flock(stack.enter_context(path.open(mode)), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tar.unlink()
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:  # another rank evicted it just now
+        pass
+    return True
 
 
 def _last_use(path: Path) -> float:

@@ -4,15 +4,15 @@ Shard numbers and sample ids count through the data sets, in their order: the sh
 the first end. Each data set has its own store, and its own folder in the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.cache import CachedShard, ShardCache
 from pipeline.format.manifest import Manifest
+from pipeline.remote import OpenShard, open_shards
 from pipeline.store import Store, read_manifest
 
 
@@ -47,24 +47,45 @@ class JoinedDataSets:
         num_bytes = [part.manifest.num_bytes for part in parts]
         budgets = split_evenly(max_bytes, num_bytes)
         self._caches = [
-            ShardCache(part.store, part.manifest, directory, budget)
+            open_shards(part.store, part.manifest, directory, budget)
             for part, budget in zip(parts, budgets, strict=True)
         ]
+        self.max_bytes = sum(cache.max_bytes for cache in self._caches)
         # Of each shard its data set, and its number there.
         self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
+        self._sizes = [entry.num_bytes for part in parts for entry in part.manifest.shards]
         self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
         self._part_starts = np.cumsum([0, *(part.manifest.num_samples for part in parts)])
         self.num_samples = int(self._part_starts[-1])
 
-    def shard(self, i: int) -> CachedShard:
+    @property
+    def num_shards(self) -> int:
+        """Shards of all data sets."""
+        return len(self._places)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one of the caches is, see `ShardCache`."""
+        return any(cache.is_full for cache in self._caches)
+
+    def shard(self, i: int) -> OpenShard:
         """Shard `i` of all, as `ShardCache.shard`."""
         part, number = self._places[i]
         return self._caches[part].shard(number)
 
-    def is_open(self, i: int) -> bool:
-        """Whether `shard(i)` is at hand, as `ShardCache.is_open`."""
+    def pin(self, i: int) -> OpenShard:
+        """As `ShardCache.pin`."""
         part, number = self._places[i]
-        return self._caches[part].is_open(number)
+        return self._caches[part].pin(number)
+
+    def release(self, i: int) -> None:
+        """As `ShardCache.release`."""
+        part, number = self._places[i]
+        self._caches[part].release(number)
+
+    def num_bytes(self, shards: Iterable[int]) -> int:
+        """Size of these shards together."""
+        return sum(self._sizes[i] for i in shards)
 
     def shard_of(self, ids: Any) -> Any:
         """Number of the shard of each sample."""

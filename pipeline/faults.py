@@ -40,7 +40,8 @@ _BY_CODE = {
     "NoSuchBucket": _NO_BUCKET,
     "InvalidAccessKeyId": Fault("permission", "the endpoint does not know this access key"),
     "SignatureDoesNotMatch": Fault("permission", "the secret key does not fit the access key"),
-    "ExpiredToken": Fault("permission", "the session token has expired"),
+    "ExpiredToken": Fault("permission", "the session token has expired; get a new one"),
+    "InvalidToken": Fault("permission", "the session token is not valid; get a new one, or unset AWS_SESSION_TOKEN"),
     "RequestTimeTooSkewed": Fault("permission", "the clock of this machine is wrong"),
     "InvalidRange": Fault("short", "it is shorter than expected"),
     "RequestTimeout": _BROKEN_OFF,
@@ -51,6 +52,7 @@ _BY_STATUS = {
     403: _DENIED,
     404: _MISSING,
     409: Fault("conflict", "another writer is at work on it", transient=True),
+    412: Fault("replaced", "it was replaced by another object while it was read"),
     416: _BY_CODE["InvalidRange"],
     429: _BY_CODE["SlowDown"],
     503: _BY_CODE["SlowDown"],
@@ -114,6 +116,11 @@ def _explain(error: Exception) -> Fault | None:
 def is_conflict(error: Exception) -> bool:
     """Whether a conditional write was refused because the object exists."""
     return isinstance(error, FileExistsError) or _answer(error)[1] == 412
+
+
+def is_past_end(error: Exception) -> bool:
+    """Whether a range was refused because the object ends before it."""
+    return _answer(error)[1] == 416
 
 
 def one_line(error: Exception) -> str:

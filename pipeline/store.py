@@ -1,54 +1,30 @@
 """Store: a folder of immutable objects, on a local disk or in object storage, over fsspec.
 
-One layer of retries, ours: the ones inside botocore and s3fs are switched off, so that every failed request
-is counted, the wait is bounded, and a transfer that is cut goes on where it broke off. Credentials and the
-endpoint come from the standard AWS chain (environment, profile, instance role) and from nowhere else.
+One layer of retries, ours (`pipeline.retry`): the ones inside botocore and s3fs are switched off, so that every failed
+request is counted, the wait is bounded, and of a transfer that is cut one part is lost. Credentials and the endpoint
+come from the standard AWS chain (environment, profile, instance role) and from nowhere else.
 """
 
 import contextlib
 import os
-import random
-import time
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
-import fsspec
-
-from pipeline import telemetry, waiting
+from pipeline import ranges, telemetry
 from pipeline.atomic import is_partial, scratch_folder, write_file
+from pipeline.client import Client
 from pipeline.errors import UserError
-from pipeline.faults import MissingBucketError, ShortBodyError, explain, is_conflict, one_line
+from pipeline.faults import MissingBucketError, explain, is_conflict, one_line
+from pipeline.fetch import prefetch
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.ranges import Version
+from pipeline.retry import GaveUpError, Retries
 
-_PIECE_BYTES = 16 * 2**20  # one request; also what an upload holds in memory, times _NUM_UPLOADS
-_MIN_PIECE_BYTES = 256 * 2**10
-_NUM_UPLOADS = 4
-_CONNECT_TIMEOUT_S = 4
-_READ_TIMEOUT_S = 30
-_PATIENCE_S = 60.0  # an endpoint that has answered before is restarting or busy: wait for it
-_PATIENCE_NEVER_REACHED_S = 8.0  # one that never has is probably a typing mistake: say so soon
-_MAX_PAUSE_S = 8.0
-
-_S3_OPTIONS: dict[str, Any] = {
-    "config_kwargs": {
-        "connect_timeout": _CONNECT_TIMEOUT_S,
-        "read_timeout": _READ_TIMEOUT_S,
-        "retries": {"total_max_attempts": 1},
-        "max_pool_connections": 32,
-        # The manifest's SHA-256 covers every byte; many servers that speak S3 lack the newer checksums.
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-    },
-}
-
-# A forked child must not even close the connections that it inherits: it shares the event queue of its parent and
-# would remove them from it, upon which the parent waits in vain for its next answer. So it keeps them for ever.
-_clients: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-_inherited: list[Any] = []
-os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients.values()))
-
+_PART_BYTES = 8 * 2**20  # of one request
+_MIN_PART_BYTES = 256 * 2**10
+_NUM_PARTS = 4  # of an object at once, and held in memory
+_UPLOAD_PART_BYTES = 16 * 2**20  # of which _NUM_PARTS are held in memory
 R = TypeVar("R")
 
 
@@ -60,6 +36,10 @@ class MissingObjectError(StoreError):
     """There is no object of that name."""
 
 
+class ReplacedObjectError(StoreError):
+    """Another object has taken its name since the first part of it was read."""
+
+
 class Store:
     """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any that fsspec knows.
 
@@ -69,9 +49,8 @@ class Store:
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url).rstrip("/") or "/"
-        self._pid = 0
-        self._reached = self._has_been_read = False
-        self._connect()
+        self._retries = Retries()
+        self._client = self._new_client()
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -79,35 +58,34 @@ class Store:
     def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
         return Store, (self.url,)
 
-    def _connect(self) -> Any:
-        """The file system; a new one after a fork, which event loops do not survive."""
-        if self._pid != os.getpid():
-            protocol = fsspec.utils.get_protocol(self.url)
-            options = _S3_OPTIONS if protocol in ("s3", "s3a") else {}
-            try:
-                self._fs, self._root = fsspec.core.url_to_fs(
-                    self.url, skip_instance_cache=True, use_listings_cache=False, **options
-                )
-            except (ImportError, ValueError) as error:
-                raise StoreError(f"cannot use {self.url} as a store: {one_line(error)}") from None
-            if options:
-                self._fs.retries = 1
-                _clients[id(self._fs)] = self._fs
-            self._root = self._root.rstrip("/")
-            self._is_local, self._is_s3 = protocol in ("file", "local"), bool(options)
-            self._pid = os.getpid()
-        return self._fs
+    def _new_client(self) -> Client:
+        try:
+            return Client(self.url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"cannot use {self.url} as a store: {one_line(error)}") from None
+
+    def _connect(self) -> Client:
+        """The client of this process."""
+        if self._client.pid != os.getpid():
+            self._client = self._new_client()
+        return self._client
 
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        return f"{self._client.root}/{name}" if name else self._client.root
 
     def local_path(self, name: str) -> Path | None:
         """The file itself where the store is a local folder, else None."""
-        return Path(self._path(name)) if self._is_local else None
+        return Path(self._path(name)) if self._client.is_local else None
 
-    def scratch_folder(self) -> contextlib.AbstractContextManager[Path]:
+    @contextlib.contextmanager
+    def scratch_folder(self) -> Iterator[Path]:
         """A temporary folder for files that will be `put_new`: in a local store, from where they can be linked."""
-        return scratch_folder(self.local_path(""))
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(scratch_folder(self.local_path("")))
+            except OSError as error:
+                raise StoreError(f"cannot write {self.url}: {one_line(error)}") from None
+            yield folder
 
     def exists(self, name: str) -> bool:
         """Whether there is an object of that name."""
@@ -118,9 +96,9 @@ class Store:
 
         def ask() -> int | None:
             try:
-                info = self._connect().info(self._path(name))
+                info = self._connect().fs.info(self._path(name))
             except FileNotFoundError:
-                if self._is_s3 and not self._connect().exists(self._root.partition("/")[0]):
+                if self._client.is_s3 and not self._client.fs.exists(self._client.root.partition("/")[0]):
                     raise MissingBucketError from None
                 return None
             return int(info["size"]) if info["type"] == "file" else None
@@ -128,27 +106,55 @@ class Store:
         num_bytes = self._request("read", name, ask)
         if num_bytes is None:
             raise MissingObjectError(f"cannot read {self._full(name)}: there is no such object")
-        self._has_been_read = True
+        self._retries.has_been_read = True
         return num_bytes
 
     def read(self, name: str) -> bytes:
         """A whole object; for small ones."""
-        return self.read_range(name, 0, self.size(name))
+        return b"".join(self.parts(name))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """Exactly `length` bytes from byte `start` on."""
-        return b"".join(self._pieces(name, start, length))
+        return b"".join(self.parts(name, start, start + length))
 
     def download(self, name: str, path: str | Path) -> None:
-        """Copy an object into a local file, piece by piece; a cut transfer goes on where it broke off."""
-        pieces = self._pieces(name, 0, self.size(name))
+        """Copy an object into a local file."""
+        with self.writing(path) as file:
+            for part in self.parts(name):
+                file.write(part)
+
+    @contextlib.contextmanager
+    def writing(self, path: str | Path) -> Iterator[BinaryIO]:
+        """A new local file for what is read here; what the disk refuses becomes a `StoreError`, too."""
         try:
             with open(path, "wb") as file:
-                for piece in pieces:
-                    file.write(piece)
+                yield file
         except OSError as error:
             fault = explain(error)
             raise StoreError(f"cannot write {path}: {fault.cause if fault else error}") from None
+
+    def parts(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes of an object from `start` to `stop`, in order, `_NUM_PARTS` requests at a time.
+
+        Each part is tried again by itself. A store with ETags is held to one version of the object.
+
+        Raises:
+            ReplacedObjectError: another version has taken its place since the first part.
+        """
+        first_stop = min(start + _PART_BYTES, stop) if stop is not None else start + _PART_BYTES
+        first, version = self._part(name, start, first_stop, None)
+        if stop is None:
+            stop = version.num_bytes
+        if stop > version.num_bytes:
+            raise StoreError(f"cannot read {self._full(name)}: it ends before byte {stop}")
+        starts = range(first_stop, stop, _PART_BYTES)
+
+        def fetch(begin: int) -> bytes:
+            return self._part(name, begin, min(begin + _PART_BYTES, stop), version)[0] if begin > start else first
+
+        yield from prefetch(
+            fetch, [start, *starts], _NUM_PARTS, _NUM_PARTS - 1, "fetch-parts", lambda begin: begin == start
+        )
 
     def list(self, prefix: str = "") -> list[str]:
         """Names of all objects that begin with `prefix`, sorted; none where there is nothing."""
@@ -156,12 +162,12 @@ class Store:
 
         def find() -> list[str]:
             try:
-                return list(self._connect().find(self._path(folder)))
+                return list(self._connect().fs.find(self._path(folder)))
             except FileNotFoundError:
                 return []
 
         paths = self._request("list", prefix, find)
-        names = (path[len(self._root) + 1 :] for path in paths)
+        names = (path[len(self._client.root) + 1 :] for path in paths)
         return sorted(name for name in names if name and name.startswith(prefix) and not is_partial(name))
 
     def put(self, name: str, source: bytes | Path) -> None:
@@ -191,86 +197,71 @@ class Store:
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._connect().rm_file(self._path(name))
+                self._connect().fs.rm_file(self._path(name))
 
         self._request("delete", name, remove)
 
     def _info(self, name: str) -> dict[str, Any] | None:
         def ask() -> dict[str, Any] | None:
             try:
-                info: dict[str, Any] = self._connect().info(self._path(name))
+                info: dict[str, Any] = self._connect().fs.info(self._path(name))
             except FileNotFoundError:
                 return None
             return info if info["type"] == "file" else None
 
         return self._request("read", name, ask)
 
-    def _pieces(self, name: str, start: int, length: int) -> Iterator[bytes]:
-        """The range, one request at a time; a failure halves the next, so a bad link still delivers."""
-        position, end, step = start, start + length, _PIECE_BYTES
+    def _part(self, name: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
+        """The range, fewer bytes where the object ends before; a failure halves the next request, so a bad link
+        still delivers."""
+        step, chunks = stop - start, list[bytes]()
 
-        def fetch() -> bytes:
+        def fetch() -> tuple[bytes, Version]:
             nonlocal step
-            wanted = min(step, end - position)
+            end = min(start + step, stop)
             try:
-                data: bytes = self._connect().cat_file(self._path(name), start=position, end=position + wanted)
+                return ranges.get(self._connect(), self._path(name), start, end, version)
             except Exception:
-                step = max(step // 2, _MIN_PIECE_BYTES)
+                step = max(step // 2, _MIN_PART_BYTES)
                 raise
-            if len(data) != wanted:
-                raise ShortBodyError(f"it ends before byte {position + wanted}")
-            return data
 
-        while position < end:
+        while True:
             with telemetry.STORE_READ_SECONDS.time():
-                piece = self._request("read", name, fetch)
-            telemetry.STORE_READ_BYTES.inc(len(piece))
-            position += len(piece)
-            yield piece
+                data, version = self._request("read", name, fetch)
+            telemetry.STORE_READ_BYTES.inc(len(data))
+            self._retries.has_been_read = True
+            chunks.append(data)
+            start += len(data)
+            if start >= min(stop, version.num_bytes):
+                return b"".join(chunks), version
 
     def _put(self, name: str, source: bytes | Path, replace: bool) -> None:
-        fs, path = self._connect(), self._path(name)
-        if self._is_local:
+        fs, path = self._connect().fs, self._path(name)
+        if self._client.is_local:
             write_file(Path(path), source, replace)
             return
         options: dict[str, Any] = {"mode": "overwrite" if replace else "create"}
-        if self._is_s3:
-            options |= {"chunksize": _PIECE_BYTES, "max_concurrency": _NUM_UPLOADS}
+        if self._client.is_s3:
+            options |= {"chunksize": _UPLOAD_PART_BYTES, "max_concurrency": _NUM_PARTS}
         if isinstance(source, bytes):
             fs.pipe_file(path, source, **options)
         else:
             fs.put_file(str(source), path, **options)
 
     def _request(self, verb: str, name: str, request: Callable[[], R]) -> R:
-        """Run `request`, again after transient faults (full jitter), until it succeeds or patience ends."""
-        attempt, failing_since_s = 0, 0.0
-        while True:
-            attempt += 1
-            try:
-                result = request()
-            except Exception as error:
-                fault = explain(error)
-                if fault is None:
-                    raise
-                transient = fault.transient or (fault.kind == "bucket" and self._has_been_read)
-                telemetry.STORE_ERRORS.labels(kind=fault.kind).inc()
-                now_s = time.monotonic()
-                failing_since_s = failing_since_s or now_s
-                pause_s = fault.retry_after_s + random.uniform(0, min(_MAX_PAUSE_S, 0.1 * 2**attempt))
-                never_reached = fault.kind == "connection" and not self._reached
-                patience_s = _PATIENCE_NEVER_REACHED_S if never_reached else _PATIENCE_S
-                if not transient or now_s + pause_s > failing_since_s + patience_s:
-                    tries = f" (gave up after {attempt} tries)" if attempt > 1 else ""
-                    refusal = MissingObjectError if fault.kind == "bucket" else StoreError
-                    raise refusal(f"cannot {verb} {self._full(name)}: {fault.cause}{tries}") from None
-                with waiting.phase(f"pause before try {attempt + 1} to {verb} {self._full(name)}: {fault.cause}"):
-                    time.sleep(pause_s)
-            else:
-                self._reached = True
-                return result
+        """Run `request` with retries; once they give up, raise the sentence."""
+        try:
+            return self._retries.run(request, f"{verb} {self._full(name)}")
+        except GaveUpError as error:
+            fault, tries = error.fault, f" (gave up after {error.num_tries} tries)" if error.num_tries > 1 else ""
+            refusal = _REFUSALS.get(fault.kind, StoreError)
+            raise refusal(f"cannot {verb} {self._full(name)}: {fault.cause}{tries}") from None
 
     def _full(self, name: str) -> str:
         return f"{self.url}/{name}" if name else self.url
+
+
+_REFUSALS = {"bucket": MissingObjectError, "missing": MissingObjectError, "replaced": ReplacedObjectError}
 
 
 def read_manifest(store: Store) -> Manifest:

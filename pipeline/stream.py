@@ -18,7 +18,7 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 
 from pipeline import telemetry
 from pipeline.buffers import BufferPool, Encoded
-from pipeline.cache import ROW_DTYPE, CachedShard
+from pipeline.cache import ROW_DTYPE
 from pipeline.config import Config
 from pipeline.data_sets import DataSet, JoinedDataSets, open_data_set
 from pipeline.errors import UserError
@@ -26,6 +26,8 @@ from pipeline.fetch import prefetch
 from pipeline.format.index import INDEX_DTYPE
 from pipeline.mixture import MixtureOrder
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
+from pipeline.remote import OpenShard
+from pipeline.window import ShardWindow
 
 _log = logging.getLogger(__name__)
 
@@ -54,8 +56,8 @@ class StreamConfig(Config):
             of which every step has a mixture.
         order: How samples mix.
         cache_dir: Local folder for the shards of a remote store, shared by the ranks of a node.
-        cache_bytes: Size that `cache_dir` is kept under.
-        shard_look_ahead_steps: How many steps ahead whole shards are fetched.
+        cache_bytes: Size that `cache_dir` is kept under; 0 keeps nothing there and reads every image by range.
+        shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards.
         sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
         num_threads: Parallel downloads, and parallel reads.
         max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
@@ -69,7 +71,7 @@ class StreamConfig(Config):
     order: OrderConfig = OrderConfig()
     cache_dir: str = "~/.cache/esvit-streaming"
     cache_bytes: NonNegativeInt = 100_000_000_000
-    shard_look_ahead_steps: NonNegativeInt = 64
+    shard_look_ahead_bytes: NonNegativeInt = 4_000_000_000
     sample_look_ahead_steps: NonNegativeInt = 4
     num_threads: PositiveInt = 4
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
@@ -202,20 +204,11 @@ class SampleStream:
             for here in itertools.count(position):
                 yield here, np.unique(self._shard_of(self._local_ids(here))).tolist()
 
-        def fetch_shards(step: tuple[int, list[int]]) -> int:
-            here, shards = step
-            # Steps under way at once want mostly the same shards: each begins with another, not all with the first.
-            for turn in range(len(shards)):
-                self._cache.shard(shards[(here + turn) % len(shards)])
-            return here
-
-        def has_shards(step: tuple[int, list[int]]) -> bool:
-            return all(map(self._cache.is_open, step[1]))
-
         config = self.config
-        return prefetch(
-            fetch_shards, steps(), config.num_threads, config.shard_look_ahead_steps, "fetch-shards", has_shards
+        window = ShardWindow(
+            self._cache, config.shard_look_ahead_bytes, config.num_threads, config.sample_look_ahead_steps + 1
         )
+        return window.positions(steps())
 
     def _load(self, position: int) -> EncodedBatch:
         epoch, step = divmod(position, self.order.num_steps)
@@ -229,12 +222,11 @@ class SampleStream:
         places = ids - self._starts[shards]
         table = np.empty(len(ids), dtype=INDEX_DTYPE)
         rows = table.view(ROW_DTYPE)
-        holders: dict[int, CachedShard] = {}
         by_shard = np.argsort(shards, kind="stable")
-        for run in np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1):
-            shard = self._cache.shard(int(shards[run[0]]))
+        runs = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)
+        opened = [self._cache.shard(int(shards[run[0]])) for run in runs]
+        for shard, run in zip(opened, runs, strict=True):
             rows[run] = shard.rows[places[run]]
-            holders.update(dict.fromkeys(run.tolist(), shard))
         return EncodedBatch(
             epoch=epoch,
             step=step,
@@ -244,22 +236,23 @@ class SampleStream:
             labels=table["label"].astype(np.int32),
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
-            images=self._read_images(table, [holders[b] for b in range(len(ids))]),
+            images=self._read_images(table, [(shard, run.tolist()) for shard, run in zip(opened, runs, strict=True)]),
         )
 
-    def _read_images(self, rows: NDArray[np.void], shards: list[CachedShard]) -> list[Encoded]:
-        """The images of these index rows, each in the shard beside it, as windows of one buffer."""
+    def _read_images(self, rows: NDArray[np.void], runs: list[tuple[OpenShard, list[int]]]) -> list[Encoded]:
+        """The images of these index rows as windows of one buffer; each shard holds those of the rows beside it."""
         ends = np.cumsum(rows["size"], dtype=np.int64)
         # Capacities grow and are never exact, so that batches of much the same size share their memory.
         self._capacity = max(self._capacity, int(ends[-1]) * 9 // 8)
         buffer = memoryview(self._buffers.empty((1, self._capacity), np.uint8)[0])
-        images: list[Encoded] = []
-        for shard, offset, size, end in zip(
-            shards, rows["offset"].tolist(), rows["size"].tolist(), ends.tolist(), strict=True
-        ):
-            place = buffer[end - size : end]
-            images.append(place[: shard.read_into(place, offset)])  # fewer where the tar was cut short meanwhile
-        return images
+        offsets = rows["offset"].tolist()
+        images = [buffer[end - size : end] for size, end in zip(rows["size"].tolist(), ends.tolist(), strict=True)]
+        for shard, run in runs:
+            for b, num_bytes in zip(
+                run, shard.read_into([images[b] for b in run], [offsets[b] for b in run]), strict=True
+            ):
+                images[b] = images[b][:num_bytes]  # all of it, unless the tar was cut short meanwhile
+        return list(images)
 
 
 def open_training_stream(

@@ -1,7 +1,8 @@
 """Store -> cache -> encoded samples against the ceiling, cold and warm: seconds of one epoch in interleaved rounds.
 
-cold            empty cache: shards downloaded, verified, read
-cold-ceiling    the same client downloading the same objects with as many threads, bytes thrown away
+cold            empty cache: shards downloaded, verified, written, read, and the cache removed again
+cold-ceiling    the same client downloading the same objects with as many threads, bytes thrown away: it neither
+                hashes nor writes, which a link as fast as the cores leave no time for
 warm            full cache, shards open: what every epoch after the first does
 warm-ceiling    the same ranges of the same open files in the same order, as many threads, batches thrown away
 
@@ -88,10 +89,13 @@ class StreamBench:
             self._epoch(self._new_stream(Path(folder)))
 
     def _cold_ceiling(self) -> None:
+        def read(name: str) -> None:
+            for _ in self._store.parts(name):
+                pass
+
         names = [name for entry in self.manifest.shards for name in (entry.index_name, entry.tar_name)]
         with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(lambda name: self._store.download(name, os.devnull), names):
-                pass
+            list(pool.map(read, names))
 
     def _warm_ceiling(self) -> None:
         def read(batch: list[Range]) -> list[bytes]:

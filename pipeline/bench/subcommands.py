@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from pipeline.bench import shuffle, soak, stream
+from pipeline.bench import clients, shuffle, soak, stream
 
 SUBCOMMANDS: dict[str, Callable[[list[str]], None]] = {
     "stream": stream.main,  # the stream against the ceiling
+    "clients": clients.main,  # clients of S3 against each other
     "shuffle": shuffle.main,  # how well the order mixes
     "soak": soak.main,  # memory and open files over time
 }

@@ -4,6 +4,7 @@ One row a sample, in the order of the tar, stored as a `.npy` file that readers 
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_file
+from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.format.manifest import ShardEntry
 
 INDEX_DTYPE = np.dtype(
@@ -53,12 +54,21 @@ def load_index(path: str | Path, entry: ShardEntry) -> Index:
         actual_sha256 = sha256_file(path)
     except OSError as error:
         raise ShardIndexError(f"cannot read index {path}: {error.strerror or error}") from None
+    return _checked(path, actual_sha256, entry, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def index_from_bytes(content: bytes, entry: ShardEntry, source: str) -> Index:
+    """The same from the content of an index file; `source` is where it came from, for the message."""
+    return _checked(source, sha256_bytes(content), entry, lambda: np.load(io.BytesIO(content), allow_pickle=False))
+
+
+def _checked(source: str | Path, actual_sha256: str, entry: ShardEntry, load: Callable[[], Index]) -> Index:
     if actual_sha256 != entry.index_sha256:
-        raise ShardIndexError(f"index {path} does not have the hash that the manifest records; fetch it again")
+        raise ShardIndexError(f"index {source} does not have the hash that the manifest records; fetch it again")
     try:
-        index: Index = np.load(path, mmap_mode="r", allow_pickle=False)
+        index = load()
     except (ValueError, EOFError):
-        raise ShardIndexError(f"index {path} is not a NumPy array file; build the shards again") from None
+        raise ShardIndexError(f"index {source} is not a NumPy array file; build the shards again") from None
     if index.dtype != INDEX_DTYPE or index.shape != (entry.num_samples,):
-        raise ShardIndexError(f"index {path} does not hold the {entry.num_samples} rows that the manifest records")
+        raise ShardIndexError(f"index {source} does not hold the {entry.num_samples} rows that the manifest records")
     return index

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import store as store_module
+from pipeline import client, retry
 from pipeline.errors import UserError
 from pipeline.store import Store
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
@@ -68,7 +68,7 @@ def digest(options: BuildOptions, tmp_path: Path) -> str:
 def test_transient_faults_change_nothing(
     fault: Fault, proxy: FaultProxy, options: BuildOptions, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(store_module._S3_OPTIONS["config_kwargs"], "read_timeout", 1)
+    monkeypatch.setitem(client._S3_OPTIONS["config_kwargs"], "read_timeout", 1)
     fault = Fault(fault.kind, fault.method, fault.target, fault.times)
     proxy.faults.append(fault)
     assert build(options).manifest_digest == digest
@@ -112,7 +112,7 @@ def test_lasting_faults_end_in_one_sentence_and_a_rerun_goes_on(
     digest: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(store_module, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(retry, "_PATIENCE_S", 0.5)
     proxy.faults.append(Fault(kind, "PUT", suffix, times=1000))
     with pytest.raises(UserError, match=sentence) as info:
         build(options)

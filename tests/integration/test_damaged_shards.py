@@ -45,7 +45,7 @@ def _samples(data_set: Path) -> Iterator[EncodedBatch]:
     """Sample by sample, without look-ahead, so that what is handed out before an error shows."""
     opened = open_data_set(str(data_set))
     num_samples = opened.manifest.num_samples
-    config = StreamConfig(shards=str(data_set), shard_look_ahead_steps=0, sample_look_ahead_steps=0)
+    config = StreamConfig(shards=str(data_set), shard_look_ahead_bytes=0, sample_look_ahead_steps=0)
     stream = iter(SampleStream([opened], SequentialOrder(num_samples, 1), config))
     for _ in range(num_samples):
         yield next(stream)

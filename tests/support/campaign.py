@@ -116,7 +116,6 @@ def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, buc
         order=OrderConfig(lanes=2, block_shards=4),
         cache_dir=str(folder / "cache"),
         cache_bytes=manifest.num_bytes // 2,  # so that every epoch fetches
-        shard_look_ahead_steps=8,
     )
     num_steps, chaos = num_samples // GLOBAL_BATCH, Chaos()
     chaos_before = _noticed()

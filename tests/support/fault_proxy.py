@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["503", "403", "no-bucket", "reset", "lost", "short", "corrupt", "slow", "late", "torn", "stall"]
+Kind = Literal[
+    "503", "403", "expired", "no-bucket", "reset", "lost", "short", "corrupt", "slow", "late", "torn", "stall"
+]
 """An error answer; a reset before the server hears of it, or after it has acted; a body that is cut, or has a wrong
 byte, or takes its time, or begins late, or ends in a reset, or never ends."""
 
 _ANSWERS = {
     "503": ("503 Slow Down", "SlowDown"),
     "403": ("403 Forbidden", "AccessDenied"),
+    "expired": ("400 Bad Request", "ExpiredToken"),
     "no-bucket": ("404 Not Found", "NoSuchBucket"),
 }
 

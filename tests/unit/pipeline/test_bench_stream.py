@@ -40,6 +40,14 @@ def test_stream_measures_cold_and_warm_against_the_ceiling(
     assert len(list(tmp_path.rglob("*.tar"))) == 6  # the cold caches are gone
 
 
+def test_clients_are_measured_as_far_as_they_are_installed(
+    remote: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    rows = run(capsys, monkeypatch, "clients", "--data", remote, "--rounds", 2)["read"]
+    assert list(rows) == ["s3fs"] and rows["s3fs"]["speed_to_s3fs"] == 1
+
+
 def test_a_local_folder_has_no_cold_round(
     shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

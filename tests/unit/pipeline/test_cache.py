@@ -3,7 +3,7 @@
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,9 +74,9 @@ def test_a_local_store_is_read_in_place(local: Store, tmp_path: Path) -> None:
 class SlowStore(Store):
     """A store with some latency, so that whoever may download twice does."""
 
-    def download(self, name: str, path: str | Path) -> None:
+    def parts(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         time.sleep(0.05)
-        super().download(name, path)
+        return super().parts(name, start, stop)
 
 
 def test_many_threads_of_many_processes_download_a_shard_once(remote: Store, tmp_path: Path) -> None:
@@ -113,24 +113,30 @@ def test_another_data_set_in_the_same_directory_is_another(remote: Store, tmp_pa
     assert open_cache(other, tmp_path).shard(0).read(0) == jpegs(1, 50)[0]
 
 
-def test_the_oldest_shards_make_room(remote: Store, tmp_path: Path) -> None:
+def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> None:
     sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
     cache = open_cache(remote, tmp_path, max_bytes=sum(sizes) - 1)
-    for shard in range(4):
-        cache.shard(shard)
-        os.utime(cache.shard(shard).path, (shard, shard))  # file times are coarse
+    for shard, released_s in enumerate([30, 20, 10]):
+        os.utime(cache.shard(shard).path, (released_s, released_s))  # file times are coarse
+    cache.pin(3)
     assert tars(tmp_path) == ["tiny-000001.tar", "tiny-000002.tar", "tiny-000003.tar"]
     assert CACHE_BYTES._value.get() == sum(sizes[1:])
 
 
-def test_a_shard_that_another_process_opens_counts_as_used(remote: Store, tmp_path: Path) -> None:
+def test_pinned_shards_stay_whoever_needs_room(remote: Store, tmp_path: Path) -> None:
     sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
-    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes[:2]))
-    for shard in range(2):
-        os.utime(cache.shard(shard).path, (shard, shard))
-    open_cache(remote, tmp_path).shard(0)
-    cache.shard(2)
-    assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000002.tar"]
+    ours, theirs = (open_cache(remote, tmp_path, max_bytes=max(sizes) * 2) for _ in range(2))
+    for shard in (0, 1, 2):
+        ours.pin(shard)
+    assert ours.is_full and len(tars(tmp_path)) == 3
+    theirs.shard(3)
+    assert tars(tmp_path) == [f"tiny-00000{shard}.tar" for shard in range(4)]
+    for shard in (0, 1):
+        ours.release(shard)
+    assert not ours.is_full
+    open_cache(remote, tmp_path, max_bytes=sizes[2]).shard(3)
+    assert tars(tmp_path) == ["tiny-000002.tar", "tiny-000003.tar"]  # the others are not pinned any longer
+    assert moved(STORE_READ_BYTES, lambda: ours.pin(0)) > 0  # in the table of open shards, but evicted
 
 
 def test_an_evicted_shard_can_be_read_to_the_end_and_then_gives_its_space_back(remote: Store, tmp_path: Path) -> None:
@@ -221,18 +227,17 @@ def test_a_cache_directory_that_cannot_be_used_is_one_sentence(remote: Store, tm
         open_cache(remote, tmp_path).shard(0)
 
 
+@pytest.mark.parametrize("damage", [flip, cut])
 def test_a_shard_that_was_damaged_on_the_way_is_fetched_again(
-    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
 ) -> None:
-    download, damages = Store.download, [flip, cut]
+    parts, damages = Store.parts, [damage]
 
-    def damage_in_transit(store: Store, name: str, path: str | Path) -> None:
-        download(store, name, path)
-        if name.endswith(".tar") and damages:
-            Path(path).write_bytes(damages.pop()(Path(path).read_bytes()))
-            damages.clear()
+    def damage_in_transit(store: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        whole = b"".join(parts(store, name, start, stop))
+        return iter([damages.pop()(whole) if name.endswith(".tar") and damages else whole])
 
-    monkeypatch.setattr(Store, "download", damage_in_transit)
+    monkeypatch.setattr(Store, "parts", damage_in_transit)
     assert moved(STORE_ERRORS.labels("damaged"), lambda: open_cache(remote, tmp_path).shard(2).read(0)) == 1
     assert tars(tmp_path) == ["tiny-000002.tar"] and not list(tmp_path.rglob("*.damaged"))
 

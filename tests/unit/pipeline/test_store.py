@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.retry
 import pipeline.store
 from pipeline.format.manifest import MANIFEST_NAME, ManifestError
 from pipeline.store import Store, StoreError, read_manifest
@@ -76,7 +77,7 @@ def test_sentences_name_object_and_cause(store: Store) -> None:
 
 
 def test_long_ranges_are_fetched_in_pieces(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.store, "_PIECE_BYTES", 7)
+    monkeypatch.setattr(pipeline.store, "_PART_BYTES", 7)
     store.put("x", bytes(range(100)))
     before = STORE_READ_BYTES._value.get()
     assert store.read_range("x", 10, 50) == bytes(range(10, 60))
@@ -176,14 +177,16 @@ class FlakyHandler(BaseHTTPRequestHandler):
         start, end = (int(position) for position in self.headers["Range"][6:].split("-"))
         part = self.content[start : end + 1]
         if fault == "cut":
-            self._answer(206, part, body=False)
+            self._answer(206, part, body=False, start=start)
             self.wfile.write(part[: len(part) // 3])
             self.connection.shutdown(socket.SHUT_RDWR)
         else:
-            self._answer(206, part)
+            self._answer(206, part, start=start)
 
-    def _answer(self, status: int, content: bytes, body: bool = True, retry_after: str = "") -> None:
+    def _answer(self, status: int, content: bytes, body: bool = True, retry_after: str = "", start: int = 0) -> None:
         self.send_response(status)
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{start + len(content) - 1}/{len(self.content)}")
         if retry_after:
             self.send_header("Retry-After", retry_after)
         self.send_header("Content-Length", str(len(content)))
@@ -219,8 +222,8 @@ def set_aws(monkeypatch: pytest.MonkeyPatch, endpoint_url: str) -> None:
 def test_cut_transfers_go_on_with_smaller_ranges(
     flaky_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.store, "_PIECE_BYTES", 2**19)
-    monkeypatch.setattr(pipeline.store, "_MIN_PIECE_BYTES", 2**17)
+    monkeypatch.setattr(pipeline.store, "_PART_BYTES", 2**19)
+    monkeypatch.setattr(pipeline.store, "_MIN_PART_BYTES", 2**17)
     FlakyHandler.faults += ["", "cut", "cut", "503", "500"]
     cuts_before = STORE_ERRORS.labels(kind="cut")._value.get()
     flaky_store.download("x", tmp_path / "down")
@@ -229,20 +232,20 @@ def test_cut_transfers_go_on_with_smaller_ranges(
     assert FlakyHandler.ranges[:4] == [
         "bytes=0-524287",
         "bytes=524288-1023999",
-        "bytes=524288-786431",
+        "bytes=524288-774143",
         "bytes=524288-655359",
     ]
 
 
 def test_patience_is_bounded(flaky_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.store, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(pipeline.retry, "_PATIENCE_S", 0.5)
     FlakyHandler.faults += ["503"] * 1000
     with pytest.raises(StoreError, match=r"slow down.*\(gave up after \d+ tries\)"):
         flaky_store.read("x")
 
 
 def test_a_store_that_asks_for_a_pause_gets_it(flaky_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.store, "_MAX_PAUSE_S", 0.0)
+    monkeypatch.setattr(pipeline.retry, "_MAX_PAUSE_S", 0.0)
     FlakyHandler.faults += ["503 1", ""]
     started_s = time.monotonic()
     flaky_store.read_range("x", 0, 10)
@@ -260,7 +263,7 @@ def test_an_endpoint_that_never_answered_is_reported_soon(monkeypatch: pytest.Mo
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         set_aws(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}")
-        monkeypatch.setattr(pipeline.store, "_PATIENCE_NEVER_REACHED_S", 1.0)
+        monkeypatch.setattr(pipeline.retry, "_PATIENCE_NEVER_REACHED_S", 1.0)
         started_s = time.monotonic()
         with pytest.raises(StoreError, match=r"s3://bucket/x: the endpoint cannot be reached"):
             Store("s3://bucket").read("x")
@@ -281,3 +284,12 @@ def test_missing_credentials_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(StoreError, match="no usable AWS credentials"):
         Store("s3://bucket").read("x")
+
+
+def test_scratch_in_a_store_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with (
+        pytest.raises(StoreError, match=r"cannot write .*file: .*is not a folder"),
+        Store(tmp_path / "file").scratch_folder(),
+    ):
+        pass

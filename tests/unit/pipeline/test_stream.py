@@ -1,6 +1,7 @@
 """The stream: the right bytes for each step, the same after every resume, and refused where they would differ."""
 
 import threading
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def open_stream(
     shards: Path | str, seed: int = 3, batch: int = 8, rank: int = 0, world_size: int = 1, max_bad_fraction: float = 0.1
 ) -> SampleStream:
     config = StreamConfig(
-        shards=str(shards), order=ORDER, shard_look_ahead_steps=3, num_threads=2, max_bad_fraction=max_bad_fraction
+        shards=str(shards), order=ORDER, shard_look_ahead_bytes=10_000, num_threads=2, max_bad_fraction=max_bad_fraction
     )
     return open_training_stream(config, seed, batch, rank, world_size)
 
@@ -146,26 +147,31 @@ def test_a_folder_without_manifest_is_one_sentence(tmp_path: Path) -> None:
         open_stream(tmp_path)
 
 
-def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache_bytes", [0, 1, 10**9])  # none, one too small, one large enough
+def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path, cache_bytes: int) -> None:
     images = jpegs(37)
     remote = f"memory://{tmp_path.name}"
     write_shards(remote, images[:9], images[9:10], images[10:22], images[22:30], images[30:])
-    config = StreamConfig(shards=remote, order=ORDER, cache_dir=str(tmp_path / "cache"), cache_bytes=0)
+    config = StreamConfig(shards=remote, order=ORDER, cache_dir=str(tmp_path / "cache"), cache_bytes=cache_bytes)
     stream = open_training_stream(config, seed=3, global_batch=8)
     assert ids_of(list(islice(stream, 5))) == ids_of(list(islice(open_stream(shards), 5)))
 
 
 def test_the_shards_of_a_cold_start_are_fetched_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    remote, download = f"memory://{tmp_path.name}", Store.download
+    remote, parts = f"memory://{tmp_path.name}", Store.parts
     write_shards(remote, *(jpegs(8, 8 * shard) for shard in range(4)))
     meeting = threading.Barrier(4, timeout=20)  # passes only if four shards are under way at once
 
-    def meet(store: Store, name: str, path: str | Path) -> None:
+    met: list[str] = []
+
+    def meet(store: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         if name.endswith(".tar"):
             meeting.wait()
-        download(store, name, path)
+            met.append(name)
+        return parts(store, name, start, stop)
 
-    monkeypatch.setattr(Store, "download", meet)
+    monkeypatch.setattr(Store, "parts", meet)
     order = OrderConfig(lanes=1, block_shards=4)
     config = StreamConfig(shards=remote, order=order, cache_dir=str(tmp_path / "cache"), num_threads=4)
     assert len(next(iter(open_training_stream(config, seed=0, global_batch=32))).ids) == 32
+    assert len(met) == 4

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -31,14 +32,14 @@ def test_a_loader_without_batches_says_which_shard_it_waits_for(
 ) -> None:
     shards, let_go = f"memory://{tmp_path.name}", threading.Event()
     write_shards(shards, jpegs(8), jpegs(8, 8))
-    download = Store.download
+    parts = Store.parts
 
-    def hang(store: Store, name: str, path: str | Path) -> None:
+    def hang(store: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         if name == "tiny-000001.tar":
             assert let_go.wait(20)
-        download(store, name, path)
+        return parts(store, name, start, stop)
 
-    monkeypatch.setattr(Store, "download", hang)
+    monkeypatch.setattr(Store, "parts", hang)
     stream = StreamConfig(shards=shards, order=OrderConfig(lanes=1), cache_dir=str(tmp_path), num_threads=2)
     planner = MultiCrop(MultiCropConfig(views=(ViewGroup(size=16, count=1, area=(0.4, 1.0)),)), seed=0)
     config = DataConfig(stream=stream, num_threads=1, watchdog_s=0.3)

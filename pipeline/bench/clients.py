@@ -1,0 +1,122 @@
+"""Clients of S3 through the store's seam: the same shards, parts, threads and retries, bytes thrown away.
+
+s3fs                the one in use
+obstore             a client in Rust with an fsspec interface
+s3torchconnector    Amazon's own, in C; no fsspec interface, so a few lines stand in for it
+
+The last two are measured if they can be imported. A round is once through all shards; the clients take turns.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pipeline.bench.report import Rows, print_table
+from pipeline.errors import run_command
+from pipeline.store import Store, read_manifest
+
+
+def _obstore() -> Any:
+    module = importlib.import_module("obstore.fsspec")
+    return module.FsspecStore("s3", client_options={"allow_http": True}, retry_config={"max_retries": 0})
+
+
+class _Connector:
+    """What the seam asks of a file system, on s3torchconnector."""
+
+    def __init__(self) -> None:
+        client = importlib.import_module("s3torchconnector._s3client")
+        reader = importlib.import_module("s3torchconnector.s3reader")
+        self._new_reader = reader.S3ReaderConstructor.range_based()
+        config = client.S3ClientConfig(force_path_style=True, max_attempts=1)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL")
+        self._client = client.S3Client(
+            os.environ.get("AWS_REGION", "us-east-1"), endpoint=endpoint, s3client_config=config
+        )
+
+    def info(self, path: str) -> dict[str, Any]:
+        bucket, _, key = path.partition("/")
+        return {"size": self._client.head_object(bucket, key).size, "type": "file"}
+
+    def cat_file(self, path: str, start: int, end: int) -> bytes:
+        bucket, _, key = path.partition("/")
+        reader = self._client.get_object(bucket, key, reader_constructor=self._new_reader)
+        reader.seek(start)
+        return bytes(reader.read(end - start))
+
+
+def _stores(url: str) -> dict[str, Store]:
+    """A store for each client that is installed."""
+    stores = {"s3fs": Store(url)}
+    others: dict[str, Callable[[], Any]] = {"obstore": _obstore, "s3torchconnector": _Connector}
+    for name, new_file_system in others.items():
+        if importlib.util.find_spec(name):
+            stores[name] = Store(url)
+            client = stores[name]._client
+            client.fs, client.is_s3 = new_file_system(), False
+    return stores
+
+
+def measure(url: str, threads: int, rounds: int) -> Rows:
+    """Medians over `rounds`; CPU seconds are this process's own."""
+    manifest = read_manifest(Store(url))
+    seconds: dict[str, list[tuple[float, float]]] = {}
+    stores = _stores(url)
+    for _ in range(rounds):
+        for name, store in stores.items():
+            begin = time.perf_counter(), _cpu_seconds()
+            num_bytes = _read_all(store, [entry.tar_name for entry in manifest.shards], threads)
+            assert num_bytes == manifest.num_bytes
+            took = time.perf_counter() - begin[0], _cpu_seconds() - begin[1]
+            seconds.setdefault(name, []).append(took)
+    return {name: _row(manifest.num_bytes, times, seconds["s3fs"]) for name, times in seconds.items()}
+
+
+def _read_all(store: Store, names: list[str], threads: int) -> int:
+    def read(name: str) -> int:
+        return sum(map(len, store.parts(name)))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(read, names))
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _row(num_bytes: int, took: list[tuple[float, float]], s3fs: list[tuple[float, float]]) -> dict[str, object]:
+    median_s = statistics.median(wall_s for wall_s, _ in took)
+    return {
+        "seconds": median_s,
+        "cpu_seconds": statistics.median(cpu_s for _, cpu_s in took),
+        "megabytes_per_second": num_bytes / 1e6 / median_s,
+        "speed_to_s3fs": statistics.median(theirs[0] / own[0] for own, theirs in zip(took, s3fs, strict=True)),
+    }
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    rows = measure(arguments.data, arguments.threads, arguments.rounds)
+    if arguments.json:
+        sys.stdout.write(json.dumps({"threads": arguments.threads, "rounds": arguments.rounds, "read": rows}) + "\n")
+    else:
+        print_table(f"once through all shards, {arguments.threads} threads", rows)
+
+
+def main(words: list[str]) -> None:
+    """`pipeline-bench clients`."""
+    parser = argparse.ArgumentParser("pipeline-bench clients", description="Compare clients of S3.")
+    parser.add_argument("--data", required=True, metavar="URL", help="shards to read, s3://")
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    arguments = parser.parse_args(words)
+    run_command(lambda: _run(arguments))
