@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from esvit.bench.memory import peak_bytes
-from esvit.bench.variants import PHASES, VARIANTS, DirectStep, Settings, Step
+from esvit.bench.variants import PHASES, VARIANTS, Settings, Step
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
 from pipeline.errors import UserError, run_command
@@ -39,7 +39,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         next_views=lambda: views,
     )
     steps = {variant: VARIANTS[variant](settings) for variant in arguments.variant}
-    flops = _flops(DirectStep(settings))
+    flops = _flops(VARIANTS["fused"](settings))
     peaks = {}
     for variant, step in steps.items():
         step()  # warm-up: optimiser state, masks
