@@ -136,7 +136,7 @@ class _Block(nn.Module):
         window, shift, (height, width) = self.window, self.shift, x.shape[1:3]
         padded = F.pad(self.norm1(x), (0, 0, 0, -width % window, 0, -height % window))
         rolled = padded.roll((-shift, -shift), dims=(1, 2)) if shift else padded
-        mask = _shift_mask(*rolled.shape[1:3], window, shift, x.device) if shift else None
+        mask = _shift_mask(rolled.shape[1], rolled.shape[2], window, shift, x.device) if shift else None
         windows = self.attn(_partition(rolled, window), mask)
         rolled = _reverse(windows, window, padded.shape)
         padded = rolled.roll((shift, shift), dims=(1, 2)) if shift else rolled

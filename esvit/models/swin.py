@@ -174,7 +174,8 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has 
         x = window_reverse(windows, self.window_size, padded_height, padded_width)
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
-        return x[:, :height, :width]
+        cropped: Tensor = x[:, :height, :width]
+        return cropped
 
 
 def _padded(qkv: Tensor, qkv_bias: Tensor, bottom: int, right: int) -> Tensor:
