@@ -36,7 +36,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         head=HeadConfig(num_prototypes=arguments.prototypes),
         device=device,
         half=arguments.precision == "bf16",
-        next_views=lambda: views,
+        views=views,
     )
     steps = {variant: VARIANTS[variant](settings) for variant in arguments.variant}
     flops = _flops(VARIANTS["fused"](settings))

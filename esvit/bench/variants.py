@@ -24,7 +24,7 @@ from esvit.models.swin import SwinArchitecture
 from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients
 from pipeline.errors import UserError
 
-PHASES = ("data", "teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
+PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
 _LR, _WEIGHT_DECAY, _MOMENTUM, _TEMPERATURE, _CLIP_NORM = 1e-4, 0.04, 0.996, 0.04, 3.0
 
 
@@ -36,7 +36,7 @@ class Settings:
     head: HeadConfig
     device: torch.device
     half: bool  # bf16 under autocast
-    next_views: Callable[[], list[Tensor]]  # one tensor [V, B, 3, H, W] a size
+    views: list[Tensor]  # one tensor [V, B, 3, H, W] a size
 
 
 class Step(ABC):
@@ -44,7 +44,7 @@ class Step(ABC):
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
-        self._device, self._next_views = settings.device, settings.next_views
+        self._device, self._views = settings.device, settings.views
         self._autocast = torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.half)
         self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
         self._student: Any
@@ -55,8 +55,7 @@ class Step(ABC):
     def __call__(self) -> None:
         """One step."""
         apply_schedule(self._optimizer, _LR, _WEIGHT_DECAY)
-        with self._timed("data"):
-            views = self._next_views()
+        views = self._views
         with self._autocast:
             with self._timed("teacher"), torch.no_grad():
                 targets = self._teacher(views[:1])
