@@ -11,85 +11,19 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from esvit.bench.memory import peak_bytes
-from esvit.losses import EsvitLoss, LossConfig
+from esvit.bench.variants import PHASES, VARIANTS, Settings, Step
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
-from esvit.models.student_teacher import ModelConfig, StudentTeacher
-from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients
 from pipeline.errors import UserError, run_command
-
-VARIANTS = ("direct", "fused", "recompute")
-PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
-
-
-class Step:
-    """One variant's networks, loss and optimiser: `direct` keeps all logits, all others use the fused loss."""
-
-    def __init__(self, variant: str, arguments: argparse.Namespace, views: list[Tensor]) -> None:
-        torch.manual_seed(0)
-        backbone = BackboneConfig(name=arguments.backbone, recompute=variant == "recompute")
-        model = ModelConfig(backbone=backbone, head=HeadConfig(num_prototypes=arguments.prototypes))
-        self._device = torch.device(arguments.device)
-        self._networks = StudentTeacher(model, with_regions=True).to(self._device)
-        self._loss = EsvitLoss(LossConfig(fused=variant != "direct"), arguments.prototypes).to(self._device)
-        self._optim = OptimConfig()
-        self._optimizer = build_optimizer(self._networks.student, self._optim)
-        self._half = arguments.precision == "bf16"
-        self._views = views
-        self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
-
-    def __call__(self) -> None:
-        """One step; its phases are added to `seconds`."""
-        networks = self._networks
-        apply_schedule(self._optimizer, 1e-4, 0.04)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-            with self._timed("teacher"), torch.no_grad():
-                targets = networks.teacher(self._views[:1])
-            with self._timed("student"):
-                predictions = networks.student(self._views)
-            with self._timed("loss"):
-                loss = self._loss(predictions, targets, 0.04)["loss"]
-        with self._timed("backward"):
-            loss.backward()
-        with self._timed("clip"):
-            clip_gradients(networks.student.parameters(), self._optim.clip_norm, self._optim.clip)
-        with self._timed("optimizer"):
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-        with self._timed("ema"):
-            networks.update_teacher(0.996)
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds[phase].append(time.perf_counter() - begin)
-
-    def forget_times(self) -> None:
-        """Drop what was timed, say of a warm-up."""
-        for times in self.seconds.values():
-            times.clear()
-
-    @property
-    def resident_bytes(self) -> int:
-        """Parameters, buffers and optimiser state."""
-        tensors = [*self._networks.state_dict().values(), *self._loss.state_dict().values()]
-        for state in self._optimizer.state.values():
-            tensors += [value for value in state.values() if isinstance(value, Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -97,13 +31,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     views = [torch.randn(count, arguments.batch, 3, side, side, device=device) for count, side in arguments.views]
-    steps = {variant: Step(variant, arguments, views) for variant in arguments.variant}
-    flops = _flops(Step("direct", arguments, views))
+    settings = Settings(
+        backbone=BackboneConfig(name=arguments.backbone),
+        head=HeadConfig(num_prototypes=arguments.prototypes),
+        device=device,
+        half=arguments.precision == "bf16",
+        views=views,
+    )
+    steps = {variant: VARIANTS[variant](settings) for variant in arguments.variant}
+    flops = _flops(VARIANTS["fused"](settings))
     peaks = {}
     for variant, step in steps.items():
         step()  # warm-up: optimiser state, masks
         peaks[variant] = peak_bytes(step, device)
-        step.forget_times()
+        for times in step.seconds.values():
+            times.clear()
     for _ in range(arguments.rounds):
         for step in steps.values():
             step()
@@ -115,8 +57,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         row["peak_bytes"] = peaks[variant] + row["resident_bytes"]
         row["time_ratio"] = row["step_seconds"] / rows[first]["step_seconds"]
         row["memory_ratio"] = row["peak_bytes"] / rows[first]["peak_bytes"]
-    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
-    return {**settings, "model_flops": flops, "matmul_flops_per_second": ceiling, "variants": rows}
+    options = {name: value for name, value in vars(arguments).items() if name != "json"}
+    return {**options, "model_flops": flops, "matmul_flops_per_second": ceiling, "variants": rows}
 
 
 def _row(step: Step, batch: int, flops: int, ceiling: float) -> dict[str, Any]:

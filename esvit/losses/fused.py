@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _FLOAT_BYTES = 4
+_CACHE_BYTES = 2**21  # of one tensor; three take part in an operation
 
 
 class Prototypes(Protocol):
@@ -67,7 +68,7 @@ def fused_cross_entropy(
         match: Index [B, R, Q] of each row's targets among the R' teacher rows of the same image.
         weights: [R, Q], 0 where a row has fewer than Q targets.
         student_temperature: Divides the student's logits.
-        tile_bytes: Size of one fp32 tensor of tile logits; about four are alive at a time. One row is the least.
+        tile_bytes: Size of one fp32 tensor of tile logits; about two are alive at a time. One row is the least.
     """
     half = torch.is_autocast_enabled(rows.device.type)
     task = _Task(teacher, match, weights, student_temperature, tile_bytes, torch.bfloat16 if half else torch.float32)
@@ -96,6 +97,11 @@ class _Task:
         batch, rows_per_image = self.teacher.rows.shape[:2]
         return _even_slices(batch, max(1, self.rows_per_tile // rows_per_image))
 
+    def blocks(self, tile: Tensor) -> Iterator[slice]:
+        """Rows of a tile that one operation after another should work through: on a CPU, what its cache holds."""
+        row_bytes = _FLOAT_BYTES * tile.shape[1]
+        return _even_slices(len(tile), len(tile) if tile.is_cuda else max(1, _CACHE_BYTES // row_bytes))
+
     @property
     def rows_per_tile(self) -> int:
         return max(1, self.tile_bytes // (_FLOAT_BYTES * len(self.teacher.center)))
@@ -105,9 +111,9 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight_v: Tensor, weight_g: Tensor, task: _Task) -> tuple[Tensor, Tensor]:
         """Loss and the sum of the targets; the gradients wait in `ctx`."""
-        weight = (weight_v * (_scale(weight_v, weight_g) / task.student_temperature)).to(task.dtype)
         gradients = (torch.zeros_like(rows), torch.zeros_like(weight_v)) if any(ctx.needs_input_grad) else None
-        loss, probs_sum = _run_tiles(task, rows, weight, gradients)
+        scale = (_scale(weight_v, weight_g) / task.student_temperature).squeeze(1)
+        loss, probs_sum = _run_tiles(task, rows, weight_v.to(task.dtype), scale, gradients)
         if gradients is not None:
             d_rows, d_weight = gradients
             d_g = _through_weight_norm(d_weight, weight_v, weight_g, task.student_temperature)
@@ -127,9 +133,9 @@ class _Fused(torch.autograd.Function):
 
 
 def _run_tiles(
-    task: _Task, rows: Tensor, weight: Tensor, gradients: tuple[Tensor, Tensor] | None
+    task: _Task, rows: Tensor, weight_v: Tensor, scale: Tensor, gradients: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor]:
-    """Loss [] and sum of the targets [K]; adds to the gradients of `rows` [B, R, C] and of `weight` [K, C]."""
+    """Loss [] and sum of the targets [K]; adds to the gradients of `rows` [B, R, C] and of scaled prototypes [K, C]."""
     loss, probs_sum = rows.new_zeros(()), torch.zeros_like(task.teacher.center)
     teacher_v, teacher_scale = _direction_and_scale(task.teacher.prototypes, task.dtype)
     for images in task.image_groups():
@@ -138,27 +144,37 @@ def _run_tiles(
         x, match = rows[images].flatten(0, 1).to(task.dtype), _flat_match(task, images)
         weights = task.weights.repeat(images.stop - images.start, 1)
         for part in _even_slices(len(x), task.rows_per_tile):
-            target = F.embedding_bag(match[part], targets, mode="sum", per_sample_weights=weights[part])
-            log_probs = torch.log_softmax((x[part] @ weight.T).float(), dim=-1)
-            loss -= (target * log_probs).sum()  # pairwise, as K terms need it; a matrix product would lose digits
+            tile = (x[part] @ weight_v.T).float()
+            for block in task.blocks(tile):
+                bag = match[part][block], weights[part][block]
+                loss -= _gain_and_descent(tile[block], scale, targets, *bag)
             if gradients is not None:
                 d_rows, d_weight = gradients
-                row_weights = weights[part].sum(dim=1, keepdim=True)
-                # Minus the gradient of the logits, in the memory of the targets.
-                descent = target.addcmul_(log_probs.exp_(), row_weights, value=-1).to(task.dtype)
-                d_rows[images].flatten(0, 1)[part] = -(descent @ weight)
-                _subtract_product(d_weight, descent.T, x[part])
-                del descent
-            del target, log_probs  # before the next tile asks for as much
+                _subtract_product(d_weight, tile.to(task.dtype).T, x[part])
+                d_rows[images].flatten(0, 1)[part] = -(tile.mul_(scale).to(task.dtype) @ weight_v)
+            del tile  # before the next asks for as much
+        del targets
     return loss, probs_sum
+
+
+def _gain_and_descent(logits: Tensor, scale: Tensor, targets: Tensor, match: Tensor, weights: Tensor) -> Tensor:
+    """Minus the loss of some rows; `logits` [rows, K] become minus the gradient of the scaled logits, in place."""
+    target = F.embedding_bag(match, targets, mode="sum", per_sample_weights=weights)
+    log_probs = torch.log_softmax(logits.mul_(scale), dim=-1)
+    # Pairwise, as a sum of K terms needs it; a matrix product would lose digits.
+    gain = torch.mul(target, log_probs, out=logits).sum()
+    torch.addcmul(target, log_probs.exp_(), weights.sum(dim=1, keepdim=True), value=-1, out=logits)
+    return gain
 
 
 def _targets(task: _Task, rows: Tensor, weight_v: Tensor, scale: Tensor) -> Tensor:
     """Assignments [rows, K] of teacher rows [rows, C]; the prototypes' lengths, centre and temperature in one pass."""
     logits = (rows.to(task.dtype) @ weight_v.T).float()
     temperature = task.teacher.temperature
-    torch.addcmul(task.teacher.center / -temperature, logits, scale / temperature, out=logits)
-    return torch.softmax(logits, dim=-1)
+    shift, scale = task.teacher.center / -temperature, scale / temperature
+    for block in task.blocks(logits):
+        logits[block] = torch.softmax(torch.addcmul(shift, logits[block], scale), dim=-1)
+    return logits
 
 
 def _flat_match(task: _Task, images: slice) -> Tensor:

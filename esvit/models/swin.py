@@ -27,6 +27,7 @@ from timm.models.swin_transformer import (
 from torch import Tensor, nn
 
 from esvit.models.backbone import Backbone, Features
+from esvit.models.lean import linear_after
 from pipeline.errors import UserError
 
 _MASKED = -100.0
@@ -139,33 +140,55 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has 
     windows of 7, 9 tokens instead of 49.
     """
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention and MLP on a map [B, H, W, D], each after LayerNorm and with a residual."""
+        x = x + self.drop_path1(self._attn(x))
+        hidden = linear_after(self._norm, (x, self.norm2.weight, self.norm2.bias), self.mlp.fc1)
+        return x + self.drop_path2(linear_after(F.gelu, (hidden,), self.mlp.fc2))  # type: ignore[no-any-return]
+
+    def _norm(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.dim,), weight, bias, self.norm1.eps)
+
     def _attn(self, x: Tensor) -> Tensor:
-        """Window attention of x [B, H, W, D], already normalised; returns the same shape."""
-        height, width, dim = x.shape[1:]
+        """Window attention of the normalised map x [B, H, W, D]; returns the same shape."""
+        qkv = linear_after(self._norm, (x, self.norm1.weight, self.norm1.bias), self.attn.qkv)
+        return linear_after(
+            self._attend, (qkv, self.attn.qkv.bias, self.attn.relative_position_bias_table), self.attn.proj
+        )
+
+    def _attend(self, qkv: Tensor, qkv_bias: Tensor, table: Tensor) -> Tensor:
+        """What goes into the projection [B, H, W, D], of queries, keys and values qkv [B, H, W, 3 * D]."""
+        height, width = qkv.shape[1:3]
         window, shift = self.window_size[0], self.shift_size[0]
-        qkv = _padded_linear(x, self.attn.qkv, (0, 0, 0, -width % window, 0, -height % window))
+        index = self.attn.relative_position_index
+        bias = table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
+        qkv = _padded(qkv, qkv_bias, -height % window, -width % window)
         padded_height, padded_width = qkv.shape[1:3]
-        bias = self.attn._get_rel_pos_bias()  # [1, heads, window ** 2, window ** 2]
         if shift:
             qkv = qkv.roll((-shift, -shift), dims=(1, 2))
-            bias = bias + shift_mask(padded_height, padded_width, window, shift, x.device, x.dtype).unsqueeze(1)
+            bias = bias + shift_mask(padded_height, padded_width, window, shift, qkv.device, bias.dtype).unsqueeze(1)
         windows = window_partition(qkv, self.window_size).flatten(1, 2)  # [B * windows, window ** 2, 3 * D]
         heads = windows.unflatten(2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
-        windows = window_attention(query, key, value, bias).transpose(1, 2).reshape(-1, window, window, dim)
+        windows = window_attention(query, key, value, bias).transpose(1, 2).reshape(-1, window, window, self.dim)
         x = window_reverse(windows, self.window_size, padded_height, padded_width)
         if shift:
             x = x.roll((shift, shift), dims=(1, 2))
-        return self.attn.proj(x[:, :height, :width])  # type: ignore[no-any-return]
+        cropped: Tensor = x[:, :height, :width]
+        return cropped
 
 
-def _padded_linear(x: Tensor, layer: nn.Linear, padding: tuple[int, ...]) -> Tensor:
-    """`layer(F.pad(x, padding))` of x [B, H, W, D], without running it on the zeros."""
-    if not any(padding):
-        full: Tensor = layer(x)
-        return full
-    product = F.pad(F.linear(x, layer.weight), padding)
-    return product if layer.bias is None else product + layer.bias.to(product.dtype)
+def _padded(qkv: Tensor, qkv_bias: Tensor, bottom: int, right: int) -> Tensor:
+    """qkv [B, H, W, 3 * D] with what a token of zeros would give, the bias, below and right of it."""
+    if not bottom and not right:
+        return qkv
+    batch, height, width, _ = qkv.shape
+    bias = qkv_bias.to(qkv.dtype)
+    if right:
+        qkv = torch.cat([qkv, bias.expand(batch, height, right, -1)], dim=2)
+    if bottom:
+        qkv = torch.cat([qkv, bias.expand(batch, bottom, width + right, -1)], dim=1)
+    return qkv
 
 
 def window_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, fused: bool | None = None) -> Tensor:
