@@ -35,7 +35,7 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(*urls: Path | str, weights: tuple[float, ...] = (1, 3), **changes: Any) -> StreamConfig:
     shards = [Source(url=str(url), weight=weight) for url, weight in zip(urls, weights, strict=True)]
     order = OrderConfig(lanes=2, block_shards=2)
-    return StreamConfig(shards=tuple(shards), order=order, shard_look_ahead_steps=3, num_threads=2, **changes)
+    return StreamConfig(shards=tuple(shards), order=order, shard_look_ahead_bytes=10_000, num_threads=2, **changes)
 
 
 def take(stream: SampleStream, count: int) -> list[tuple[list[int], list[int]]]:
