@@ -18,6 +18,8 @@ class ScheduleConfig(Config):
 
     Attributes:
         epochs: Length of the run.
+        epoch_steps: Steps of an epoch in all schedules and in `checkpoint`; 0 for one pass over the data. For sets so
+            large that a run is a number of steps: the samples come pass after pass without end, whatever this says.
         warmup_epochs: Of the learning rate, linear from 0.
         base_lr: Peak learning rate per 256 images of the global batch.
         min_lr: Where the cosine of the learning rate ends, whatever the batch.
@@ -32,6 +34,7 @@ class ScheduleConfig(Config):
     """
 
     epochs: PositiveInt = 300
+    epoch_steps: int = Field(default=0, ge=0)
     warmup_epochs: int = Field(default=10, ge=0)
     base_lr: float = Field(default=5e-4, ge=0)
     min_lr: float = Field(default=1e-6, ge=0)

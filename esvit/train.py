@@ -75,12 +75,12 @@ def train(config: TrainConfig) -> int:
         world(config.device) as here,
         run_log(config.metrics, here, Path(config.output), num_prototypes) as log,
         _loader(config, here) as loader,
-        _checkpointer(config, loader, log) as checkpoints,
+        _checkpointer(config, steps_per_epoch(config, loader), log) as checkpoints,
         _sigterm() as stopped,
     ):
         settings = StepSettings(config.optim, config.precision, config.accumulation, config.loss.region_weight)
         settings.check_batch(config.global_batch, here.size)
-        schedules = Schedules(config.schedule, loader.steps_per_epoch, config.global_batch)
+        schedules = Schedules(config.schedule, steps_per_epoch(config, loader), config.global_batch)
         _introduce(config, schedules, loader, here, log)
         state = _new_state(config, loader, here)
         _restore(state, config, checkpoints, here, log)
@@ -97,8 +97,9 @@ def train(config: TrainConfig) -> int:
                 batch = timer.got(next(batches))
                 torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
                 values, mix = schedules.at(state.step), config.mixup.weight(config.seed, state.step)
+                epoch = state.step // schedules.steps_per_epoch
                 scalars = train_step(
-                    state, student, batch.views, values, settings, epoch=batch.epoch, guard=guard, mixup_weight=mix
+                    state, student, batch.views, values, settings, epoch=epoch, guard=guard, mixup_weight=mix
                 )
                 losses.append(scalars["loss"])
                 state.step += 1
@@ -128,9 +129,14 @@ def _loader(config: TrainConfig, here: World) -> ViewLoader:
     return open_loader(stream, MultiCrop(config.augment, config.seed), config.data, here.device)
 
 
-def _checkpointer(config: TrainConfig, loader: ViewLoader, log: RunLog) -> Checkpointer:
+def steps_per_epoch(config: TrainConfig, loader: ViewLoader) -> int:
+    """Steps of an epoch: one pass over the data, unless the schedule says how many."""
+    return config.schedule.epoch_steps or loader.steps_per_epoch
+
+
+def _checkpointer(config: TrainConfig, epoch_steps: int, log: RunLog) -> Checkpointer:
     store = Store(config.checkpoint.url or str(Path(config.output) / "checkpoints"))
-    return Checkpointer(config.checkpoint, store, loader.steps_per_epoch, log.say)
+    return Checkpointer(config.checkpoint, store, epoch_steps, log.say)
 
 
 def _introduce(config: TrainConfig, schedules: Schedules, loader: ViewLoader, here: World, log: RunLog) -> None:

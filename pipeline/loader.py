@@ -94,14 +94,14 @@ class ViewLoader:
         """Where the training step stands: a few integers."""
         return self._stream.state_dict(self._position)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Call before iterating.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict`. Call before iterating.
 
         Raises:
             OrderError: the state belongs to another data set or order.
         """
         assert self._thread is None, "load the state before iterating"
-        self._stream.load_state_dict(state)
+        self._stream.load_state_dict(state_dict)
         self._position = self._stream.position
 
     def __iter__(self) -> Iterator[ViewBatch]:

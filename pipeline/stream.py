@@ -146,20 +146,20 @@ class SampleStream:
         """The state after `position` steps (default: those handed over so far)."""
         return {**self._identity(), "position": self.position if position is None else position}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken; takes effect at the next `iter()`.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; takes effect at the next `iter()`.
 
         Raises:
             OrderError: the state belongs to another data set, seed, batch size or mixing.
         """
         for name, ours in self._identity().items():
-            theirs = state.get(name)
+            theirs = state_dict.get(name)
             if theirs != ours:
                 raise OrderError(
                     f"cannot resume: {name.replace('_', ' ')} was {theirs} in the checkpoint and is {ours} now, "
                     "so the order of the samples would change; use the former setting or start a new run"
                 )
-        self.position = int(state["position"])
+        self.position = int(state_dict["position"])
 
     def neighbour(self, sample_id: int, reason: str) -> EncodedBatch:
         """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.

@@ -45,6 +45,22 @@ def test_a_resumed_run_repeats_the_losses_of_an_uninterrupted_one(shards: str, t
     assert resumed == {step: expected[step] for step in resumed}
 
 
+def test_a_mixture_in_epochs_of_so_many_steps_goes_on_with_other_ranks(shards: str, tmp_path: Path) -> None:
+    again = shutil.copytree(shards, tmp_path / "again")
+    mixture = f"[{{url: {shards}, weight: 3}}, {{url: {again}, weight: 1}}]"
+    settings = ("schedule.epochs=2", "schedule.epoch_steps=5", "checkpoint.every_steps=4", "data.stream.order.lanes=2")
+    assert train(tmp_path / "whole", mixture, *settings).returncode == 0
+    log = {record["step"]: record for record in read_jsonl(tmp_path / "whole" / "log.jsonl")}
+    assert max(log) == 10 and log[10]["epoch"] == 2
+    (tmp_path / "parts/checkpoints").mkdir(parents=True)
+    for file in (tmp_path / "whole/checkpoints").glob("step-00000004.*"):
+        shutil.copy(file, tmp_path / "parts/checkpoints")
+    done = train(tmp_path / "parts", mixture, *settings, num_ranks=2)
+    assert done.returncode == 0 and "step-00000004.pt" in done.stdout, done.stderr
+    resumed = {record["step"]: record["loss"] for record in read_jsonl(tmp_path / "parts" / "log.jsonl")}
+    assert min(resumed) == 5 and resumed == pytest.approx({step: log[step]["loss"] for step in resumed}, abs=1e-4)
+
+
 def test_regions_continue_from_a_view_only_run(shards: str, tmp_path: Path) -> None:
     first = tmp_path / "view"
     assert train(first, shards, "schedule.epochs=1", "loss.region_weight=0").returncode == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchdata.stateful_dataloader import Stateful
 
 from pipeline import telemetry
 from pipeline.augment import MultiCrop, MultiCropConfig, build_executor
@@ -41,6 +42,14 @@ def _no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert {thread.name for thread in set(threading.enumerate()) - before} == set()
+
+
+def test_loader_and_stream_keep_the_protocol_of_torchdata(shards: Path) -> None:
+    config = StreamConfig(shards=str(shards), order=OrderConfig(lanes=1))
+    with open_views(shards) as loader:
+        for parts in (loader, open_training_stream(config, 0, 8)):
+            assert isinstance(parts, Stateful)
+            parts.load_state_dict(state_dict=parts.state_dict())
 
 
 def test_views_arrive_in_step_order(shards: Path) -> None:
