@@ -1,4 +1,4 @@
-"""The plain composition that esvit-bench compares with: the same loss, gradients and update as ours."""
+"""The plain composition that esvit-bench compares with: the same loss, gradients and centres as ours."""
 
 import pytest
 import torch
