@@ -15,7 +15,10 @@ from pipeline import telemetry
 from pipeline.loader import ViewBatch
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
-BATCH = ViewBatch(epoch=0, step=3, ids=np.array([5, 1]), labels=torch.zeros(2), views=[], num_encoded_bytes=10)
+MASK = np.ones(2, bool)
+BATCH = ViewBatch(
+    epoch=0, step=3, ids=np.array([5, 1]), mask=MASK, labels=torch.zeros(2), views=[], num_encoded_bytes=10
+)
 SCALARS = {"loss": 2.0, "view": 2.0, "teacher_entropy": 0.5}
 
 
