@@ -2,8 +2,8 @@
 
 Nothing is left out and nothing is saved: maps are padded before the queries, keys and values are made; the mask of
 shifted windows is built anew in every block of every forward, and the table of relative positions gathered; autograd
-keeps whatever each operation leaves; a head returns the logits of all rows. So does the authors' implementation
-compose it, on whose arithmetic both agree; this code is our own. Names of parameters are those of
+keeps whatever each operation leaves; a head returns the logits of all rows. It is our own code and no copy of
+the authors'; how close their implementation comes to it was not checked. Names of parameters are those of
 `esvit.models`, so that weights go from one to the other.
 """
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.errors import run_command
+from pipeline.errors import UserError, run_command
 from pipeline.store import Store, read_manifest
 
 
@@ -56,6 +56,10 @@ class _Connector:
 def _stores(url: str) -> dict[str, Store]:
     """A store for each client that is installed."""
     stores = {"s3fs": Store(url)}
+    if stores["s3fs"].local_path("") is not None:
+        raise UserError(
+            f"{url} is a local folder, and clients of S3 are compared here; give a URL that begins with s3://"
+        )
     others: dict[str, Callable[[], Any]] = {"obstore": _obstore, "s3torchconnector": _Connector}
     for name, new_file_system in others.items():
         if importlib.util.find_spec(name):
@@ -67,9 +71,9 @@ def _stores(url: str) -> dict[str, Store]:
 
 def measure(url: str, threads: int, rounds: int) -> Rows:
     """Medians over `rounds`; CPU seconds are this process's own."""
-    manifest = read_manifest(Store(url))
-    seconds: dict[str, list[tuple[float, float]]] = {}
     stores = _stores(url)
+    manifest = read_manifest(stores["s3fs"])
+    seconds: dict[str, list[tuple[float, float]]] = {}
     for _ in range(rounds):
         for name, store in stores.items():
             begin = time.perf_counter(), _cpu_seconds()
