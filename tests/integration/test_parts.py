@@ -47,10 +47,11 @@ def test_a_cut_part_is_lost_alone(url: str, proxy: FaultProxy) -> None:
     asked: list[str] = []
     proxy.choose = lambda _method, target: asked.append(target)
     proxy.faults.append(Fault("torn", "GET", "x", times=3))
-    before = STORE_READ_BYTES._value.get()
+    before, hedges = STORE_READ_BYTES._value.get(), STORE_HEDGES._value.get()
     assert Store(url).read("x") == CONTENT
     assert STORE_READ_BYTES._value.get() - before == len(CONTENT)
-    assert len(asked) <= 11  # and three that were cut
+    # And three that were cut. On a busy machine a part may look slow enough to be asked for again.
+    assert len(asked) <= 11 + STORE_HEDGES._value.get() - hedges
 
 
 def test_a_slow_request_is_asked_again_instead_of_waited_for(url: str, proxy: FaultProxy) -> None:
