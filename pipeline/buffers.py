@@ -1,7 +1,7 @@
 """Large buffers whose memory is used again: fresh pages cost more than some of the work that fills them.
 
-A batch of 64 images is 7 MB of files and 134 MB of float32 views. The allocator takes such sizes from the system and
-gives them back each time, and the system clears every page at first touch; written again, the same pages cost nothing.
+A batch of 64 images is 134 MB of float32 views. The allocator takes such sizes from the system and gives them back
+each time, and the system clears every page at first touch; written again, the same pages cost nothing.
 """
 
 import sys
@@ -10,7 +10,7 @@ import threading
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# An encoded image: bytes of its own, or a window of a buffer.
+# An encoded image: bytes of its own, or a window of a mapped shard.
 Encoded = bytes | memoryview
 
 

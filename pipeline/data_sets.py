@@ -64,6 +64,11 @@ class JoinedDataSets:
         return len(self._places)
 
     @property
+    def is_stored(self) -> bool:
+        """Whether all of the caches are, see `ShardCache`."""
+        return all(cache.is_stored for cache in self._caches)
+
+    @property
     def is_full(self) -> bool:
         """Whether one of the caches is, see `ShardCache`."""
         return any(cache.is_full for cache in self._caches)

@@ -34,17 +34,16 @@ class OpenShard(Protocol):
 
     rows: NDArray[np.void]
 
-    def read_into(self, places: Sequence[memoryview], offsets: Sequence[int]) -> list[int]:
-        """Fill each place (at least one) with what begins at its byte offset of the tar; safe from many threads.
-
-        Returns:
-            How many bytes of each place were there to read.
-        """
+    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+        """The bytes of the tar from each offset on, at least one; not to be written to. Safe from many threads."""
         ...
 
 
 class Shards(Protocol):
     """The shards of a manifest, opened on demand; see `ShardCache`, whose methods these are."""
+
+    @property
+    def is_stored(self) -> bool: ...
 
     @property
     def max_bytes(self) -> int: ...
@@ -77,33 +76,34 @@ class RemoteShard:
     def __init__(self, store: Store, name: str, index: Index) -> None:
         self._store, self._name, self.rows = store, name, index.view(ROW_DTYPE)
 
-    def read_into(self, places: Sequence[memoryview], offsets: Sequence[int]) -> list[int]:
+    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
         """See `OpenShard`; neighbours come in one request.
 
         Raises:
             StoreError: the store does not deliver them.
         """
         starts = np.array(offsets, np.int64)
-        stops = starts + [len(place) for place in places]
+        stops = starts + np.array(sizes, np.int64)
         order = np.argsort(starts, kind="stable")
         gaps = starts[order][1:] - np.maximum.accumulate(stops[order])[:-1]
         runs = np.split(order, np.flatnonzero(gaps > _GAP_BYTES) + 1)
+        images = [memoryview(b"")] * len(offsets)
 
         def fetch(run: NDArray[np.int64]) -> None:
             first = int(starts[run[0]])
             data = memoryview(self._store.read_range(self._name, first, int(stops[run].max()) - first))
             for i in run.tolist():
-                places[i][:] = data[starts[i] - first : stops[i] - first]
+                images[i] = data[starts[i] - first : stops[i] - first]
 
         for _ in prefetch(fetch, runs, _NUM_RANGES, _NUM_RANGES, "read-ranges", lambda _run: len(runs) == 1):
             pass
-        return [len(place) for place in places]
+        return images
 
 
 class RemoteShards:
     """The shards of one manifest, of which only indexes are kept. Safe from many threads."""
 
-    max_bytes, is_full = sys.maxsize, False
+    is_stored, max_bytes, is_full = False, sys.maxsize, False
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store, self._manifest, self.num_shards = store, manifest, len(manifest.shards)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, field_validator
 
 from pipeline import telemetry
-from pipeline.buffers import BufferPool, Encoded
+from pipeline.buffers import Encoded
 from pipeline.cache import ROW_DTYPE
 from pipeline.config import Config
 from pipeline.data_sets import DataSet, JoinedDataSets, open_data_set
@@ -26,7 +26,6 @@ from pipeline.fetch import prefetch
 from pipeline.format.index import INDEX_DTYPE
 from pipeline.mixture import MixtureOrder
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
-from pipeline.remote import OpenShard
 from pipeline.window import ShardWindow
 
 _log = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class StreamConfig(Config):
         cache_dir: Local folder for the shards of a remote store, shared by the ranks of a node.
         cache_bytes: Size that `cache_dir` is kept under; 0 keeps nothing there and reads every image by range.
         shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards.
-        sample_look_ahead_steps: How many steps ahead encoded images are read from disk.
+        sample_look_ahead_steps: How many steps ahead the system is told to read encoded images from disk.
         num_threads: Parallel downloads, and parallel reads.
         max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
             Each process counts different images since it began.
@@ -120,7 +119,6 @@ class SampleStream:
         self._cache = JoinedDataSets(data_sets, config.cache_dir, config.cache_bytes)
         self._starts = self._cache.shard_starts
         self._bad: list[set[int]] = [set() for _ in data_sets]
-        self._buffers, self._capacity = BufferPool(), 0
         self.position = 0
 
     @property
@@ -135,9 +133,10 @@ class SampleStream:
 
     def __iter__(self) -> Iterator[EncodedBatch]:
         positions = self._with_shards_ahead(self.position)
-        config = self.config
+        num_threads, look_ahead = self.config.num_threads, self.config.sample_look_ahead_steps
+        is_ready = self._cache.is_stored
         for batch in prefetch(
-            self._load, positions, config.num_threads, config.sample_look_ahead_steps, "read-samples"
+            self._load, positions, num_threads, look_ahead, "read-samples", lambda _position: is_ready
         ):
             self.position += 1
             yield batch
@@ -224,9 +223,13 @@ class SampleStream:
         rows = table.view(ROW_DTYPE)
         by_shard = np.argsort(shards, kind="stable")
         runs = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)
-        opened = [self._cache.shard(int(shards[run[0]])) for run in runs]
-        for shard, run in zip(opened, runs, strict=True):
+        images: list[Encoded] = [b""] * len(ids)
+        for run in runs:
+            shard = self._cache.shard(int(shards[run[0]]))
             rows[run] = shard.rows[places[run]]
+            found = shard.images(table["offset"][run].tolist(), table["size"][run].tolist())
+            for b, image in zip(run.tolist(), found, strict=True):
+                images[b] = image
         return EncodedBatch(
             epoch=epoch,
             step=step,
@@ -236,23 +239,8 @@ class SampleStream:
             labels=table["label"].astype(np.int32),
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
-            images=self._read_images(table, [(shard, run.tolist()) for shard, run in zip(opened, runs, strict=True)]),
+            images=images,
         )
-
-    def _read_images(self, rows: NDArray[np.void], runs: list[tuple[OpenShard, list[int]]]) -> list[Encoded]:
-        """The images of these index rows as windows of one buffer; each shard holds those of the rows beside it."""
-        ends = np.cumsum(rows["size"], dtype=np.int64)
-        # Capacities grow and are never exact, so that batches of much the same size share their memory.
-        self._capacity = max(self._capacity, int(ends[-1]) * 9 // 8)
-        buffer = memoryview(self._buffers.empty((1, self._capacity), np.uint8)[0])
-        offsets = rows["offset"].tolist()
-        images = [buffer[end - size : end] for size, end in zip(rows["size"].tolist(), ends.tolist(), strict=True)]
-        for shard, run in runs:
-            for b, num_bytes in zip(
-                run, shard.read_into([images[b] for b in run], [offsets[b] for b in run]), strict=True
-            ):
-                images[b] = images[b][:num_bytes]  # all of it, unless the tar was cut short meanwhile
-        return list(images)
 
 
 def open_training_stream(

@@ -3,14 +3,17 @@
 cold            empty cache: shards downloaded, verified, written, read, and the cache removed again
 cold-ceiling    the same client downloading the same objects with as many threads, bytes thrown away: it neither
                 hashes nor writes, which a link as fast as the cores leave no time for
-warm            full cache, shards open: what every epoch after the first does
-warm-ceiling    the same ranges of the same open files in the same order, as many threads, batches thrown away
+warm            full cache, shards open: what every epoch after the first does; every page of every image is touched,
+                as the files are mapped and not read
+warm-ceiling    the same ranges of the same open files in the same order read by as many threads into memory that is
+                used again, and thrown away
 
 A store that is a local folder is read in place: it has no cold round.
 """
 
 import argparse
 import json
+import mmap
 import os
 import statistics
 import sys
@@ -22,7 +25,10 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.bench.report import Rows, print_table
+from pipeline.buffers import BufferPool
 from pipeline.data_sets import open_data_set
 from pipeline.errors import run_command
 from pipeline.fetch import prefetch
@@ -81,8 +87,9 @@ class StreamBench:
 
     def _epoch(self, stream: SampleStream) -> None:
         with closing(iter(stream)) as batches:  # type: ignore[type-var]
-            for _ in islice(batches, stream.steps_per_epoch):
-                pass
+            for batch in islice(batches, stream.steps_per_epoch):
+                for image in batch.images:
+                    np.frombuffer(image, np.uint8)[:: mmap.PAGESIZE].max()
 
     def _cold(self) -> None:
         with tempfile.TemporaryDirectory(dir=self._cache_dir) as folder:
@@ -98,8 +105,15 @@ class StreamBench:
             list(pool.map(read, names))
 
     def _warm_ceiling(self) -> None:
-        def read(batch: list[Range]) -> list[bytes]:
-            return [os.pread(*place) for place in batch]
+        num_bytes = [sum(size for _, size, _ in batch) for batch in self._ranges]
+        buffers = BufferPool()
+
+        def read(batch: list[Range]) -> memoryview:
+            buffer = memoryview(buffers.empty((1, max(num_bytes)), np.uint8)[0])
+            start = 0
+            for file, size, offset in batch:
+                start += os.preadv(file, [buffer[start : start + size]], offset)
+            return buffer
 
         look_ahead = StreamConfig(shards=self._url).sample_look_ahead_steps
         for _ in prefetch(read, self._ranges, self._threads, look_ahead, "ceiling"):

@@ -13,7 +13,7 @@ from pipeline.cache import ShardCache
 from pipeline.store import ReplacedObjectError, Store
 from pipeline.telemetry import STORE_HEDGES, STORE_READ_BYTES
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
-from support.shards import jpegs, write_shards
+from support.shards import image, jpegs, write_shards
 
 pytestmark = pytest.mark.s3
 
@@ -108,5 +108,5 @@ def test_a_shard_that_is_replaced_by_its_like_is_fetched_once_more(
         yield from whole
 
     monkeypatch.setattr(Store, "parts", replacing)
-    assert ShardCache(store, manifest, tmp_path, 10**9).shard(0).read(3) == jpegs(1, 3)[0]
+    assert image(ShardCache(store, manifest, tmp_path, 10**9).shard(0), 3) == jpegs(1, 3)[0]
     assert replaced

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.format.checksum import sha256_bytes
-from pipeline.format.index import index_to_bytes
+from pipeline.format.index import INDEX_DTYPE, index_to_bytes
 from pipeline.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, Spread
 from pipeline.format.tar import ShardWriter
+from pipeline.remote import OpenShard
 from pipeline.store import Store
 
 HEIGHT, WIDTH = 48, 64
@@ -37,6 +38,12 @@ def encode(image: Image.Image, file_format: str = "JPEG", **options: Any) -> byt
 def jpegs(count: int, first_seed: int = 0) -> list[bytes]:
     """Different JPEGs of `HEIGHT` x `WIDTH`."""
     return [encode(picture(first_seed + i)) for i in range(count)]
+
+
+def image(shard: OpenShard, i: int) -> bytes:
+    """The file of image `i` of a shard."""
+    row = shard.rows.view(INDEX_DTYPE)[i]
+    return bytes(shard.images([int(row["offset"])], [int(row["size"])])[0])
 
 
 def write_shards(

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
-from support.shards import jpegs, write_shards
+from support.shards import image, jpegs, write_shards
 
 PLENTY = 10**9
 
@@ -62,7 +62,7 @@ def tars(directory: Path) -> list[str]:
 def test_images_come_out_as_they_went_in(store: Store, tmp_path: Path) -> None:
     cache = open_cache(store, tmp_path)
     for shard in range(4):
-        assert [cache.shard(shard).read(i) for i in range(3)] == jpegs(3, 3 * shard)
+        assert [image(cache.shard(shard), i) for i in range(3)] == jpegs(3, 3 * shard)
         assert cache.shard(shard).index["label"].tolist() == [3 * shard, 3 * shard + 1, 3 * shard + 2]
 
 
@@ -87,7 +87,7 @@ def test_many_threads_of_many_processes_download_a_shard_once(remote: Store, tmp
 
     def everyone_asks() -> None:
         with ThreadPoolExecutor(12) as pool:
-            list(pool.map(lambda i: caches[i % 3].shard(1).read(0), range(48)))
+            list(pool.map(lambda i: image(caches[i % 3].shard(1), 0), range(48)))
 
     num_bytes = moved(STORE_READ_BYTES, everyone_asks)
     assert num_bytes == remote.size("tiny-000001.tar") + remote.size("tiny-000001.index.npy")
@@ -103,14 +103,14 @@ def test_a_later_run_finds_the_shards(remote: Store, tmp_path: Path) -> None:
 def test_a_shard_that_was_cut_in_the_cache_is_fetched_again(remote: Store, tmp_path: Path) -> None:
     path = open_cache(remote, tmp_path).shard(2).path
     os.truncate(path, 1024)
-    assert open_cache(remote, tmp_path).shard(2).read(0) == jpegs(1, 6)[0]
+    assert image(open_cache(remote, tmp_path).shard(2), 0) == jpegs(1, 6)[0]
 
 
 def test_another_data_set_in_the_same_directory_is_another(remote: Store, tmp_path: Path) -> None:
     other = Store(f"{remote.url}-other")
     write_shards(other.url, jpegs(3, 50))
     open_cache(remote, tmp_path).shard(0)
-    assert open_cache(other, tmp_path).shard(0).read(0) == jpegs(1, 50)[0]
+    assert image(open_cache(other, tmp_path).shard(0), 0) == jpegs(1, 50)[0]
 
 
 def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> None:
@@ -145,11 +145,28 @@ def test_an_evicted_shard_can_be_read_to_the_end_and_then_gives_its_space_back(r
     for shard in range(1, 4):
         cache.shard(shard)
     assert tars(tmp_path) == ["tiny-000003.tar"]
-    assert held.read(2) == jpegs(1, 2)[0]
-    assert still_on_disk(tmp_path) == [str(held.path)]
+    assert image(held, 2) == jpegs(1, 2)[0]
+    assert set(still_on_disk(tmp_path)) == {str(held.path)}
     del held
     assert still_on_disk(tmp_path) == []
-    assert cache.shard(0).read(2) == jpegs(1, 2)[0]
+    assert image(cache.shard(0), 2) == jpegs(1, 2)[0]
+
+
+def test_a_shard_that_is_cut_short_while_it_is_used_is_named(store: Store, tmp_path: Path) -> None:
+    held = open_cache(store, tmp_path).shard(1)
+    os.truncate(held.path, 4096)
+    with pytest.raises(CacheError, match=r"tiny-000001\.tar was cut short while it was read; see who writes there"):
+        image(held, 2)
+
+
+def test_images_outlive_their_shard(remote: Store, tmp_path: Path) -> None:
+    cache = open_cache(remote, tmp_path, max_bytes=0)
+    rows = cache.shard(0).index
+    images = cache.shard(0).images(rows["offset"].tolist(), rows["size"].tolist())
+    for shard in range(1, 4):
+        cache.shard(shard)
+    gc.collect()
+    assert [bytes(file) for file in images] == jpegs(3)
 
 
 def still_on_disk(directory: Path) -> list[str]:
@@ -184,12 +201,12 @@ def test_a_damaged_shard_is_refused_by_name(
     whole = store.read("tiny-000002.tar")
     store.put("tiny-000002.tar", damage(whole))
     cache = open_cache(store, tmp_path)
-    assert cache.shard(1).read(0)
+    assert image(cache.shard(1), 0)
     for _ in range(2):  # it does not get in by asking again
         with pytest.raises(CacheError, match=rf"shard tiny-000002\.tar of {store.url} {sentence}"):
             cache.shard(2)
     store.put("tiny-000002.tar", whole)
-    assert cache.shard(2).read(0) == jpegs(1, 6)[0]
+    assert image(cache.shard(2), 0) == jpegs(1, 6)[0]
 
 
 def test_a_damaged_index_is_refused_by_name_and_not_kept(store: Store, tmp_path: Path) -> None:
@@ -199,7 +216,7 @@ def test_a_damaged_index_is_refused_by_name_and_not_kept(store: Store, tmp_path:
     with pytest.raises(UserError, match=r"tiny-000002\.index\.npy .*does not have the (SHA-256|hash)"):
         cache.shard(2)
     store.put("tiny-000002.index.npy", whole)
-    assert cache.shard(2).read(0) == jpegs(1, 6)[0]
+    assert image(cache.shard(2), 0) == jpegs(1, 6)[0]
 
 
 @pytest.mark.parametrize("name", ["tiny-000002.tar", "tiny-000002.index.npy"])
@@ -218,7 +235,7 @@ def test_a_full_disk_is_one_sentence(remote: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot write .*tiny-000002\.tar\.part: the disk is full"):
         cache.shard(2)
     assert tars(tmp_path) == ["tiny-000000.tar"]
-    assert cache.shard(2).read(0) == jpegs(1, 6)[0]
+    assert image(cache.shard(2), 0) == jpegs(1, 6)[0]
 
 
 def test_a_cache_directory_that_cannot_be_used_is_one_sentence(remote: Store, tmp_path: Path) -> None:
@@ -238,7 +255,7 @@ def test_a_shard_that_was_damaged_on_the_way_is_fetched_again(
         return iter([damages.pop()(whole) if name.endswith(".tar") and damages else whole])
 
     monkeypatch.setattr(Store, "parts", damage_in_transit)
-    assert moved(STORE_ERRORS.labels("damaged"), lambda: open_cache(remote, tmp_path).shard(2).read(0)) == 1
+    assert moved(STORE_ERRORS.labels("damaged"), lambda: image(open_cache(remote, tmp_path).shard(2), 0)) == 1
     assert tars(tmp_path) == ["tiny-000002.tar"] and not list(tmp_path.rglob("*.damaged"))
 
 
@@ -251,4 +268,4 @@ def test_a_shard_that_is_damaged_in_the_store_is_set_aside(remote: Store, tmp_pa
     (damaged,) = tmp_path.rglob("*.damaged")
     assert damaged.name == "tiny-000002.tar.damaged" and damaged.read_bytes() == flip(whole)
     remote.put("tiny-000002.tar", whole)
-    assert cache.shard(2).read(0) == jpegs(1, 6)[0] and not damaged.exists()
+    assert image(cache.shard(2), 0) == jpegs(1, 6)[0] and not damaged.exists()
