@@ -256,7 +256,7 @@ class ShardCache:
             if _remove(tar):
                 total -= num_bytes
         self.is_full = total > self.max_bytes
-        telemetry.CACHE_BYTES.set(total)
+        telemetry.CACHE_BYTES.labels(self._directory.name).set(total)
 
     def _close_evicted(self) -> None:
         """Let go of shards that this or another rank evicted, so that their disk space is free."""

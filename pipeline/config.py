@@ -96,7 +96,8 @@ def _explain(error: ValidationError) -> str:
     """One sentence from pydantic's list: the dotted key and what is wrong with it."""
     problems = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "config"
+        # The tags of a union, which pydantic adds to the path, are in parentheses here; users have not written them.
+        key = ".".join(part for part in map(str, item["loc"]) if not part.startswith("(")) or "config"
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown config key '{key}'")
         elif item["type"] == "missing":

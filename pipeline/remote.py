@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from pipeline import telemetry
 from pipeline.cache import ROW_DTYPE, ShardCache
-from pipeline.fetch import prefetch
 from pipeline.format.index import Index, ShardIndexError, index_from_bytes
 from pipeline.format.manifest import Manifest
 from pipeline.store import Store
 
 _GAP_BYTES = 64 * 2**10  # read along rather than asked for in two requests
-_NUM_RANGES = 8  # of a shard at once
 _MAX_INDEXES = 1024
 
 _log = logging.getLogger(__name__)
@@ -86,17 +84,12 @@ class RemoteShard:
         stops = starts + np.array(sizes, np.int64)
         order = np.argsort(starts, kind="stable")
         gaps = starts[order][1:] - np.maximum.accumulate(stops[order])[:-1]
-        runs = np.split(order, np.flatnonzero(gaps > _GAP_BYTES) + 1)
         images = [memoryview(b"")] * len(offsets)
-
-        def fetch(run: NDArray[np.int64]) -> None:
+        for run in np.split(order, np.flatnonzero(gaps > _GAP_BYTES) + 1):
             first = int(starts[run[0]])
             data = memoryview(self._store.read_range(self._name, first, int(stops[run].max()) - first))
             for i in run.tolist():
                 images[i] = data[starts[i] - first : stops[i] - first]
-
-        for _ in prefetch(fetch, runs, _NUM_RANGES, _NUM_RANGES, "read-ranges", lambda _run: len(runs) == 1):
-            pass
         return images
 
 

@@ -8,6 +8,7 @@ Shards are fetched well before the step that needs them, encoded images shortly 
 import itertools
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -27,6 +28,8 @@ from pipeline.format.index import INDEX_DTYPE
 from pipeline.mixture import MixtureOrder
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
 from pipeline.window import ShardWindow
+
+_NUM_REQUESTS = 16  # of a step at once, where there is no cache
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +67,8 @@ class StreamConfig(Config):
     """
 
     shards: Annotated[
-        Annotated[str, Tag("url")] | Annotated[tuple[Source, ...], Tag("list")],
-        Discriminator(lambda value: "url" if isinstance(value, str) else "list"),
+        Annotated[str, Tag("(url)")] | Annotated[tuple[Source, ...], Tag("(list)")],
+        Discriminator(lambda value: "(url)" if isinstance(value, str) else "(list)"),
     ]
     order: OrderConfig = OrderConfig()
     cache_dir: str = "~/.cache/esvit-streaming"
@@ -224,12 +227,19 @@ class SampleStream:
         by_shard = np.argsort(shards, kind="stable")
         runs = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)
         images: list[Encoded] = [b""] * len(ids)
-        for run in runs:
+
+        def fill(run: NDArray[np.int64]) -> None:
             shard = self._cache.shard(int(shards[run[0]]))
             rows[run] = shard.rows[places[run]]
             found = shard.images(table["offset"][run].tolist(), table["size"][run].tolist())
             for b, image in zip(run.tolist(), found, strict=True):
                 images[b] = image
+
+        if self._cache.is_stored:
+            for run in runs:
+                fill(run)
+        else:  # each is at least one request
+            deque(prefetch(fill, runs, _NUM_REQUESTS, len(runs), "read-ranges"), maxlen=0)
         return EncodedBatch(
             epoch=epoch,
             step=step,

@@ -36,7 +36,7 @@ STORE_READ_BYTES = Counter("esvit_store_read_bytes", "Bytes read from the object
 STORE_ERRORS = Counter("esvit_store_errors", "Failed requests to the object store, before any retry", ["kind"])
 STORE_HEDGES = Counter("esvit_store_hedges", "Second requests sent because the first took long")
 CACHE_LOOKUPS = Counter("esvit_cache_lookups", "Shard look-ups in the local cache", ["result"])
-CACHE_BYTES = Gauge("esvit_cache_bytes", "Bytes of shards in the local cache")
+CACHE_BYTES = Gauge("esvit_cache_bytes", "Bytes of shards in the local cache", ["data_set"])
 
 # Loader: encoded samples in, stacked views out.
 LOADER_SAMPLES = Counter("esvit_loader_samples", "Images handed to the training step")

@@ -1,6 +1,7 @@
 """A stream without a cache: the same images, read by range, and nothing on the disk."""
 
 import os
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -68,6 +69,24 @@ def test_a_stream_without_cache_yields_what_one_with_a_cache_does(tmp_path: Path
     assert not (tmp_path / "cache").exists()
     for ours, theirs in zip(without, islice(streams[1], 20), strict=True):
         assert ours.images == theirs.images and ours.ids.tolist() == theirs.ids.tolist()
+
+
+def test_the_shards_of_a_step_are_asked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{tmp_path.name}"
+    write_shards(url, *(jpegs(8, 8 * shard) for shard in range(2)))
+    read_range, together = Store.read_range, threading.Barrier(2, timeout=10)
+
+    def meeting(store: Store, name: str, start: int, length: int) -> bytes:
+        together.wait()
+        return read_range(store, name, start, length)
+
+    config = StreamConfig(
+        shards=url, order=OrderConfig(lanes=2), cache_bytes=0, num_threads=1, sample_look_ahead_steps=0
+    )
+    stream = open_training_stream(config, seed=0, global_batch=2)
+    monkeypatch.setattr(Store, "read_range", meeting)
+    batch = next(iter(stream))
+    assert [bytes(file) for file in batch.images] == [jpegs(1, i)[0] for i in batch.ids.tolist()]
 
 
 def test_a_damaged_index_is_refused_by_name(tmp_path: Path) -> None:

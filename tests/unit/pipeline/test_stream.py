@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.config import ConfigError, load
 from pipeline.data_sets import open_data_set
 from pipeline.order import OrderConfig, OrderError, SequentialOrder
 from pipeline.store import Store, StoreError
@@ -175,3 +176,8 @@ def test_the_shards_of_a_cold_start_are_fetched_in_parallel(tmp_path: Path, monk
     config = StreamConfig(shards=remote, order=order, cache_dir=str(tmp_path / "cache"), num_threads=4)
     assert len(next(iter(open_training_stream(config, seed=0, global_batch=32))).ids) == 32
     assert len(met) == 4
+
+
+def test_a_wrong_weight_is_named_by_its_place_in_the_file() -> None:
+    with pytest.raises(ConfigError, match=r"config key 'shards\.1\.weight': Input should be greater than 0"):
+        load(StreamConfig, [], ["shards=[{url: a, weight: 1}, {url: b, weight: -1}]"])
