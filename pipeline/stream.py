@@ -8,7 +8,6 @@ Shards are fetched well before the step that needs them, encoded images shortly 
 import itertools
 import logging
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -61,7 +60,7 @@ class StreamConfig(Config):
         cache_bytes: Size that `cache_dir` is kept under; 0 keeps nothing there and reads every image by range.
         shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards.
         sample_look_ahead_steps: How many steps ahead the system is told to read encoded images from disk.
-        num_threads: Parallel downloads, and parallel reads.
+        num_threads: Parallel downloads; without a cache, steps that are read at once.
         max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
             Each process counts different images since it began.
     """
@@ -239,7 +238,8 @@ class SampleStream:
             for run in runs:
                 fill(run)
         else:  # each is at least one request
-            deque(prefetch(fill, runs, _NUM_REQUESTS, len(runs), "read-ranges"), maxlen=0)
+            for _ in prefetch(fill, runs, _NUM_REQUESTS, len(runs), "read-ranges"):
+                pass
         return EncodedBatch(
             epoch=epoch,
             step=step,
