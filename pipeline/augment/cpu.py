@@ -48,7 +48,7 @@ class CpuExecutor:
             )
             for group in plan.groups
         ]
-        kernels = blur_kernels(plan.sigma)
+        kernels = _trimmed(blur_kernels(plan.sigma))
         reasons: dict[int, str] = {}
 
         def render_image(b: int) -> None:
@@ -58,8 +58,7 @@ class CpuExecutor:
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return
-            for group, stack in zip(plan.groups, stacks, strict=True):
-                self._render_group(image, plan, kernels, group, b, stack[:, b])
+            self._render(image, plan, kernels, b, [stack[:, b] for stack in stacks])
 
         for _ in self._pool.map(render_image, range(len(images))):
             pass
@@ -71,33 +70,31 @@ class CpuExecutor:
         """See `Executor`."""
         self._pool.shutdown()
 
-    def _render_group(
-        self, image: Pixels, plan: CropPlan, kernels: Kernels, group: slice, b: int, out: torch.Tensor
-    ) -> None:
-        """The views of one size of sample `b`, into `out` [V, H, W, 3]."""
-        size, num_views = plan.sizes[group.start], group.stop - group.start
-        canvas = self._canvas.views(num_views + 1, size)
-        views, spare = canvas[:-1], canvas[-1]
+    def _render(self, image: Pixels, plan: CropPlan, kernels: Kernels, b: int, out: list[torch.Tensor]) -> None:
+        """The views of sample `b`, those of each size into its own place of `out`, [V, H, W, 3]."""
         if self._dtype == torch.uint8:
-            views = out.numpy()
-        for v in range(num_views):
-            render_view(image, plan, kernels, group.start + v, b, views[v], spare, self._canvas)
-        if self._dtype != torch.uint8:
-            _normalise(views, out)
+            stacks = [group.numpy() for group in out]
+            draw_views(image, plan, kernels, b, stacks, self._canvas)
+            return
+        stacks = self._canvas.stacks(plan)
+        draw_views(image, plan, kernels, b, stacks, self._canvas)
+        for views, group in zip(stacks, out, strict=True):
+            _normalise(views, group)
 
 
 class Canvas(threading.local):
     """The 8-bit images that a thread draws on."""
 
     def __init__(self) -> None:
-        self._views: dict[tuple[int, tuple[int, int]], Pixels] = {}
+        self._stacks: list[Pixels] = []
         self._window = np.empty(0, np.uint8)
 
-    def views(self, count: int, size: tuple[int, int]) -> Pixels:
-        """`count` images of `size`: [count, H, W, 3], contents undefined."""
-        if (count, size) not in self._views:
-            self._views[count, size] = np.empty((count, *size, 3), np.uint8)
-        return self._views[count, size]
+    def stacks(self, plan: CropPlan) -> list[Pixels]:
+        """Room for the views of one sample: [V, H, W, 3] a size, contents undefined."""
+        shapes = [(group.stop - group.start, *plan.sizes[group.start], 3) for group in plan.groups]
+        if [stack.shape for stack in self._stacks] != shapes:
+            self._stacks = [np.empty(shape, np.uint8) for shape in shapes]
+        return self._stacks
 
     def window(self, shape: tuple[int, ...]) -> Pixels:
         """An image of `shape` [h, w, 3], of which there is one, contents undefined."""
@@ -107,26 +104,39 @@ class Canvas(threading.local):
         return self._window[:num_bytes].reshape(shape)
 
 
-def render_view(
-    image: Pixels, plan: CropPlan, kernels: Kernels, v: int, b: int, out: Pixels, spare: Pixels, canvas: Canvas
+def draw_views(
+    image: Pixels, plan: CropPlan, kernels: Kernels, b: int, stacks: list[Pixels], canvas: Canvas
 ) -> None:
-    """View `v` of sample `b` before normalisation, into `out` [H, W, 3]; `spare`, of the same shape, is overwritten."""
-    coloured, blurred = plan.coloured[v, b], plan.sigma[v, b] > 0
-    here, there = (spare, out) if coloured != blurred else (out, spare)  # so that the last step leaves it in `out`
-    resize_window(image, plan, v, b, here, canvas)
-    if coloured:
-        matrix = np.empty((3, 4), np.float32)
-        matrix[:, :3] = plan.matrix[v, b]
-        matrix[:, 3] = plan.pivot[v, b] @ cv2.mean(here)[:3]
-        cv2.transform(here, matrix, dst=there)
-        here, there = there, here
-    if blurred:
-        kernel = kernels[v, b]
-        kernel = kernel[kernel > 0]
-        cv2.sepFilter2D(here, -1, kernel, kernel, dst=there, borderType=cv2.BORDER_REPLICATE)
-    if plan.solarize[v, b]:
-        cv2.bitwise_not(out, dst=spare)
-        cv2.min(out, spare, dst=out)  # v below 128, else 255 - v
+    """The views of sample `b` before normalisation, into `stacks`, [V, H, W, 3] a size.
+
+    Colour, blur and solarize work in place: OpenCV's kernels read a pixel, or a row, before they write it.
+    """
+    views = [view for stack in stacks for view in stack]
+    for v, view in enumerate(views):
+        resize_window(image, plan, v, b, view, canvas)
+    maps = _maps(views, plan.matrix[:, b], plan.pivot[:, b])
+    coloured, blurred, solarize = (column[:, b].tolist() for column in (plan.coloured, plan.sigma > 0, plan.solarize))
+    for v, view in enumerate(views):
+        if coloured[v]:
+            cv2.transform(view, maps[v], dst=view)
+        if blurred[v]:
+            kernel = kernels[v, b]
+            kernel = kernel[kernel > 0]
+            cv2.sepFilter2D(view, -1, kernel, kernel, dst=view, borderType=cv2.BORDER_REPLICATE)
+        if solarize[v]:
+            np.minimum(view, ~view, out=view)  # v below 128, else 255 - v
+
+
+def _maps(views: list[Pixels], matrix: NDArray[np.float32], pivot: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Matrix and shift of every view [V, 3, 4]; `matrix` and `pivot` are [V, 3, 3]."""
+    means = np.array([cv2.mean(view)[:3] for view in views], np.float32)
+    return np.concatenate([matrix, pivot @ means[..., None]], axis=-1)
+
+
+def _trimmed(kernels: Kernels) -> Kernels:
+    """Blur kernels [..., T] without the taps that could not change a pixel by half a grey level each; sums stay 1."""
+    kept = np.where(kernels * 255 > 0.5, kernels, 0)
+    return kept / np.maximum(kept.sum(axis=-1, keepdims=True), np.float32(1e-9))
 
 
 def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, canvas: Canvas) -> None:
