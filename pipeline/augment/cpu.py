@@ -10,7 +10,6 @@ Each thread draws on images that it keeps, and the output batches are used again
 import math
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -22,6 +21,7 @@ from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
 from pipeline.augment.plan import CropPlan
+from pipeline.augment.threads import Threads
 from pipeline.buffers import BufferPool, Encoded
 
 Pixels = NDArray[np.uint8]
@@ -36,9 +36,8 @@ class CpuExecutor:
         self.device = torch.device("cpu")
         self._dtype = OUTPUT_TYPES[output]
         self._buffers, self._canvas = BufferPool(), Canvas()
-        # The parallelism is over images: kernels must not start threads of their own on top.
         cv2.setNumThreads(1)
-        self._pool = single_threaded_pool(num_threads)
+        self._threads = Threads(num_threads)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
@@ -60,15 +59,14 @@ class CpuExecutor:
                 return
             self._render(image, plan, kernels, b, [stack[:, b] for stack in stacks])
 
-        for _ in self._pool.map(render_image, range(len(images))):
-            pass
+        self._threads.for_each(render_image, len(images))
         if reasons:
             raise BadImages(reasons)
         return [stack.permute(0, 1, 4, 2, 3) for stack in stacks]
 
     def close(self) -> None:
         """See `Executor`."""
-        self._pool.shutdown()
+        self._threads.close()
 
     def _render(self, image: Pixels, plan: CropPlan, kernels: Kernels, b: int, out: list[torch.Tensor]) -> None:
         """The views of sample `b`, those of each size into its own place of `out`, [V, H, W, 3]."""
@@ -104,9 +102,7 @@ class Canvas(threading.local):
         return self._window[:num_bytes].reshape(shape)
 
 
-def draw_views(
-    image: Pixels, plan: CropPlan, kernels: Kernels, b: int, stacks: list[Pixels], canvas: Canvas
-) -> None:
+def draw_views(image: Pixels, plan: CropPlan, kernels: Kernels, b: int, stacks: list[Pixels], canvas: Canvas) -> None:
     """The views of sample `b` before normalisation, into `stacks`, [V, H, W, 3] a size.
 
     Colour, blur and solarize work in place: OpenCV's kernels read a pixel, or a row, before they write it.
@@ -129,14 +125,17 @@ def draw_views(
 
 def _maps(views: list[Pixels], matrix: NDArray[np.float32], pivot: NDArray[np.float32]) -> NDArray[np.float32]:
     """Matrix and shift of every view [V, 3, 4]; `matrix` and `pivot` are [V, 3, 3]."""
-    means = np.array([cv2.mean(view)[:3] for view in views], np.float32)
-    return np.concatenate([matrix, pivot @ means[..., None]], axis=-1)
+    sums = np.array([cv2.sumElems(view)[:3] for view in views])
+    means = sums / [[view.size / 3] for view in views]
+    return np.concatenate([matrix, (pivot @ means[..., None]).astype(np.float32)], axis=-1)
 
 
 def _trimmed(kernels: Kernels) -> Kernels:
     """Blur kernels [..., T] without the taps that could not change a pixel by half a grey level each; sums stay 1."""
     kept = np.where(kernels * 255 > 0.5, kernels, 0)
-    return kept / np.maximum(kept.sum(axis=-1, keepdims=True), np.float32(1e-9))
+    sums = kept.sum(axis=-1, keepdims=True)
+    np.divide(kept, sums, out=kept, where=sums > 0)
+    return kept
 
 
 def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, canvas: Canvas) -> None:
@@ -170,20 +169,3 @@ def _normalise(views: Pixels, out: torch.Tensor) -> None:
         torch.addcmul(shift, rows.copy_(pixels), scale, out=rows)
     else:
         rows.copy_(torch.addcmul(shift, pixels.float(), scale))
-
-
-def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch's kernels run on one core, leaving the caller's setting as it was."""
-    before = torch.get_num_threads()
-    all_started = threading.Barrier(num_threads)
-
-    def start() -> None:
-        torch.set_num_threads(1)
-        all_started.wait()
-
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views", initializer=start)
-    all_busy = threading.Barrier(num_threads)
-    for future in [pool.submit(all_busy.wait) for _ in range(num_threads)]:
-        future.result()
-    torch.set_num_threads(before)
-    return pool
