@@ -9,7 +9,8 @@ Each thread draws on images that it keeps, and the output batches are used again
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -33,11 +34,15 @@ class CpuExecutor:
     """Renders each image's views on one of `num_threads` threads."""
 
     def __init__(self, num_threads: int, output: Output = "float32") -> None:
-        self.device = torch.device("cpu")
+        self.device, self.batches_ahead = torch.device("cpu"), 0
         self._dtype = OUTPUT_TYPES[output]
         self._buffers, self._canvas = BufferPool(), Canvas()
         cv2.setNumThreads(1)
         self._threads = Threads(num_threads)
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """See `Executor`; the work is done when its result is asked for."""
+        return partial(self, images, plan)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""

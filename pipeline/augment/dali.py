@@ -12,6 +12,7 @@ but one; by then the event has long passed. The stacks belong to the stream that
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class DaliExecutor:
     """One DALI pipeline on `device`, rebuilt when the batch size or the views change."""
 
     def __init__(self, num_threads: int, device: torch.device, output: Output = "float32") -> None:
-        self.device = device
+        self.device, self.batches_ahead = device, 1
         self._num_threads, self._output = num_threads, output
         self._shape: tuple[Any, ...] = ()
         self._pipeline: Any = None
@@ -43,15 +44,25 @@ class DaliExecutor:
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
+        return self.start(images, plan)()
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """See `Executor`; DALI works on its own threads from here on."""
         # DALI would decode bombs until memory ends, and a window outside of its image ends the process.
         if _refused(images, lambda b, image: plan.check_size(b, *image_size(image))):
             raise BadImages(_undecodable(images, plan))
         self._build_for(len(images), plan.sizes)
         feeds = {"encoded": [np.frombuffer(image, np.uint8) for image in images], **_plan_arrays(plan)}
+        for name in _INPUTS:
+            self._pipeline.feed_input(name, feeds[name])
+        self._pipeline.schedule_run()
+        return partial(self._finish, self._pipeline, images, plan)
+
+    def _finish(self, pipeline: Any, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
+        if pipeline is not self._pipeline:
+            return self(images, plan)  # a batch before this one has failed, and what was under way went with it
         try:
-            for name in _INPUTS:
-                self._pipeline.feed_input(name, feeds[name])
-            outputs = self._pipeline.run()
+            outputs = pipeline.outputs()
         except RuntimeError:
             # DALI fails the batch as a whole and leaves the pipeline unusable.
             self.close()

@@ -3,8 +3,9 @@
 It decodes and filters with the libraries of the original EsViT (PIL's bicubic resize and Gaussian blur).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,9 +22,13 @@ class ReferenceExecutor:
     """PIL on `num_threads` threads, one image at a time on each."""
 
     def __init__(self, num_threads: int, output: Output = "float32") -> None:
-        self.device = torch.device("cpu")
+        self.device, self.batches_ahead = torch.device("cpu"), 0
         self._dtype = OUTPUT_TYPES[output]
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reference")
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """See `Executor`; the work is done when its result is asked for."""
+        return partial(self, images, plan)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""

@@ -9,7 +9,7 @@ floor-resize           decoding, and the windows of the plan resized with the ke
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from pipeline.augment import cpu as kernels
 from pipeline.augment.decode import decode
 from pipeline.augment.threads import Threads
 from pipeline.errors import UserError
-from pipeline.loader import render
+from pipeline.loader import Neighbour, Rendered, render
 from pipeline.stream import EncodedBatch
 
 CONTESTANTS = (*EXECUTORS, "original", "dali-native", "floor-decode", "floor-resize")
@@ -49,7 +49,7 @@ class ExecutorContestant:
         self,
         executor: Executor,
         planner: Planner,
-        neighbour: Callable[[int, str], EncodedBatch],
+        neighbour: Neighbour,
         device: torch.device,
     ) -> None:
         self._executor, self._planner, self._neighbour, self._device = executor, planner, neighbour, device
@@ -57,12 +57,15 @@ class ExecutorContestant:
 
     def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
         """The views of one batch."""
-        return render(batch, self._planner, self._executor, self._neighbour)[0]
+        return next(self._rendered([batch]))[0]
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
-        for batch in batches:
-            self._deliver(self.views(batch))
+        for views, _ in self._rendered(batches):
+            self._deliver(views)
+
+    def _rendered(self, batches: Sequence[EncodedBatch]) -> Iterator[Rendered]:
+        return render(batches, self._planner, self._executor, self._neighbour)
 
     def _deliver(self, views: list[torch.Tensor]) -> None:
         """To the device, normalised; nothing is kept."""
@@ -114,7 +117,7 @@ class Conditions:
     output: Output
     recipe: Recipe
     planner: Planner
-    neighbour: Callable[[int, str], EncodedBatch]
+    neighbour: Neighbour
 
 
 def build_contestant(name: str, given: Conditions) -> Contestant:
