@@ -23,6 +23,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from pipeline import telemetry, waiting
 from pipeline.augment import BadImages, Executor, Output, Planner, build_executor, normalised
+from pipeline.augment.orientation import read_orientations
 from pipeline.config import Config
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
 
@@ -213,7 +214,8 @@ class _Rendering:
     def _start(self) -> Callable[[], list[torch.Tensor]]:
         while True:
             batch = self._batch
-            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths)
+            orientations = read_orientations(batch.images) if self._planner.turns_upright else None
+            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths, orientations)
             try:
                 return self._executor.start(batch.images, plan)
             except BadImages as bad:

@@ -1,7 +1,7 @@
 """The plan with the fastest exact CPU kernels, on threads.
 
-    libjpeg-turbo decode -> window, flipped -> torch's antialiased uint8 bicubic -> one colour matrix -> blur
-    -> solarize -> normalised straight into the stacked output batch
+    libjpeg-turbo decode, upright -> window, flipped -> torch's antialiased uint8 bicubic -> one colour matrix
+    -> blur -> solarize -> normalised straight into the stacked output batch
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
 Each thread draws on images that it keeps, and the output batches are used again: a view allocates nothing.
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
+from pipeline.augment.orientation import upright
 from pipeline.augment.plan import CropPlan
 from pipeline.augment.threads import Threads
 from pipeline.buffers import BufferPool, Encoded
@@ -62,6 +63,8 @@ class CpuExecutor:
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return
+            if plan.orientations is not None:
+                image = upright(image, int(plan.orientations[b]))
             self._render(image, plan, kernels, b, [stack[:, b] for stack in stacks])
 
         self._threads.for_each(render_image, len(images))
