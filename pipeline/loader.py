@@ -11,7 +11,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from pipeline import telemetry, waiting
 from pipeline.augment import BadImages, Executor, Output, Planner, build_executor, normalised
+from pipeline.augment.orientation import read_orientations
 from pipeline.config import Config
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
 
@@ -151,17 +153,15 @@ class ViewLoader:
     def _produce(self, results: "queue.Queue[ViewBatch | BaseException]") -> None:
         encoded_batches = iter(self._stream)
         try:
-            for encoded in encoded_batches:
-                if not _put(results, self._render(encoded), self._stop):
+            for views, encoded in render(encoded_batches, self._planner, self._executor, self._stream.neighbour):
+                if not _put(results, self._deliver(views, encoded), self._stop):
                     return
         except BaseException as error:
             _put(results, error, self._stop)
         finally:
             encoded_batches.close()  # type: ignore[attr-defined]
 
-    def _render(self, encoded: EncodedBatch) -> ViewBatch:
-        with telemetry.LOADER_AUGMENT_SECONDS.time(), waiting.phase(f"views of step {encoded.step}"):
-            views, encoded = render(encoded, self._planner, self._executor, self._stream.neighbour)
+    def _deliver(self, views: list[torch.Tensor], encoded: EncodedBatch) -> ViewBatch:
         return ViewBatch(
             epoch=encoded.epoch,
             step=encoded.step,
@@ -173,24 +173,58 @@ class ViewLoader:
         )
 
 
-def render(
-    encoded: EncodedBatch,
-    planner: Planner,
-    executor: Executor,
-    neighbour: Callable[[int, str], EncodedBatch],
-) -> tuple[list[torch.Tensor], EncodedBatch]:
-    """Views of a batch in which each undecodable image is replaced by its `neighbour`, and the batch so changed.
+Neighbour = Callable[[int, str], EncodedBatch]
+Rendered = tuple[list[torch.Tensor], EncodedBatch]
 
-    It ends because `neighbour` raises when its budget is spent.
+
+def render(
+    batches: Iterable[EncodedBatch], planner: Planner, executor: Executor, neighbour: Neighbour
+) -> Iterator[Rendered]:
+    """Views of each batch, undecodable images replaced by their `neighbour`, and the batch so changed.
+
+    While the caller works on the views of one batch, the executor is at those of the next, if it can: nothing is made
+    ahead of the last.
     """
-    while True:
-        plan = planner(encoded.passes, encoded.ids, encoded.heights, encoded.widths)
-        try:
-            return executor(encoded.images, plan), encoded
-        except BadImages as bad:
-            encoded = _replace_samples(
-                encoded, {b: neighbour(int(encoded.ids[b]), reason) for b, reason in bad.reasons.items()}
-            )
+    under_way: deque[_Rendering] = deque()
+    for encoded in batches:
+        under_way.append(_Rendering(encoded, planner, executor, neighbour))
+        if len(under_way) > executor.batches_ahead:
+            yield under_way.popleft().finish()
+    while under_way:
+        yield under_way.popleft().finish()
+
+
+class _Rendering:
+    """A batch under way. Both steps end because `neighbour` raises when its budget is spent."""
+
+    def __init__(self, batch: EncodedBatch, planner: Planner, executor: Executor, neighbour: Neighbour) -> None:
+        self._batch, self._planner, self._executor, self._neighbour = batch, planner, executor, neighbour
+        self._views = self._start()
+
+    def finish(self) -> Rendered:
+        """Wait for the views."""
+        with telemetry.LOADER_AUGMENT_SECONDS.time(), waiting.phase(f"views of step {self._batch.step}"):
+            while True:
+                try:
+                    return self._views(), self._batch
+                except BadImages as bad:
+                    self._replace(bad)
+                    self._views = self._start()
+
+    def _start(self) -> Callable[[], list[torch.Tensor]]:
+        while True:
+            batch = self._batch
+            orientations = read_orientations(batch.images) if self._planner.turns_upright else None
+            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths, orientations)
+            try:
+                return self._executor.start(batch.images, plan)
+            except BadImages as bad:
+                self._replace(bad)
+
+    def _replace(self, bad: BadImages) -> None:
+        ids = self._batch.ids
+        substitutes = {b: self._neighbour(int(ids[b]), reason) for b, reason in bad.reasons.items()}
+        self._batch = _replace_samples(self._batch, substitutes)
 
 
 def _replace_samples(batch: EncodedBatch, substitutes: dict[int, EncodedBatch]) -> EncodedBatch:

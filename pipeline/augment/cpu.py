@@ -1,7 +1,7 @@
 """The plan with the fastest exact CPU kernels, on threads.
 
-    libjpeg-turbo decode -> window, flipped -> torch's antialiased uint8 bicubic -> one colour matrix -> blur
-    -> solarize -> normalised straight into the stacked output batch
+    libjpeg-turbo decode, upright -> window, flipped -> torch's antialiased uint8 bicubic -> one colour matrix
+    -> blur -> solarize -> normalised straight into the stacked output batch
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
 Each thread draws on images that it keeps, and the output batches are used again: a view allocates nothing.
@@ -9,8 +9,8 @@ Each thread draws on images that it keeps, and the output batches are used again
 
 import math
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
+from pipeline.augment.orientation import upright
 from pipeline.augment.plan import CropPlan
+from pipeline.augment.threads import Threads
 from pipeline.buffers import BufferPool, Encoded
 
 Pixels = NDArray[np.uint8]
@@ -33,12 +35,15 @@ class CpuExecutor:
     """Renders each image's views on one of `num_threads` threads."""
 
     def __init__(self, num_threads: int, output: Output = "float32") -> None:
-        self.device = torch.device("cpu")
+        self.device, self.batches_ahead = torch.device("cpu"), 0
         self._dtype = OUTPUT_TYPES[output]
         self._buffers, self._canvas = BufferPool(), Canvas()
-        # The parallelism is over images: kernels must not start threads of their own on top.
         cv2.setNumThreads(1)
-        self._pool = single_threaded_pool(num_threads)
+        self._threads = Threads(num_threads)
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """See `Executor`; the work is done when its result is asked for."""
+        return partial(self, images, plan)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
@@ -48,7 +53,7 @@ class CpuExecutor:
             )
             for group in plan.groups
         ]
-        kernels = blur_kernels(plan.sigma)
+        kernels = _trimmed(blur_kernels(plan.sigma))
         reasons: dict[int, str] = {}
 
         def render_image(b: int) -> None:
@@ -58,46 +63,44 @@ class CpuExecutor:
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return
-            for group, stack in zip(plan.groups, stacks, strict=True):
-                self._render_group(image, plan, kernels, group, b, stack[:, b])
+            if plan.orientations is not None:
+                image = upright(image, int(plan.orientations[b]))
+            self._render(image, plan, kernels, b, [stack[:, b] for stack in stacks])
 
-        for _ in self._pool.map(render_image, range(len(images))):
-            pass
+        self._threads.for_each(render_image, len(images))
         if reasons:
             raise BadImages(reasons)
         return [stack.permute(0, 1, 4, 2, 3) for stack in stacks]
 
     def close(self) -> None:
         """See `Executor`."""
-        self._pool.shutdown()
+        self._threads.close()
 
-    def _render_group(
-        self, image: Pixels, plan: CropPlan, kernels: Kernels, group: slice, b: int, out: torch.Tensor
-    ) -> None:
-        """The views of one size of sample `b`, into `out` [V, H, W, 3]."""
-        size, num_views = plan.sizes[group.start], group.stop - group.start
-        canvas = self._canvas.views(num_views + 1, size)
-        views, spare = canvas[:-1], canvas[-1]
+    def _render(self, image: Pixels, plan: CropPlan, kernels: Kernels, b: int, out: list[torch.Tensor]) -> None:
+        """The views of sample `b`, those of each size into its own place of `out`, [V, H, W, 3]."""
         if self._dtype == torch.uint8:
-            views = out.numpy()
-        for v in range(num_views):
-            render_view(image, plan, kernels, group.start + v, b, views[v], spare, self._canvas)
-        if self._dtype != torch.uint8:
-            _normalise(views, out)
+            stacks = [group.numpy() for group in out]
+            draw_views(image, plan, kernels, b, stacks, self._canvas)
+            return
+        stacks = self._canvas.stacks(plan)
+        draw_views(image, plan, kernels, b, stacks, self._canvas)
+        for views, group in zip(stacks, out, strict=True):
+            _normalise(views, group)
 
 
 class Canvas(threading.local):
     """The 8-bit images that a thread draws on."""
 
     def __init__(self) -> None:
-        self._views: dict[tuple[int, tuple[int, int]], Pixels] = {}
+        self._stacks: list[Pixels] = []
         self._window = np.empty(0, np.uint8)
 
-    def views(self, count: int, size: tuple[int, int]) -> Pixels:
-        """`count` images of `size`: [count, H, W, 3], contents undefined."""
-        if (count, size) not in self._views:
-            self._views[count, size] = np.empty((count, *size, 3), np.uint8)
-        return self._views[count, size]
+    def stacks(self, plan: CropPlan) -> list[Pixels]:
+        """Room for the views of one sample: [V, H, W, 3] a size, contents undefined."""
+        shapes = [(group.stop - group.start, *plan.sizes[group.start], 3) for group in plan.groups]
+        if [stack.shape for stack in self._stacks] != shapes:
+            self._stacks = [np.empty(shape, np.uint8) for shape in shapes]
+        return self._stacks
 
     def window(self, shape: tuple[int, ...]) -> Pixels:
         """An image of `shape` [h, w, 3], of which there is one, contents undefined."""
@@ -107,26 +110,40 @@ class Canvas(threading.local):
         return self._window[:num_bytes].reshape(shape)
 
 
-def render_view(
-    image: Pixels, plan: CropPlan, kernels: Kernels, v: int, b: int, out: Pixels, spare: Pixels, canvas: Canvas
-) -> None:
-    """View `v` of sample `b` before normalisation, into `out` [H, W, 3]; `spare`, of the same shape, is overwritten."""
-    coloured, blurred = plan.coloured[v, b], plan.sigma[v, b] > 0
-    here, there = (spare, out) if coloured != blurred else (out, spare)  # so that the last step leaves it in `out`
-    resize_window(image, plan, v, b, here, canvas)
-    if coloured:
-        matrix = np.empty((3, 4), np.float32)
-        matrix[:, :3] = plan.matrix[v, b]
-        matrix[:, 3] = plan.pivot[v, b] @ cv2.mean(here)[:3]
-        cv2.transform(here, matrix, dst=there)
-        here, there = there, here
-    if blurred:
-        kernel = kernels[v, b]
-        kernel = kernel[kernel > 0]
-        cv2.sepFilter2D(here, -1, kernel, kernel, dst=there, borderType=cv2.BORDER_REPLICATE)
-    if plan.solarize[v, b]:
-        cv2.bitwise_not(out, dst=spare)
-        cv2.min(out, spare, dst=out)  # v below 128, else 255 - v
+def draw_views(image: Pixels, plan: CropPlan, kernels: Kernels, b: int, stacks: list[Pixels], canvas: Canvas) -> None:
+    """The views of sample `b` before normalisation, into `stacks`, [V, H, W, 3] a size.
+
+    Colour, blur and solarize work in place: OpenCV's kernels read a pixel, or a row, before they write it.
+    """
+    views = [view for stack in stacks for view in stack]
+    for v, view in enumerate(views):
+        resize_window(image, plan, v, b, view, canvas)
+    maps = _maps(views, plan.matrix[:, b], plan.pivot[:, b])
+    coloured, blurred, solarize = (column[:, b].tolist() for column in (plan.coloured, plan.sigma > 0, plan.solarize))
+    for v, view in enumerate(views):
+        if coloured[v]:
+            cv2.transform(view, maps[v], dst=view)
+        if blurred[v]:
+            kernel = kernels[v, b]
+            kernel = kernel[kernel > 0]
+            cv2.sepFilter2D(view, -1, kernel, kernel, dst=view, borderType=cv2.BORDER_REPLICATE)
+        if solarize[v]:
+            np.minimum(view, ~view, out=view)  # v below 128, else 255 - v
+
+
+def _maps(views: list[Pixels], matrix: NDArray[np.float32], pivot: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Matrix and shift of every view [V, 3, 4]; `matrix` and `pivot` are [V, 3, 3]."""
+    sums = np.array([cv2.sumElems(view)[:3] for view in views])
+    means = sums / [[view.size / 3] for view in views]
+    return np.concatenate([matrix, (pivot @ means[..., None]).astype(np.float32)], axis=-1)
+
+
+def _trimmed(kernels: Kernels) -> Kernels:
+    """Blur kernels [..., T] without the taps that could not change a pixel by half a grey level each; sums stay 1."""
+    kept = np.where(kernels * 255 > 0.5, kernels, 0)
+    sums = kept.sum(axis=-1, keepdims=True)
+    np.divide(kept, sums, out=kept, where=sums > 0)
+    return kept
 
 
 def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, canvas: Canvas) -> None:
@@ -160,20 +177,3 @@ def _normalise(views: Pixels, out: torch.Tensor) -> None:
         torch.addcmul(shift, rows.copy_(pixels), scale, out=rows)
     else:
         rows.copy_(torch.addcmul(shift, pixels.float(), scale))
-
-
-def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch's kernels run on one core, leaving the caller's setting as it was."""
-    before = torch.get_num_threads()
-    all_started = threading.Barrier(num_threads)
-
-    def start() -> None:
-        torch.set_num_threads(1)
-        all_started.wait()
-
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views", initializer=start)
-    all_busy = threading.Barrier(num_threads)
-    for future in [pool.submit(all_busy.wait) for _ in range(num_threads)]:
-        future.result()
-    torch.set_num_threads(before)
-    return pool

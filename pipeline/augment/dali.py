@@ -12,6 +12,7 @@ but one; by then the event has long passed. The stacks belong to the stream that
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ from nvidia.dali import fn, math, pipeline_def, types
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output, empty_stack
+from pipeline.augment.orientation import mirrored, transposed
 from pipeline.augment.plan import CropPlan
 from pipeline.buffers import BufferPool, Encoded
 
 # Arrays of the plan, each fed as [V, ...] a sample.
 _INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")
+# One a sample, where photographs are turned upright.
+_ORIENTATION_INPUTS = ("turned", "mirrored")
 _DALI_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16}
 _BATCHES_HELD = 2
 
@@ -34,7 +38,7 @@ class DaliExecutor:
     """One DALI pipeline on `device`, rebuilt when the batch size or the views change."""
 
     def __init__(self, num_threads: int, device: torch.device, output: Output = "float32") -> None:
-        self.device = device
+        self.device, self.batches_ahead = device, 1
         self._num_threads, self._output = num_threads, output
         self._shape: tuple[Any, ...] = ()
         self._pipeline: Any = None
@@ -43,15 +47,25 @@ class DaliExecutor:
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
+        return self.start(images, plan)()
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """See `Executor`; DALI works on its own threads from here on."""
         # DALI would decode bombs until memory ends, and a window outside of its image ends the process.
         if _refused(images, lambda b, image: plan.check_size(b, *image_size(image))):
             raise BadImages(_undecodable(images, plan))
-        self._build_for(len(images), plan.sizes)
+        self._build_for(len(images), plan)
         feeds = {"encoded": [np.frombuffer(image, np.uint8) for image in images], **_plan_arrays(plan)}
+        for name, feed in feeds.items():
+            self._pipeline.feed_input(name, feed)
+        self._pipeline.schedule_run()
+        return partial(self._finish, self._pipeline, images, plan)
+
+    def _finish(self, pipeline: Any, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
+        if pipeline is not self._pipeline:
+            return self(images, plan)  # a batch before this one has failed, and what was under way went with it
         try:
-            for name in _INPUTS:
-                self._pipeline.feed_input(name, feeds[name])
-            outputs = self._pipeline.run()
+            outputs = pipeline.outputs()
         except RuntimeError:
             # DALI fails the batch as a whole and leaves the pipeline unusable.
             self.close()
@@ -71,14 +85,16 @@ class DaliExecutor:
             self._held.popleft()[1].synchronize()
         self._pipeline, self._shape = None, ()
 
-    def _build_for(self, batch_size: int, sizes: tuple[tuple[int, int], ...]) -> None:
-        if self._shape == (batch_size, sizes):
+    def _build_for(self, batch_size: int, plan: CropPlan) -> None:
+        shape = (batch_size, plan.sizes, plan.orientations is not None)
+        if self._shape == shape:
             return
         on_gpu = self.device.type == "cuda"
         self._pipeline = multi_crop_graph(
-            sizes,
+            plan.sizes,
             "gpu" if on_gpu else "cpu",
             self._output,
+            plan.orientations is not None,
             batch_size=batch_size,
             num_threads=self._num_threads,
             device_id=(self.device.index or 0) if on_gpu else None,
@@ -86,7 +102,7 @@ class DaliExecutor:
             exec_dynamic=True,  # with it an output's memory lives as long as a tensor refers to it
         )
         self._pipeline.build()
-        self._shape = (batch_size, sizes)
+        self._shape = shape
 
     def _stack(self, views: list[torch.Tensor]) -> torch.Tensor:
         """V views [B, H, W, 3] as [V, B, 3, H, W]."""
@@ -110,7 +126,9 @@ class DaliExecutor:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str, output: Output = "float32") -> tuple[Any, ...]:
+def multi_crop_graph(
+    sizes: tuple[tuple[int, int], ...], device: str, output: Output = "float32", turns_upright: bool = False
+) -> tuple[Any, ...]:
     """The graph: one decode, then every view; outputs one [H, W, 3] tensor a view and sample."""
     encoded, window, coloured, matrix, pivot, blurred, kernel, solarize = (
         fn.external_source(name=name, batch=True) for name in _INPUTS
@@ -119,10 +137,13 @@ def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str, output: Ou
         encoded,
         device="mixed" if device == "gpu" else "cpu",
         output_type=types.RGB,
-        # Interpolated chroma, as libjpeg-turbo; EXIF ignored, as torchvision's ImageFolder.
+        # Interpolated chroma, as libjpeg-turbo. Which way up is the plan's choice: were the decoder to read a file
+        # otherwise than the plan does, windows would lie outside of the image.
         jpeg_fancy_upsampling=True,
         adjust_orientation=False,
     )
+    if turns_upright:
+        image = _upright(image)
     views = []
     for v, size in enumerate(sizes):
         view = fn.resize(
@@ -155,6 +176,15 @@ def multi_crop_graph(sizes: tuple[tuple[int, int], ...], device: str, output: Ou
     return tuple(views)
 
 
+def _upright(image: Any) -> Any:
+    turned, mirrored = (fn.external_source(name=name, batch=True) for name in _ORIENTATION_INPUTS)
+    if turned[0]:
+        image = fn.transpose(image, perm=[1, 0, 2], transpose_layout=False)
+    if turned[1]:
+        image = fn.flip(image, horizontal=mirrored[0], vertical=mirrored[1])
+    return image
+
+
 def _normalise(view: Any, dtype: Any) -> Any:
     return fn.crop_mirror_normalize(
         view,
@@ -179,7 +209,12 @@ def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
         "kernel": blur_kernels(plan.sigma),
         "solarize": plan.solarize,
     }
-    return {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
+    feeds = {name: np.ascontiguousarray(array.swapaxes(0, 1)) for name, array in arrays.items()}
+    if plan.orientations is not None:
+        axes = mirrored(plan.orientations)
+        feeds["turned"] = np.stack([transposed(plan.orientations), axes.any(axis=0)], axis=1)
+        feeds["mirrored"] = np.ascontiguousarray(axes.T.astype(np.int32))
+    return feeds
 
 
 def _undecodable(images: Sequence[Encoded], plan: CropPlan) -> dict[int, str]:

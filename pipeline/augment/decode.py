@@ -1,6 +1,6 @@
-"""Encoded image to RGB pixels, equal bit by bit whichever way it is taken. EXIF orientation is ignored.
+"""Encoded image to RGB pixels, equal bit by bit whichever way it is taken, as they are stored.
 
-That is what torchvision's ImageFolder does in the original; a rotated photograph stays as its sensor saw it.
+EXIF orientation is not looked at here, nor by torchvision's ImageFolder in the original: `orientation.py` turns images.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """What an executor of the augmentation plan is, what it puts out, and what happens to undecodable images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, Protocol
@@ -33,9 +33,23 @@ class BadImages(Exception):
 
 
 class Executor(Protocol):
-    """A pure function of (encoded images, plan)."""
+    """A pure function of (encoded images, plan), in one step or in two.
+
+    Attributes:
+        device: Where its views are.
+        batches_ahead: How many batches it can have under way beside the one that is waited for.
+    """
 
     device: torch.device
+    batches_ahead: int
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """Begin the views of a batch. The result waits for them; results are called once, in the order of the starts.
+
+        Raises:
+            BadImages: as `__call__`; the result may raise it too. Batches under way are not harmed.
+        """
+        ...
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """Render the views of B encoded images.

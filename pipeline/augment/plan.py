@@ -10,13 +10,14 @@ where one matrix a view departs from torchvision's ColorJitter).
 
 from dataclasses import dataclass
 from itertools import pairwise, starmap
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt, field_validator, model_validator
 
 from pipeline.augment.colour import ColourJitter, colour_maps
+from pipeline.augment.orientation import transposed
 from pipeline.config import Config
 from pipeline.philox import Domain, uniform, words
 
@@ -60,7 +61,12 @@ class ViewGroup(Config):
 
 
 class MultiCropConfig(Config):
-    """The views of one training sample; the defaults are EsViT's ten. The first group is the teacher's."""
+    """The views of one training sample; the defaults are EsViT's ten. The first group is the teacher's.
+
+    Attributes:
+        exif_orientation: "ignore" takes photographs as they are stored, as the original does; "apply" turns them
+            upright first.
+    """
 
     views: tuple[ViewGroup, ...] = (
         ViewGroup(size=(224, 224), count=2, area=(0.4, 1.0), blur=(1.0, 0.1), solarize=(0.0, 0.2)),
@@ -71,6 +77,7 @@ class MultiCropConfig(Config):
     jitter: ColourJitter = ColourJitter()
     grayscale: Probability = 0.2
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    exif_orientation: Literal["ignore", "apply"] = "ignore"
 
     @field_validator("views")
     @classmethod
@@ -98,10 +105,10 @@ class CenterCropConfig(Config):
 class CropPlan:
     """What every executor has to compute. Arrays are [V, B], views in the order of `sizes`.
 
-    A view is: the window of the decoded image, resized (bicubic, antialiased) to its size, flipped; then, where
-    `coloured`, y = matrix @ x + pivot @ mean(x) with x the RGB pixel in 0..255 and mean(x) over the view; then, where
-    `sigma` > 0, blurred; then, where `solarize`, values from 128 upwards inverted. After each of these steps pixels
-    are 8-bit.
+    A view is: the window of the decoded image, turned upright first where there are `orientations`, resized (bicubic,
+    antialiased) to its size, flipped; then, where `coloured`, y = matrix @ x + pivot @ mean(x) with x the RGB pixel in
+    0..255 and mean(x) over the view; then, where `sigma` > 0, blurred; then, where `solarize`, values from 128 upwards
+    inverted. After each of these steps pixels are 8-bit.
     """
 
     sizes: tuple[tuple[int, int], ...]  # (height, width) of each view
@@ -116,13 +123,16 @@ class CropPlan:
     pivot: NDArray[np.float32]  # [V, B, 3, 3]
     sigma: NDArray[np.float32]  # pixels of the view; 0 = no blur
     solarize: NDArray[np.bool_]
+    orientations: NDArray[np.int64] | None = None  # [B], EXIF orientations 1..8 to obey; None for images as stored
 
     def check_size(self, b: int, height: int, width: int) -> None:
-        """Compare the decoded size of sample `b` with the one that its windows were drawn for.
+        """Compare the decoded size of sample `b`, as stored, with the one that its windows were drawn for.
 
         Raises:
             ValueError: a window reaches beyond the image.
         """
+        if self.orientations is not None and transposed(self.orientations[b]):
+            height, width = width, height
         if (self.top[:, b] + self.height[:, b]).max() > height or (self.left[:, b] + self.width[:, b]).max() > width:
             raise ValueError(f"it has {height} x {width} pixels, fewer than its shard's index says")
 
@@ -138,12 +148,23 @@ class CropPlan:
 
 
 class Planner(Protocol):
-    """Draws the plan of a batch."""
+    """Draws the plan of a batch.
+
+    Attributes:
+        turns_upright: It wants the EXIF orientations of the images.
+    """
+
+    turns_upright: bool
 
     def __call__(
-        self, passes: Passes, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self,
+        passes: Passes,
+        ids: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """`ids`, `heights`, `widths` are [B]; sizes in pixels. `passes` are the epochs, one for all or [B]."""
+        """All are [B], `passes`, the epochs, may be one for all; sizes in pixels, as stored."""
         ...
 
 
@@ -152,6 +173,7 @@ class MultiCrop:
 
     def __init__(self, config: MultiCropConfig, seed: int) -> None:
         self._config, self._seed = config, seed
+        self.turns_upright = config.exif_orientation == "apply"
         groups = config.views
         self._sizes = tuple(group.size for group in groups for _ in range(group.count))
         ends = np.cumsum([group.count for group in groups]).tolist()
@@ -161,10 +183,18 @@ class MultiCrop:
         self._solarize = np.array([p for group in groups for p in group.per_view(group.solarize)])
 
     def __call__(
-        self, passes: Passes, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self,
+        passes: Passes,
+        ids: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
         """The plan of the samples `ids` [B] in `passes`; heights and widths [B] are those of the decoded images."""
         config, num_views = self._config, len(self._sizes)
+        if orientations is not None:
+            lying = transposed(orientations)
+            heights, widths = np.where(lying, widths, heights), np.where(lying, heights, widths)
         views = np.arange(num_views)[:, None]
         u = uniform(words(self._seed, Domain.MULTI_CROP, ids[None], passes, views, num_words=36))
         top, left, height, width = self._windows(u[..., :22], heights, widths)
@@ -185,6 +215,7 @@ class MultiCrop:
             pivot=pivot,
             sigma=np.where(blurred, low + (high - low) * u[..., 31], 0).astype(np.float32),
             solarize=u[..., 32] < self._solarize[:, None],
+            orientations=orientations,
         )
 
     def _windows(
@@ -221,14 +252,21 @@ class MultiCrop:
 class CenterCrop:
     """The evaluation view: Resize(`resize`) and CenterCrop(`size`) as one window of the original image."""
 
+    turns_upright = False  # what evaluation sees is what published figures were measured on
+
     def __init__(self, config: CenterCropConfig) -> None:
         self._config = config
 
     def __call__(
-        self, passes: Passes, ids: NDArray[np.int64], heights: NDArray[np.int64], widths: NDArray[np.int64]
+        self,
+        passes: Passes,
+        ids: NDArray[np.int64],
+        heights: NDArray[np.int64],
+        widths: NDArray[np.int64],
+        orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
         """One view a sample; nothing is random."""
-        del passes
+        del passes, orientations
         size, shape = self._config.size, (1, len(ids))
         short = np.minimum(heights, widths)
         side = np.maximum(np.rint(short * (size / self._config.resize)), 1).astype(np.int64)[None]

@@ -3,8 +3,9 @@
 It decodes and filters with the libraries of the original EsViT (PIL's bicubic resize and Gaussian blur).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
+from pipeline.augment.orientation import upright_with_pil
 from pipeline.augment.plan import CropPlan
 from pipeline.buffers import Encoded
 
@@ -21,9 +23,13 @@ class ReferenceExecutor:
     """PIL on `num_threads` threads, one image at a time on each."""
 
     def __init__(self, num_threads: int, output: Output = "float32") -> None:
-        self.device = torch.device("cpu")
+        self.device, self.batches_ahead = torch.device("cpu"), 0
         self._dtype = OUTPUT_TYPES[output]
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reference")
+
+    def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
+        """See `Executor`; the work is done when its result is asked for."""
+        return partial(self, images, plan)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         """See `Executor`."""
@@ -36,6 +42,8 @@ class ReferenceExecutor:
             except DECODE_ERRORS as error:
                 reasons[b] = str(error)
                 return []
+            if plan.orientations is not None:
+                image = upright_with_pil(image, int(plan.orientations[b]))
             return [render(image, plan, v, b, self._dtype) for v in range(plan.num_views)]
 
         samples = list(self._pool.map(views_of, range(len(images))))

@@ -9,8 +9,7 @@ floor-resize           decoding, and the windows of the plan resized with the ke
 """
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,8 +18,9 @@ import torch
 from pipeline.augment import EXECUTORS, CropPlan, Executor, Output, Planner, Recipe, build_executor, normalised
 from pipeline.augment import cpu as kernels
 from pipeline.augment.decode import decode
+from pipeline.augment.threads import Threads
 from pipeline.errors import UserError
-from pipeline.loader import render
+from pipeline.loader import Neighbour, Rendered, render
 from pipeline.stream import EncodedBatch
 
 CONTESTANTS = (*EXECUTORS, "original", "dali-native", "floor-decode", "floor-resize")
@@ -49,7 +49,7 @@ class ExecutorContestant:
         self,
         executor: Executor,
         planner: Planner,
-        neighbour: Callable[[int, str], EncodedBatch],
+        neighbour: Neighbour,
         device: torch.device,
     ) -> None:
         self._executor, self._planner, self._neighbour, self._device = executor, planner, neighbour, device
@@ -57,12 +57,15 @@ class ExecutorContestant:
 
     def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
         """The views of one batch."""
-        return render(batch, self._planner, self._executor, self._neighbour)[0]
+        return next(self._rendered([batch]))[0]
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
-        for batch in batches:
-            self._deliver(self.views(batch))
+        for views, _ in self._rendered(batches):
+            self._deliver(views)
+
+    def _rendered(self, batches: Sequence[EncodedBatch]) -> Iterator[Rendered]:
+        return render(batches, self._planner, self._executor, self._neighbour)
 
     def _deliver(self, views: list[torch.Tensor]) -> None:
         """To the device, normalised; nothing is kept."""
@@ -84,7 +87,7 @@ class Floor:
 
     def __init__(self, planner: Planner, num_threads: int, resize: bool) -> None:
         self._planner, self._resize = planner, resize
-        self._pool: ThreadPoolExecutor = kernels.single_threaded_pool(num_threads)
+        self._threads = Threads(num_threads)
         self._canvas = kernels.Canvas()
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
@@ -94,15 +97,15 @@ class Floor:
 
             def work(b: int, batch: EncodedBatch = batch, plan: CropPlan = plan) -> None:
                 image = decode(batch.images[b])
-                for v in range(plan.num_views if self._resize else 0):
-                    kernels.resize_window(image, plan, v, b, self._canvas.views(1, plan.sizes[v])[0], self._canvas)
+                views = [view for stack in self._canvas.stacks(plan) for view in stack] if self._resize else []
+                for v, view in enumerate(views):
+                    kernels.resize_window(image, plan, v, b, view, self._canvas)
 
-            for _ in self._pool.map(work, range(len(batch.images))):
-                pass
+            self._threads.for_each(work, len(batch.images))
 
     def close(self) -> None:
         """See `Contestant`."""
-        self._pool.shutdown()
+        self._threads.close()
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Conditions:
     output: Output
     recipe: Recipe
     planner: Planner
-    neighbour: Callable[[int, str], EncodedBatch]
+    neighbour: Neighbour
 
 
 def build_contestant(name: str, given: Conditions) -> Contestant:

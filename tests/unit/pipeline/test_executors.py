@@ -243,13 +243,14 @@ def test_a_missing_gpu_is_one_sentence() -> None:
         build_executor("dali", 1, torch.device("cuda"))
 
 
-def dali_operators(device: str) -> list[str]:
+def dali_operators(device: str, turns_upright: bool = True) -> list[str]:
     """The operators of the graph, each with its device, its arguments and what feeds it, as DALI spells them."""
     from pipeline.augment.dali import multi_crop_graph
 
     graph = multi_crop_graph(
         ((224, 224), (96, 96)),
         device,
+        turns_upright=turns_upright,
         batch_size=2,
         num_threads=1,
         device_id=0 if device == "gpu" else None,
@@ -260,8 +261,9 @@ def dali_operators(device: str) -> list[str]:
     return ["\n".join(spec) for spec in lines]
 
 
-def test_the_gpu_graph_is_the_cpu_graph_on_another_device() -> None:
-    on_gpu, on_cpu = dali_operators("gpu"), dali_operators("cpu")
+@pytest.mark.parametrize("turns_upright", [False, True])
+def test_the_gpu_graph_is_the_cpu_graph_on_another_device(turns_upright: bool) -> None:
+    on_gpu, on_cpu = dali_operators("gpu", turns_upright), dali_operators("cpu", turns_upright)
     assert on_gpu != on_cpu
     assert [re.sub(r"(gpu|mixed)\b", "cpu", operator) for operator in on_gpu] == on_cpu
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -123,7 +123,10 @@ def test_a_damaged_shard_stops_the_run_by_name(tmp_path: Path) -> None:
 
 def test_a_bug_in_the_background_surfaces(shards: Path) -> None:
     class BrokenExecutor:
-        device = CPU
+        device, batches_ahead = CPU, 0
+
+        def start(self, *_: object) -> Callable[[], list[torch.Tensor]]:
+            raise ZeroDivisionError
 
         def __call__(self, *_: object) -> list[torch.Tensor]:
             raise ZeroDivisionError

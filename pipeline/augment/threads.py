@@ -1,0 +1,41 @@
+"""Threads for work whose kernels release the interpreter lock: the parallelism is over images, not inside of one."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+
+class Threads:
+    """`num_threads` threads in which torch's kernels run on one core; the caller's setting stays as it was."""
+
+    def __init__(self, num_threads: int) -> None:
+        before = torch.get_num_threads()
+        all_started = threading.Barrier(num_threads)
+
+        def start() -> None:
+            torch.set_num_threads(1)
+            all_started.wait()
+
+        self._num_threads = num_threads
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views", initializer=start)
+        all_busy = threading.Barrier(num_threads)
+        for future in [self._pool.submit(all_busy.wait) for _ in range(num_threads)]:
+            future.result()
+        torch.set_num_threads(before)
+
+    def for_each(self, work: Callable[[int], None], count: int) -> None:
+        """Call `work` with 0 to `count` - 1; returns when all calls have. What one of them raises is raised here."""
+        places = iter(range(count))  # shared: each thread takes the next one, which costs less than a future an image
+
+        def take() -> None:
+            for place in places:
+                work(place)
+
+        for future in [self._pool.submit(take) for _ in range(self._num_threads)]:
+            future.result()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
