@@ -1,10 +1,17 @@
-"""Mixup for self-distillation: the student sees blends of two images and owes each its share of the loss.
+"""Mixup and CutMix for self-distillation: the student sees two images in one and owes each its share of the loss.
 
-Image i of a batch is blended with its mirror in the batch, image B-1-i, view by view: x = w x_i + (1-w) x_(B-1-i).
-The teacher sees the images unblended, and the loss is w L(x, teacher of i) + (1-w) L(x, teacher of B-1-i). Zhang et
-al., "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412), carried over to a teacher's targets; it has not
-been compared with the authors' own option. w is one number a step, the same on every rank.
+Image i of a batch is blended with its mirror in the batch, image B-1-i, view by view. Mixup adds them, x = w x_i +
+(1-w) x_(B-1-i); CutMix puts a box of the mirror over the image, which keeps the share w of its area. The teacher sees
+the images unblended, and the loss is w L(x, teacher of i) + (1-w) L(x, teacher of B-1-i), carried over to a teacher's
+targets from Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412) and Yun et al., "CutMix:
+Regularization Strategy to Train Strong Classifiers with Localizable Features" (arXiv 1905.04899).
+
+The region task is weighted like the view task: each region predicts its best match in either image, by w and 1-w,
+also where CutMix shows it one of them alone. The authors' option draws anew for every view and leaves the targets of
+their region task as they are; here all views of a step, on every rank, are blended alike.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -13,34 +20,77 @@ from torch import Tensor
 from pipeline.config import Config
 
 _STREAM = 0x6D69  # keeps these draws apart from any other use of (seed, step)
+_GRID = 32  # boxes end at multiples of 1/32: whole pixels at 224 and at 96, so that w is exact in both
+
+
+class Box(NamedTuple):
+    """Of the image, in shares of its height and width."""
+
+    top: float
+    bottom: float
+    left: float
+    right: float
+
+
+class Blend(NamedTuple):
+    """How the images of a step are blended: the share of each image's own, and where its mirror covers it, if CutMix.
+
+    At sizes that are not multiples of 32 a box ends at the nearest pixel, and the share is off by as much.
+    """
+
+    weight: float
+    box: Box | None = None
+
+    def __call__(self, views: list[Tensor]) -> list[Tensor]:
+        """Views [V, B, 3, H, W], each image blended with its mirror in the batch."""
+        return [self._blended(group, mirrored) for group, mirrored in zip(views, mirror(views), strict=True)]
+
+    def _blended(self, group: Tensor, mirrored: Tensor) -> Tensor:
+        if self.box is None:
+            return group.lerp(mirrored, 1 - self.weight)
+        height, width = group.shape[-2:]
+        rows = slice(round(self.box.top * height), round(self.box.bottom * height))
+        columns = slice(round(self.box.left * width), round(self.box.right * width))
+        blended = group.clone()
+        blended[..., rows, columns] = mirrored[..., rows, columns]
+        return blended
 
 
 class MixupConfig(Config):
-    """How strongly images are blended.
+    """How often and how strongly images are blended.
 
-    The partner comes from the images of one forward on one rank, so with mixup a run depends on the number of ranks.
+    The partner comes from the images of one forward on one rank, so with it a run depends on the number of ranks.
 
     Attributes:
-        alpha: w is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is usual.
+        alpha: Of mixup: w is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is usual.
+        cutmix_alpha: Of CutMix, in the same way; 1 is usual. What a border cuts off the box is given back to w.
         probability: Of a step to be blended at all.
+        switch_probability: Of a blended step to be CutMix, where both are on.
     """
 
     alpha: float = Field(default=0.0, ge=0)
+    cutmix_alpha: float = Field(default=0.0, ge=0)
     probability: float = Field(default=1.0, ge=0, le=1)
+    switch_probability: float = Field(default=0.5, ge=0, le=1)
 
-    def weight(self, seed: int, step: int) -> float | None:
-        """w of this step, or None if its images are not blended. A function of its arguments alone."""
-        if not self.alpha:
+    def blend(self, seed: int, step: int) -> Blend | None:
+        """That of this step, or None if its images are not blended. A function of its arguments alone."""
+        if not self.alpha and not self.cutmix_alpha:
             return None
         generator = np.random.Generator(np.random.Philox(key=[seed, (step << 16) + _STREAM]))
         if generator.random() >= self.probability:
             return None
-        return float(generator.beta(self.alpha, self.alpha))
-
-
-def blend(views: list[Tensor], weight: float) -> list[Tensor]:
-    """Views [V, B, 3, H, W], each image blended with its mirror in the batch."""
-    return [group.lerp(mirrored, 1 - weight) for group, mirrored in zip(views, mirror(views), strict=True)]
+        cut = self.cutmix_alpha > 0
+        if cut and self.alpha:
+            cut = generator.random() < self.switch_probability
+        if not cut:
+            return Blend(float(generator.beta(self.alpha, self.alpha)))
+        side = np.sqrt(1 - generator.beta(self.cutmix_alpha, self.cutmix_alpha))
+        centre = generator.random((2, 1))
+        ends = np.clip(centre + np.array([-0.5, 0.5]) * side, 0, 1)  # [2, 2]: of the rows, of the columns
+        edges = np.round(ends * _GRID) / _GRID
+        height, width = edges[:, 1] - edges[:, 0]
+        return Blend(float(1 - height * width), Box(*edges.flatten().tolist()))
 
 
 def mirror(views: list[Tensor]) -> list[Tensor]:

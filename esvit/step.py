@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from esvit.guards import FeatureSpread, FiniteGuard
-from esvit.mixup import blend, mirror
+from esvit.mixup import Blend, mirror
 from esvit.optim import OptimConfig, apply_schedule, clip_gradients, freeze_last_layers
 from esvit.schedules import StepValues
 from esvit.state import TrainState
@@ -54,14 +54,14 @@ def train_step(
     *,
     epoch: int,
     guard: FiniteGuard,
-    mixup_weight: float | None = None,
+    blend: Blend | None = None,
 ) -> dict[str, Tensor]:
     """One optimisation step on the views of this rank; none, once `guard` has seen a step that was not finite.
 
     Args:
         student: The student as the gradients see it: wrapped for DDP, if distributed.
         views: One tensor [V, B, 3, H, W] a size; the teacher sees the first.
-        mixup_weight: See `esvit.mixup`; None for images as they are.
+        blend: See `esvit.mixup`; None for images as they are.
 
     Returns:
         This rank's scalars, still on the device: "loss", its terms, "teacher_entropy", "feature_std" and
@@ -77,7 +77,7 @@ def train_step(
     with FeatureSpread(networks.teacher.backbone) as spread:
         for number, part in enumerate(parts, start=1):
             with _gradients_averaged(student, number == len(parts)):
-                found = _losses(state, student, list(part), values, settings.precision, mixup_weight, centers)
+                found = _losses(state, student, list(part), values, settings.precision, blend, centers)
                 torch.autograd.backward(state.scaler.scale(found["loss"] / len(parts)))
             scalars.append({name: value.detach() for name, value in found.items()})
     state.scaler.unscale_(optimizer)  # nothing, but for fp16
@@ -98,16 +98,16 @@ def _losses(
     views: list[Tensor],
     values: StepValues,
     precision: Precision,
-    mixup_weight: float | None,
+    blend: Blend | None,
     centers: "_Centers",
 ) -> dict[str, Tensor]:
     """The loss and its terms on one part of the batch."""
     networks, weights = state.networks, [1.0]
     batches = [views]
-    if mixup_weight is not None:
-        weights = [mixup_weight, 1 - mixup_weight]
+    if blend is not None:
+        weights = [blend.weight, 1 - blend.weight]
         batches = [views, mirror(views[:1])]
-        views = blend(views, mixup_weight)
+        views = blend(views)
     with torch.autocast(views[0].device.type, _DTYPES[precision], enabled=precision != "fp32"):
         with torch.no_grad():
             targets = [networks.teacher(batch[:1]) for batch in batches]

@@ -96,10 +96,10 @@ def train(config: TrainConfig) -> int:
             with log.step() as timer:
                 batch = timer.got(next(batches))
                 torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
-                values, mix = schedules.at(state.step), config.mixup.weight(config.seed, state.step)
+                values, blend = schedules.at(state.step), config.mixup.blend(config.seed, state.step)
                 epoch = state.step // schedules.steps_per_epoch
                 scalars = train_step(
-                    state, student, batch.views, values, settings, epoch=epoch, guard=guard, mixup_weight=mix
+                    state, student, batch.views, values, settings, epoch=epoch, guard=guard, blend=blend
                 )
                 losses.append(scalars["loss"])
                 state.step += 1

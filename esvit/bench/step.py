@@ -3,15 +3,18 @@
     esvit-bench --backbone swin_tiny --batch 2 --variant direct,fused --json
 
 Variants take turns within each round, so that whatever else the machine does meets all of them. Views are noise and
-already on the device: `pipeline-bench` measures how fast real ones come.
+already on the device; with --data they come from shards through the loader of training, and the wait for them is a
+phase. Warm-up, memory and arithmetic are those of noise in either case.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from esvit.bench.memory import peak_bytes
 from esvit.bench.variants import PHASES, VARIANTS, Settings, Step
+from esvit.bench.views import Views, loaded, noise
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
 from pipeline.errors import UserError, run_command
@@ -30,25 +34,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run all variants and sum up."""
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    views = [torch.randn(count, arguments.batch, 3, side, side, device=device) for count, side in arguments.views]
     settings = Settings(
         backbone=BackboneConfig(name=arguments.backbone),
         head=HeadConfig(num_prototypes=arguments.prototypes),
         device=device,
         half=arguments.precision == "bf16",
-        views=views,
     )
+    ready = noise(arguments.views, arguments.batch, device)
     steps = {variant: VARIANTS[variant](settings) for variant in arguments.variant}
-    flops = _flops(VARIANTS["fused"](settings))
+    flops = _flops(partial(VARIANTS["fused"](settings), ready))
     peaks = {}
     for variant, step in steps.items():
-        step()  # warm-up: optimiser state, masks
-        peaks[variant] = peak_bytes(step, device)
+        step(ready)  # warm-up: optimiser state, masks
+        peaks[variant] = peak_bytes(partial(step, ready), device)
         for times in step.seconds.values():
             times.clear()
-    for _ in range(arguments.rounds):
-        for step in steps.values():
-            step()
+    with _batches(arguments, ready) as batches:
+        for _ in range(arguments.rounds):
+            for step in steps.values():
+                step(batches)
     ceiling = matmul_flops_per_second(device, torch.bfloat16 if arguments.precision == "bf16" else torch.float32)
     rows = {variant: _row(step, arguments.batch, flops, ceiling) for variant, step in steps.items()}
     first = next(iter(rows))
@@ -59,6 +63,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         row["memory_ratio"] = row["peak_bytes"] / rows[first]["peak_bytes"]
     options = {name: value for name, value in vars(arguments).items() if name != "json"}
     return {**options, "model_flops": flops, "matmul_flops_per_second": ceiling, "variants": rows}
+
+
+def _batches(
+    arguments: argparse.Namespace, ready: Iterator[Views]
+) -> contextlib.AbstractContextManager[Iterator[Views]]:
+    if not arguments.data:
+        return contextlib.nullcontext(ready)
+    return loaded(arguments.data, arguments.views, arguments.batch, torch.device(arguments.device), arguments.threads)
 
 
 def _row(step: Step, batch: int, flops: int, ceiling: float) -> dict[str, Any]:
@@ -136,6 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", default="swin_tiny", help="as model.backbone.name")
     parser.add_argument("--batch", type=_positive, default=2, help="images a step")
     parser.add_argument("--views", type=_parse_views, default=_parse_views("2x224,8x96"), metavar="NxSIDE,...")
+    parser.add_argument("--data", metavar="URL", help="shards that the views come from; without, views are noise")
     parser.add_argument("--prototypes", type=_positive, default=65536)
     parser.add_argument(
         "--variant",

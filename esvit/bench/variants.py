@@ -16,6 +16,7 @@ from torch import Tensor
 
 from esvit.bench.direct import DirectNetwork
 from esvit.bench.direct_step import DirectLoss, build_direct_optimizer, clip_one_by_one, move_teacher_one_by_one
+from esvit.bench.views import Views
 from esvit.losses import EsvitLoss, LossConfig
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
@@ -24,7 +25,7 @@ from esvit.models.swin import SwinArchitecture
 from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients
 from pipeline.errors import UserError
 
-PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
+PHASES = ("data", "teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
 _LR, _WEIGHT_DECAY, _MOMENTUM, _TEMPERATURE, _CLIP_NORM = 1e-4, 0.04, 0.996, 0.04, 3.0
 
 
@@ -36,15 +37,14 @@ class Settings:
     head: HeadConfig
     device: torch.device
     half: bool  # bf16 under autocast
-    views: list[Tensor]  # one tensor [V, B, 3, H, W] a size
 
 
 class Step(ABC):
-    """A training step; calling it adds the seconds of each phase to `seconds`."""
+    """A training step; calling it adds the seconds of each phase to `seconds`. "data" is the wait for views."""
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
-        self._device, self._views = settings.device, settings.views
+        self._device = settings.device
         self._autocast = torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.half)
         self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
         self._student: Any
@@ -52,10 +52,11 @@ class Step(ABC):
         self._loss: Any
         self._optimizer: torch.optim.Optimizer
 
-    def __call__(self) -> None:
-        """One step."""
+    def __call__(self, batches: Iterator[Views]) -> None:
+        """One step, on the next of `batches`."""
         apply_schedule(self._optimizer, _LR, _WEIGHT_DECAY)
-        views = self._views
+        with self._timed("data"):
+            views = next(batches)
         with self._autocast:
             with self._timed("teacher"), torch.no_grad():
                 targets = self._teacher(views[:1])

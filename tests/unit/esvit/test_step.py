@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from esvit.distributed import World
 from esvit.guards import FiniteGuard
 from esvit.losses import EsvitLoss, LossConfig
-from esvit.mixup import MixupConfig, blend
+from esvit.mixup import Blend, Box
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
 from esvit.models.student_teacher import ModelConfig, StudentTeacher
@@ -96,33 +96,25 @@ def test_the_region_task_counts_by_its_share() -> None:
 
 def test_mixup_at_either_end_is_the_images_or_their_mirrors() -> None:
     plain, scalars = run(1)
-    mixed, same = run(1, mixup_weight=1.0)
-    _, mirrored = run(1, mixup_weight=0.0)
+    mixed, same = run(1, blend=Blend(1.0))
+    _, mirrored = run(1, blend=Blend(0.0))
     torch.testing.assert_close(same["loss"], scalars["loss"])
     torch.testing.assert_close(mirrored["loss"], scalars["loss"])  # a batch in another order
     for name, center in plain.loss.state_dict().items():
         torch.testing.assert_close(mixed.loss.state_dict()[name], center)
 
 
-def test_mixup_trains_on_blends_and_blended_targets() -> None:
-    state, scalars = run(1, mixup_weight=0.3)
+@pytest.mark.parametrize("blend", [Blend(0.3), Blend(0.75, Box(0.0, 0.5, 0.5, 1.0))])
+def test_a_blended_step_trains_on_blends_and_blended_targets(blend: Blend) -> None:
+    state, scalars = run(1, blend=blend)
     fresh, views = make_state(), make_views()
-    predictions = fresh.networks.student(blend(views, 0.3))
+    predictions = fresh.networks.student(blend(views))
     terms = []
     for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
         objective = EsvitLoss(LossConfig(), K)
         terms.append(objective(predictions, fresh.networks.teacher([views[0][:, order]]), 0.04)["loss"])
-    torch.testing.assert_close(scalars["loss"], (0.3 * terms[0] + 0.7 * terms[1]).detach())
+    torch.testing.assert_close(scalars["loss"], (blend.weight * terms[0] + (1 - blend.weight) * terms[1]).detach())
     assert state.loss.view_center.center.abs().sum() > 0
-
-
-def test_the_weight_of_mixup_depends_on_seed_and_step_alone() -> None:
-    config = MixupConfig(alpha=0.8, probability=0.5)
-    weights = [config.weight(0, step) for step in range(400)]
-    assert weights == [config.weight(0, step) for step in range(400)] != [config.weight(1, s) for s in range(400)]
-    drawn = [weight for weight in weights if weight is not None]
-    assert 140 < len(drawn) < 260 and all(0 <= weight <= 1 for weight in drawn)
-    assert MixupConfig().weight(0, 0) is None
 
 
 class _NoReads(TorchDispatchMode):
@@ -133,14 +125,12 @@ class _NoReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("mixup_weight", [None, 0.5])
-def test_the_host_reads_nothing_from_the_device(mixup_weight: float | None) -> None:
+@pytest.mark.parametrize("blend", [None, Blend(0.5), Blend(0.75, Box(0.0, 0.5, 0.5, 1.0))])
+def test_the_host_reads_nothing_from_the_device(blend: Blend | None) -> None:
     state, guard, views = make_state(), FiniteGuard(CPU), make_views()
     settings = StepSettings(OptimConfig(), "bf16", 2, 0.5)
     with _NoReads():
-        train_step(
-            state, state.networks.student, views, VALUES, settings, epoch=0, guard=guard, mixup_weight=mixup_weight
-        )
+        train_step(state, state.networks.student, views, VALUES, settings, epoch=0, guard=guard, blend=blend)
     with pytest.raises(AssertionError), _NoReads():
         guard.failed.item()
 

@@ -2,12 +2,16 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from esvit.bench.memory import peak_bytes
 from esvit.bench.step import PHASES, matmul_flops_per_second, parse_arguments, run
+from esvit.bench.views import recipe
+from pipeline.augment import MultiCropConfig
+from support.shards import jpegs, write_shards
 
 SMALL = ["esvit-bench", "--backbone", "swin_nano", "--batch", "2", "--views", "2x32,2x16", "--prototypes", "64"]
 
@@ -32,6 +36,24 @@ def test_json_has_every_variant_and_phase(monkeypatch: pytest.MonkeyPatch, capsy
 def test_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     bench(monkeypatch)
     assert "images_per_second" in capsys.readouterr().out
+
+
+def test_with_data_a_step_waits_for_its_views(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_shards(tmp_path, jpegs(3), jpegs(3))
+    phases = {}
+    for name, options in (("noise", ()), ("shards", ("--data", str(tmp_path)))):
+        bench(monkeypatch, "--variant", "fused", "--json", *options)
+        phases[name] = json.loads(capsys.readouterr().out)["variants"]["fused"]["phases"]
+    assert phases["noise"]["data"] < 1e-3 < phases["shards"]["data"]
+
+
+def test_the_recipe_keeps_its_odds_with_other_views() -> None:
+    assert recipe([(2, 224), (8, 96)]).views[0] == MultiCropConfig().views[0]
+    large, small, smaller = recipe([(3, 64), (2, 32), (1, 16)]).views
+    assert large.per_view(large.blur) == [1.0, 0.1, 0.1] and large.per_view(large.solarize) == [0.0, 0.2, 0.2]
+    assert small.area == smaller.area == MultiCropConfig().views[1].area and smaller.size == (16, 16)
 
 
 @pytest.mark.parametrize(

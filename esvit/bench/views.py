@@ -1,0 +1,52 @@
+"""Where the views of a benchmarked step come from: noise that lies ready, or shards through the loader of training."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.augment import MultiCrop, MultiCropConfig
+from pipeline.augment.plan import ViewGroup
+from pipeline.loader import DataConfig, open_loader
+from pipeline.order import OrderConfig
+from pipeline.stream import StreamConfig, open_training_stream
+
+Views = list[Tensor]  # one tensor [V, B, 3, H, W] a size
+
+
+def noise(groups: Sequence[tuple[int, int]], batch: int, device: torch.device) -> Iterator[Views]:
+    """The same views for ever, of each (count, side) of `groups`."""
+    return itertools.repeat([torch.randn(count, batch, 3, side, side, device=device) for count, side in groups])
+
+
+@contextlib.contextmanager
+def loaded(
+    url: str, groups: Sequence[tuple[int, int]], batch: int, device: torch.device, num_threads: int
+) -> Iterator[Iterator[Views]]:
+    """Views of the images of a data set, made while the step before works, as in training.
+
+    Raises:
+        UserError: there is no data set at `url`, or not one batch in it.
+    """
+    order = OrderConfig(lanes=math.gcd(OrderConfig().lanes, batch))
+    config = DataConfig(stream=StreamConfig(shards=url, order=order), num_threads=num_threads)
+    stream = open_training_stream(config.stream, seed=0, global_batch=batch)
+    with open_loader(stream, MultiCrop(recipe(groups), seed=0), config, device) as loader:
+        yield (batch.views for batch in loader)
+
+
+def recipe(groups: Sequence[tuple[int, int]]) -> MultiCropConfig:
+    """The recipe with other counts and sides: its large views first, the rest as its small ones."""
+    large, small = MultiCropConfig().views
+    kinds = itertools.chain([large], itertools.repeat(small))
+    return MultiCropConfig(
+        views=tuple(_resized(kind, count, side) for kind, (count, side) in zip(kinds, groups, strict=False))
+    )
+
+
+def _resized(kind: ViewGroup, count: int, side: int) -> ViewGroup:
+    blur, solarize = ((odds + odds[-1:] * count)[:count] for odds in (kind.blur, kind.solarize))
+    return kind.replace(size=(side, side), count=count, blur=blur, solarize=solarize)
