@@ -23,7 +23,6 @@ from pydantic import PositiveFloat, PositiveInt
 
 from pipeline import telemetry, waiting
 from pipeline.augment import BadImages, Executor, Output, Planner, build_executor, normalised
-from pipeline.augment.orientation import read_orientations
 from pipeline.config import Config
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
 
@@ -214,8 +213,7 @@ class _Rendering:
     def _start(self) -> Callable[[], list[torch.Tensor]]:
         while True:
             batch = self._batch
-            orientations = read_orientations(batch.images) if self._planner.turns_upright else None
-            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths, orientations)
+            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths, batch.orientations)
             try:
                 return self._executor.start(batch.images, plan)
             except BadImages as bad:
@@ -229,7 +227,7 @@ class _Rendering:
 
 def _replace_samples(batch: EncodedBatch, substitutes: dict[int, EncodedBatch]) -> EncodedBatch:
     images = list(batch.images)
-    columns = {name: getattr(batch, name).copy() for name in ("ids", "labels", "heights", "widths")}
+    columns = {name: getattr(batch, name).copy() for name in ("ids", "labels", "heights", "widths", "orientations")}
     for b, substitute in substitutes.items():
         images[b] = substitute.images[0]
         for name, column in columns.items():

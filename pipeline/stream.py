@@ -102,6 +102,7 @@ class EncodedBatch:
     labels: NDArray[np.int32]  # [B]
     heights: NDArray[np.int64]  # [B], in pixels, before any EXIF rotation
     widths: NDArray[np.int64]  # [B]
+    orientations: NDArray[np.int64]  # [B], EXIF 1 to 8
     images: list[Encoded]
 
 
@@ -249,6 +250,7 @@ class SampleStream:
             labels=table["label"].astype(np.int32),
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
+            orientations=table["orientation"].astype(np.int64),
             images=images,
         )
 

@@ -1,22 +1,12 @@
-"""EXIF orientation: which way up a camera says that its photograph is.
+"""EXIF orientation, 1 to 8: which way up a camera says that its photograph is. The index of a shard has it.
 
 The upright image is the stored one, transposed where the orientation is 5 or more, then mirrored left to right and top
 to bottom as the tables say.
 """
 
-import io
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-from pipeline.buffers import Encoded
-
-_TAG = 0x0112
-_JPEG_MAGIC = b"\xff\xd8\xff"
-# One of these stands in every JPEG that says anything about it: as EXIF, or as XMP, which PIL reads too.
-_SIGNS = (b"Exif\0\0", b"tiff:Orientation")
 
 _PIL_NAMES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,11 +17,6 @@ _PIL_NAMES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def read_orientations(images: Sequence[Encoded]) -> NDArray[np.int64]:
-    """EXIF orientations [B], 1 to 8; 1 for images that say nothing, or nothing that can be read."""
-    return np.array([_read(image) for image in images], np.int64)
 
 
 def transposed(orientations: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -55,14 +40,3 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def upright_with_pil(image: Image.Image, orientation: int) -> Image.Image:
     """As `upright`, by PIL's own names."""
     return image.transpose(_PIL_NAMES[orientation]) if orientation in _PIL_NAMES else image
-
-
-def _read(encoded: Encoded) -> int:
-    data = bytes(encoded)
-    if data[:3] == _JPEG_MAGIC and not any(sign in data for sign in _SIGNS):
-        return 1
-    try:
-        value = int(Image.open(io.BytesIO(data)).getexif().get(_TAG, 1))
-    except Exception:  # whatever is wrong with it, decoding will say, and with garbled metadata alone nothing is
-        return 1
-    return value if value in _PIL_NAMES else 1

@@ -148,13 +148,7 @@ class CropPlan:
 
 
 class Planner(Protocol):
-    """Draws the plan of a batch.
-
-    Attributes:
-        turns_upright: It wants the EXIF orientations of the images.
-    """
-
-    turns_upright: bool
+    """Draws the plan of a batch."""
 
     def __call__(
         self,
@@ -164,7 +158,10 @@ class Planner(Protocol):
         widths: NDArray[np.int64],
         orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """All are [B], `passes`, the epochs, may be one for all; sizes in pixels, as stored."""
+        """All are [B], `passes`, the epochs, may be one for all; sizes in pixels, as stored.
+
+        `orientations` are EXIF's, of which the recipe says whether they matter; None: all are upright.
+        """
         ...
 
 
@@ -173,7 +170,6 @@ class MultiCrop:
 
     def __init__(self, config: MultiCropConfig, seed: int) -> None:
         self._config, self._seed = config, seed
-        self.turns_upright = config.exif_orientation == "apply"
         groups = config.views
         self._sizes = tuple(group.size for group in groups for _ in range(group.count))
         ends = np.cumsum([group.count for group in groups]).tolist()
@@ -190,8 +186,10 @@ class MultiCrop:
         widths: NDArray[np.int64],
         orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """The plan of the samples `ids` [B] in `passes`; heights and widths [B] are those of the decoded images."""
+        """The plan of the samples `ids` [B] in `passes`."""
         config, num_views = self._config, len(self._sizes)
+        if config.exif_orientation == "ignore":
+            orientations = None
         if orientations is not None:
             lying = transposed(orientations)
             heights, widths = np.where(lying, widths, heights), np.where(lying, heights, widths)
@@ -252,8 +250,6 @@ class MultiCrop:
 class CenterCrop:
     """The evaluation view: Resize(`resize`) and CenterCrop(`size`) as one window of the original image."""
 
-    turns_upright = False  # what evaluation sees is what published figures were measured on
-
     def __init__(self, config: CenterCropConfig) -> None:
         self._config = config
 
@@ -265,7 +261,7 @@ class CenterCrop:
         widths: NDArray[np.int64],
         orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """One view a sample; nothing is random."""
+        """One view a sample; nothing is random, and photographs stay as stored, as for published figures."""
         del passes, orientations
         size, shape = self._config.size, (1, len(ids))
         short = np.minimum(heights, widths)

@@ -47,11 +47,14 @@ def image(shard: OpenShard, i: int) -> bytes:
 
 
 def write_shards(
-    url: str | Path, *shards: Sequence[bytes], sizes: Mapping[int, tuple[int, int]] = MappingProxyType({})
+    url: str | Path,
+    *shards: Sequence[bytes],
+    sizes: Mapping[int, tuple[int, int]] = MappingProxyType({}),
+    orientations: Mapping[int, int] = MappingProxyType({}),
 ) -> Manifest:
     """Write shards of these files at `url`. The label of a sample is its id.
 
-    Their (height, width) are said to be HEIGHT x WIDTH but for those ids that `sizes` has.
+    Their (height, width) are said to be HEIGHT x WIDTH but for those ids that `sizes` has; their EXIF orientation 1.
     """
     store = Store(url)
     entries: list[ShardEntry] = []
@@ -61,7 +64,8 @@ def write_shards(
         with tempfile.TemporaryDirectory() as folder:
             with ShardWriter(Path(folder) / "tar") as writer:
                 for file in files:
-                    writer.add(f"k{label:06d}", "jpg", file, label, *sizes.get(label, (HEIGHT, WIDTH)), 1)
+                    size, orientation = sizes.get(label, (HEIGHT, WIDTH)), orientations.get(label, 1)
+                    writer.add(f"k{label:06d}", "jpg", file, label, *size, orientation)
                     label += 1
             index = index_to_bytes(writer.index)
             store.put(f"{name}.tar", Path(folder) / "tar")

@@ -9,7 +9,6 @@ import torch
 from PIL import Image, ImageOps
 
 from pipeline.augment import EXECUTORS, MultiCrop, MultiCropConfig, build_executor
-from pipeline.augment.orientation import read_orientations
 from pipeline.augment.plan import ViewGroup
 from pipeline.loader import render
 from pipeline.order import OrderConfig
@@ -22,10 +21,10 @@ AS_STORED = MultiCrop(MultiCropConfig(views=VIEWS), seed=0)
 UPRIGHT = MultiCrop(MultiCropConfig(views=VIEWS, exif_orientation="apply"), seed=0)
 
 
-def photograph(orientation: int, file_format: str = "JPEG") -> bytes:
+def photograph(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return encode(picture(orientation), file_format, exif=exif)
+    return encode(picture(orientation), exif=exif)
 
 
 def turned_by_pil(encoded: bytes) -> bytes:
@@ -35,7 +34,7 @@ def turned_by_pil(encoded: bytes) -> bytes:
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_photographs_are_upright_before_windows_are_cut(executor: str, tmp_path: Path) -> None:
     images = [photograph(orientation) for orientation in range(1, 9)]
-    write_shards(tmp_path, images)
+    write_shards(tmp_path, images, orientations=dict(enumerate(range(1, 9))))
     config = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1)
     stream = open_training_stream(config, 0, 8)
     encoded = next(iter(stream))
@@ -48,15 +47,3 @@ def test_photographs_are_upright_before_windows_are_cut(executor: str, tmp_path:
     for group, other in zip(views, expected, strict=True):
         torch.testing.assert_close(group, other, rtol=0, atol=0)
     rendering.close()
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_orientations_are_read_from_the_bytes(file_format: str) -> None:
-    images = [photograph(orientation, file_format) for orientation in range(1, 9)]
-    assert read_orientations([memoryview(image) for image in images]).tolist() == list(range(1, 9))
-
-
-def test_what_says_nothing_that_can_be_read_stays_as_it_is() -> None:
-    garbled = encode(picture(0), exif=b"Exif\x00\x00garbage")
-    images = [encode(picture(0)), encode(picture(0), "PNG"), garbled, photograph(0), photograph(9), b"broken", b""]
-    assert read_orientations(images).tolist() == [1] * len(images)
