@@ -152,15 +152,18 @@ class ViewLoader:
     def _produce(self, results: "queue.Queue[ViewBatch | BaseException]") -> None:
         encoded_batches = iter(self._stream)
         try:
-            for views, encoded in render(encoded_batches, self._planner, self._executor, self._stream.neighbour):
-                if not _put(results, self._deliver(views, encoded), self._stop):
+            rendered = render(encoded_batches, self._planner, self._executor, self._stream.neighbour)
+            for batch in map(self._deliver, rendered):
+                if not _put(results, batch, self._stop):
                     return
+                del batch  # or the next would be made beside it, in memory of its own
         except BaseException as error:
             _put(results, error, self._stop)
         finally:
             encoded_batches.close()  # type: ignore[attr-defined]
 
-    def _deliver(self, views: list[torch.Tensor], encoded: EncodedBatch) -> ViewBatch:
+    def _deliver(self, rendered: "Rendered") -> ViewBatch:
+        views, encoded = rendered
         return ViewBatch(
             epoch=encoded.epoch,
             step=encoded.step,

@@ -8,6 +8,9 @@ student would otherwise have to do. On a GPU nothing waits for anything but data
 DLPack makes torch's current stream wait for the views, and the stacking is queued on that stream. DALI may not
 use the views' memory again before the stacking has read them, so they are held, with an event, until the next call
 but one; by then the event has long passed. The stacks belong to the stream that was current in the calling thread.
+
+One batch may be under way while another is waited for and stacked. A pipeline of depth 1 takes it; DALI's own prefetch
+would want two batches before it gives the first.
 """
 
 from collections import deque

@@ -9,6 +9,7 @@ where one matrix a view departs from torchvision's ColorJitter).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise, starmap
 from typing import Literal, Protocol, Self
 
@@ -133,8 +134,16 @@ class CropPlan:
         """
         if self.orientations is not None and transposed(self.orientations[b]):
             height, width = width, height
-        if (self.top[:, b] + self.height[:, b]).max() > height or (self.left[:, b] + self.width[:, b]).max() > width:
+        bottom, right = self._reach[b]
+        if bottom > height or right > width:
             raise ValueError(f"it has {height} x {width} pixels, fewer than its shard's index says")
+
+    @cached_property
+    def _reach(self) -> list[list[int]]:
+        """How many rows and columns the windows of each sample need."""
+        ends = np.stack([self.top + self.height, self.left + self.width], axis=-1)
+        reach: list[list[int]] = ends.max(axis=0).tolist()
+        return reach
 
     @property
     def num_views(self) -> int:

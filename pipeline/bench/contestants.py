@@ -61,16 +61,16 @@ class ExecutorContestant:
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""
-        for views, _ in self._rendered(batches):
-            self._deliver(views)
+        for _ in map(self._deliver, self._rendered(batches)):
+            pass
 
     def _rendered(self, batches: Sequence[EncodedBatch]) -> Iterator[Rendered]:
         return render(batches, self._planner, self._executor, self._neighbour)
 
-    def _deliver(self, views: list[torch.Tensor]) -> None:
+    def _deliver(self, rendered: Rendered) -> None:
         """To the device, normalised; nothing is kept."""
         begin = time.perf_counter()
-        for group in views:
+        for group in rendered[0]:
             normalised(group.to(self._device))
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
