@@ -1,7 +1,7 @@
 """The contestants of esvit-bench: one training step each, timed phase by phase.
 
 `direct` is the plain composition of `esvit.bench.direct`. `fused` is what esvit-train does, `recompute` the same with
-blocks computed again in the backward. All start from the same weights.
+blocks computed again in the backward, `compiled` with backbones compiled. All start from the same weights.
 """
 
 import time
@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,9 +91,10 @@ class Step(ABC):
 class OurStep(Step):
     """As in `esvit.step`."""
 
-    def __init__(self, settings: Settings, *, recompute: bool) -> None:
+    def __init__(self, settings: Settings, *, recompute: bool = False, compiled: bool = False) -> None:
         super().__init__(settings)
-        model = ModelConfig(backbone=settings.backbone.replace(recompute=recompute), head=settings.head)
+        backbone = settings.backbone.replace(recompute=recompute)
+        model = ModelConfig(backbone=backbone, head=settings.head, compile=compiled)
         self._networks = StudentTeacher(model, with_regions=True).to(settings.device)
         self._student, self._teacher = self._networks.student, self._networks.teacher
         self._loss = EsvitLoss(LossConfig(), settings.head.num_prototypes).to(settings.device)
@@ -149,6 +151,7 @@ class DirectStep(Step):
 
 VARIANTS: dict[str, Callable[[Settings], Step]] = {
     "direct": DirectStep,
-    "fused": lambda settings: OurStep(settings, recompute=False),
-    "recompute": lambda settings: OurStep(settings, recompute=True),
+    "fused": OurStep,
+    "recompute": partial(OurStep, recompute=True),
+    "compiled": partial(OurStep, compiled=True),
 }

@@ -17,9 +17,9 @@ Make = Callable[..., Tensor]
 def linear_after(make: Make, made_of: tuple[Tensor, ...], layer: nn.Linear) -> Tensor:
     """`layer(make(*made_of))`, whose backward calls `make` once more. `make` must be a function of its arguments alone.
 
-    Under autocast `make` sees the same autocast both times.
+    Under autocast `make` sees the same autocast both times. A compiler decides for itself what to keep.
     """
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         product: Tensor = layer(make(*made_of))
         return product
     result: Tensor = _LinearAfter.apply(make, layer.weight, layer.bias, *made_of)

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from esvit.models import BackboneConfig, build_backbone
+from esvit.models.compiled import compile_backbone
 from esvit.models.head import HeadConfig, ProjectionHead, Prototypes
 from pipeline.config import Config
 
 
 class ModelConfig(Config):
-    """Student and teacher alike; both heads are of the same kind."""
+    """Student and teacher alike; both heads are of the same kind.
+
+    Attributes:
+        compile: Have torch compile both backbones for training: minutes at the start, then fewer passes over memory.
+            Needs a C++ compiler.
+    """
 
     backbone: BackboneConfig = BackboneConfig()
     head: HeadConfig = HeadConfig()
+    compile: bool = False
 
 
 class Outputs(NamedTuple):
@@ -98,6 +105,9 @@ class StudentTeacher(nn.Module):
         self.teacher = Network(config, drop_path=False, with_regions=with_regions)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
+        if config.compile:
+            for network in (self.student, self.teacher):
+                compile_backbone(network.backbone)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:

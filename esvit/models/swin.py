@@ -166,7 +166,8 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has 
         padded_height, padded_width = qkv.shape[1:3]
         if shift:
             qkv = qkv.roll((-shift, -shift), dims=(1, 2))
-            bias = bias + shift_mask(padded_height, padded_width, window, shift, qkv.device, bias.dtype).unsqueeze(1)
+            mask = _constant_mask(padded_height, padded_width, window, shift, qkv.device, bias.dtype)
+            bias = bias + mask.unsqueeze(1)
         windows = window_partition(qkv, self.window_size).flatten(1, 2)  # [B * windows, window ** 2, 3 * D]
         heads = windows.unflatten(2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
@@ -228,3 +229,11 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
         origin = window_partition(origin[None, :, :, None], (window, window)).flatten(1)
         foreign = origin[:, None, :] != origin[:, :, None]
         return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill(foreign, _MASKED)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant_mask(
+    height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """`shift_mask`, of which a compiler takes the result instead of looking into the cache."""
+    return shift_mask(height, width, window, shift, device, dtype)

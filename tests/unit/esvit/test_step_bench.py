@@ -59,7 +59,7 @@ def test_the_recipe_keeps_its_odds_with_other_views() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--variant", "direct,slow"], "no variant 'slow'; choose from direct, fused, recompute"),
+        (["--variant", "direct,slow"], "no variant 'slow'; choose from direct, fused, recompute, compiled"),
         (["--views", "2x"], "is not of the form 2x224,8x96"),
         (["--views", "1x32"], "at least two crops"),
         (["--batch", "0"], "'0' is not a positive number"),
