@@ -13,80 +13,23 @@ Where the store is a local folder nothing is copied: the shard is verified in pl
 import contextlib
 import fcntl
 import logging
-import mmap
 import os
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline import telemetry, waiting
-from pipeline.errors import UserError
 from pipeline.format.checksum import HashingWriter, sha256_file
-from pipeline.format.index import INDEX_DTYPE, load_index
+from pipeline.format.index import load_index
 from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.shard import CacheError, MappedShard
 from pipeline.store import ReplacedObjectError, Store
 
 _MAX_OPEN_SHARDS = 256
-# An index row without its fields: numpy gathers such rows ten times as fast.
-ROW_DTYPE = np.dtype((np.void, INDEX_DTYPE.itemsize))
 
 _log = logging.getLogger(__name__)
-
-
-class CacheError(UserError):
-    """A shard does not match its manifest, or the cache directory cannot hold it."""
-
-
-class CachedShard:
-    """An open, verified shard: `index` (see `pipeline.format.index`) and the bytes of its images, which are mapped.
-
-    `rows` is the index again as `ROW_DTYPE`.
-    """
-
-    def __init__(self, path: Path, index: NDArray[np.void]) -> None:
-        self.path, self.index = path, index.view(np.ndarray)  # a plain view of the map is indexed much faster
-        self.rows = self.index.view(ROW_DTYPE)
-        self._file = os.open(path, os.O_RDONLY)
-        self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
-        self._bytes = memoryview(self._map)
-
-    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
-        """See `OpenShard`: windows of the mapped file, valid after its eviction too.
-
-        Raises:
-            CacheError: the file is shorter than it was, and to touch its end would be the end of the process.
-        """
-        if os.fstat(self._file).st_size < len(self._bytes):
-            raise CacheError(f"{self.path} was cut short while it was read; see who writes there, and start again")
-        for offset, size in zip(offsets, sizes, strict=True):
-            start = offset - offset % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, start, offset + size - start)  # reads ahead without waiting
-        return [self._bytes[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
-
-    @property
-    def is_evicted(self) -> bool:
-        """Whether its file is gone: it still reads, but holds on to the disk space."""
-        return os.fstat(self._file).st_nlink == 0
-
-    def pin(self) -> bool:
-        """Keep every process from evicting it until `unpin`. False: it is evicted already."""
-        fcntl.flock(self._file, fcntl.LOCK_SH)
-        return not self.is_evicted
-
-    def unpin(self) -> None:
-        """Allow to evict it; it counts as used now."""
-        os.utime(self._file)
-        fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def __del__(self) -> None:
-        # Closed with its last reader, so that eviction from the table never cuts a read short.
-        if hasattr(self, "_file"):
-            os.close(self._file)
 
 
 class ShardCache:
@@ -105,12 +48,12 @@ class ShardCache:
         self.num_shards = len(manifest.shards)
         self._is_remote, self.is_full = store.local_path("") is None, False
         self.max_bytes = max_bytes if self._is_remote else sys.maxsize
-        self._open: OrderedDict[int, CachedShard] = OrderedDict()
-        self._pinned: dict[int, CachedShard] = {}
+        self._open: OrderedDict[int, MappedShard] = OrderedDict()
+        self._pinned: dict[int, MappedShard] = {}
         self._table_lock = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in manifest.shards]
 
-    def shard(self, i: int) -> CachedShard:
+    def shard(self, i: int) -> MappedShard:
         """Shard `i`, fetched and verified if it is not here yet; blocks until it is.
 
         Raises:
@@ -130,7 +73,7 @@ class ShardCache:
                 return shard
         return self.shard(i)
 
-    def pin(self, i: int) -> CachedShard:
+    def pin(self, i: int) -> MappedShard:
         """As `shard`, but no process evicts it before this one has called `release`."""
         with self._shard_locks[i]:
             shard = self._open.get(i)
@@ -149,11 +92,11 @@ class ShardCache:
         """Size of these shards together."""
         return sum(self._manifest.shards[i].num_bytes for i in shards)
 
-    def _unpin(self, shard: CachedShard) -> None:
+    def _unpin(self, shard: MappedShard) -> None:
         if self._is_remote:
             shard.unpin()
 
-    def _obtain(self, i: int) -> CachedShard:
+    def _obtain(self, i: int) -> MappedShard:
         """Shard `i`, opened, pinned and put into the table."""
         shard = self._open_shard(self._manifest.shards[i])
         with self._table_lock:
@@ -162,7 +105,7 @@ class ShardCache:
                 self._open.popitem(last=False)
         return shard
 
-    def _open_shard(self, entry: ShardEntry) -> CachedShard:
+    def _open_shard(self, entry: ShardEntry) -> MappedShard:
         tar, index = self._store.local_path(entry.tar_name), self._store.local_path(entry.index_name)
         try:
             if tar is None or index is None:
@@ -173,16 +116,16 @@ class ShardCache:
                 f"cannot open shard {entry.name} of {self._store.url}: {error.strerror} ({error.filename})"
             ) from None
 
-    def _obtain_local(self, entry: ShardEntry, tar: Path, index: Path) -> CachedShard:
+    def _obtain_local(self, entry: ShardEntry, tar: Path, index: Path) -> MappedShard:
         if not tar.exists() or not index.exists():
             raise CacheError(
                 f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
                 "run 'shard-builder verify' on it"
             )
         self._verify(entry.tar_name, tar.stat().st_size, sha256_file(tar), entry.sha256, entry.num_bytes)
-        return CachedShard(tar, load_index(index, entry))
+        return MappedShard(tar, load_index(index, entry))
 
-    def _obtain_remote(self, entry: ShardEntry) -> CachedShard:
+    def _obtain_remote(self, entry: ShardEntry) -> MappedShard:
         self._directory.mkdir(parents=True, exist_ok=True)
         with _process_lock(self._directory / f"{entry.name}.lock", entry.name):
             shard = self._open_cached(entry)
@@ -195,13 +138,13 @@ class ShardCache:
         self._close_evicted()
         return shard
 
-    def _open_cached(self, entry: ShardEntry) -> CachedShard | None:
+    def _open_cached(self, entry: ShardEntry) -> MappedShard | None:
         """The shard, pinned, if the directory holds it whole."""
         tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
         try:
             if tar.stat().st_size != entry.num_bytes or not index.exists():
                 return None
-            shard = CachedShard(tar, load_index(index, entry))
+            shard = MappedShard(tar, load_index(index, entry))
             return shard if shard.pin() else None
         except FileNotFoundError:
             return None

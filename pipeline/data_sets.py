@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.format.manifest import Manifest
-from pipeline.remote import OpenShard, open_shards
+from pipeline.remote import open_shards
+from pipeline.shard import OpenShard
 from pipeline.store import Store, read_manifest
 
 

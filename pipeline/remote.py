@@ -13,28 +13,18 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline import telemetry
-from pipeline.cache import ROW_DTYPE, ShardCache
-from pipeline.format.index import Index, ShardIndexError, index_from_bytes
+from pipeline.cache import ShardCache
+from pipeline.format.index import ROW_DTYPE, Index, ShardIndexError, index_from_bytes
 from pipeline.format.manifest import Manifest
+from pipeline.shard import OpenShard
 from pipeline.store import Store
 
 _GAP_BYTES = 64 * 2**10  # read along rather than asked for in two requests
 _MAX_INDEXES = 1024
 
 _log = logging.getLogger(__name__)
-
-
-class OpenShard(Protocol):
-    """A shard whose images can be read; `rows` is its index as `ROW_DTYPE`."""
-
-    rows: NDArray[np.void]
-
-    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
-        """The bytes of the tar from each offset on, at least one; not to be written to. Safe from many threads."""
-        ...
 
 
 class Shards(Protocol):

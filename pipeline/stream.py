@@ -18,12 +18,11 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 
 from pipeline import telemetry
 from pipeline.buffers import Encoded
-from pipeline.cache import ROW_DTYPE
 from pipeline.config import Config
 from pipeline.data_sets import DataSet, JoinedDataSets, open_data_set
 from pipeline.errors import UserError
 from pipeline.fetch import prefetch
-from pipeline.format.index import INDEX_DTYPE
+from pipeline.format.index import INDEX_DTYPE, ROW_DTYPE
 from pipeline.mixture import MixtureOrder
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
 from pipeline.window import ShardWindow

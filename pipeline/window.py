@@ -11,7 +11,8 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipeline.remote import OpenShard, Shards
+from pipeline.remote import Shards
+from pipeline.shard import OpenShard
 
 _SCAN_STEPS = 4  # looked at for each one handed out: soon far ahead, with little to do before the first
 _MAX_STEPS_AHEAD = 10_000  # where so few shards come that the bytes never add up

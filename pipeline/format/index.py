@@ -25,6 +25,8 @@ INDEX_DTYPE = np.dtype(
         ("orientation", "u1"),  # EXIF orientation 1..8; 1 where the image has none
     ]
 )
+# A row without its fields: numpy gathers such rows ten times as fast.
+ROW_DTYPE = np.dtype((np.void, INDEX_DTYPE.itemsize))
 
 MULTI_LABEL = -1
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import Counter
 
-from pipeline.cache import CacheError, ShardCache
+from pipeline.cache import ShardCache
 from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
+from pipeline.shard import CacheError
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
 from support.shards import image, jpegs, write_shards

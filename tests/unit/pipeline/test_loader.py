@@ -13,9 +13,9 @@ from torchdata.stateful_dataloader import Stateful
 from pipeline import telemetry
 from pipeline.augment import MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.plan import ViewGroup
-from pipeline.cache import CacheError
 from pipeline.loader import DataConfig, ViewBatch, ViewLoader, open_loader
 from pipeline.order import OrderConfig, OrderError
+from pipeline.shard import CacheError
 from pipeline.stream import StreamConfig, TooManyBadSamples, open_training_stream
 from support.shards import jpegs, write_shards
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.format.index import INDEX_DTYPE, ShardIndexError
 from pipeline.order import OrderConfig
-from pipeline.remote import OpenShard, RemoteShards
+from pipeline.remote import RemoteShards
+from pipeline.shard import OpenShard
 from pipeline.store import Store, read_manifest
 from pipeline.stream import StreamConfig, open_training_stream
 from support.shards import jpegs, write_shards

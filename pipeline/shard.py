@@ -1,0 +1,75 @@
+"""A shard whose images can be read, and the usual one: a file on the disk, mapped into memory."""
+
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.format.index import ROW_DTYPE
+
+
+class CacheError(UserError):
+    """A shard does not match its manifest, or the disk does not hold it."""
+
+
+class OpenShard(Protocol):
+    """A shard whose images can be read; `rows` is its index as `ROW_DTYPE`."""
+
+    rows: NDArray[np.void]
+
+    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+        """The bytes of the tar from each offset on, at least one; not to be written to. Safe from many threads."""
+        ...
+
+
+class MappedShard:
+    """An open, verified shard: `index` (see `pipeline.format.index`) and the bytes of its images, which are mapped.
+
+    `rows` is the index again as `ROW_DTYPE`.
+    """
+
+    def __init__(self, path: Path, index: NDArray[np.void]) -> None:
+        self.path, self.index = path, index.view(np.ndarray)  # a plain view of the map is indexed much faster
+        self.rows = self.index.view(ROW_DTYPE)
+        self._file = os.open(path, os.O_RDONLY)
+        self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
+        self._bytes = memoryview(self._map)
+
+    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+        """See `OpenShard`: windows of the mapped file, valid after its eviction too.
+
+        Raises:
+            CacheError: the file is shorter than it was, and to touch its end would be the end of the process.
+        """
+        if os.fstat(self._file).st_size < len(self._bytes):
+            raise CacheError(f"{self.path} was cut short while it was read; see who writes there, and start again")
+        for offset, size in zip(offsets, sizes, strict=True):
+            start = offset - offset % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, offset + size - start)  # reads ahead without waiting
+        return [self._bytes[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether its file is gone: it still reads, but holds on to the disk space."""
+        return os.fstat(self._file).st_nlink == 0
+
+    def pin(self) -> bool:
+        """Keep every process from evicting it until `unpin`. False: it is evicted already."""
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+        return not self.is_evicted
+
+    def unpin(self) -> None:
+        """Allow to evict it; it counts as used now."""
+        os.utime(self._file)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def __del__(self) -> None:
+        # Closed with its last reader, so that eviction from the table never cuts a read short.
+        if hasattr(self, "_file"):
+            os.close(self._file)
