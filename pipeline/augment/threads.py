@@ -18,7 +18,6 @@ class Threads:
             torch.set_num_threads(1)
             all_started.wait()
 
-        self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="views", initializer=start)
         all_busy = threading.Barrier(num_threads)
         for future in [self._pool.submit(all_busy.wait) for _ in range(num_threads)]:
@@ -27,14 +26,8 @@ class Threads:
 
     def for_each(self, work: Callable[[int], None], count: int) -> None:
         """Call `work` with 0 to `count` - 1; returns when all calls have. What one of them raises is raised here."""
-        places = iter(range(count))  # shared: each thread takes the next one, which costs less than a future an image
-
-        def take() -> None:
-            for place in places:
-                work(place)
-
-        for future in [self._pool.submit(take) for _ in range(self._num_threads)]:
-            future.result()
+        for _ in self._pool.map(work, range(count)):
+            pass
 
     def close(self) -> None:
         """End the threads."""
