@@ -13,24 +13,20 @@ Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Win
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import PatchEmbed, calculate_drop_path_rates, trunc_normal_
-from timm.models.swin_transformer import (
-    PatchMerging,
-    SwinTransformerBlock,
-    window_partition,
-    window_reverse,
-)
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
 from esvit.models.backbone import Backbone, Features
 from esvit.models.lean import linear_after
+from esvit.models.windows import into_windows, out_of_windows, padded, shift_mask, window_attention, window_order
 from pipeline.errors import UserError
 
-_MASKED = -100.0
 _layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -162,78 +158,19 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has 
         window, shift = self.window_size[0], self.shift_size[0]
         index = self.attn.relative_position_index
         bias = table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
-        qkv = _padded(qkv, qkv_bias, -height % window, -width % window)
-        padded_height, padded_width = qkv.shape[1:3]
+        qkv = padded(qkv, qkv_bias, -height % window, -width % window)
+        map_size = tuple(qkv.shape[1:3])
+        order = _made(window_order, *map_size, window, shift, qkv.device)
         if shift:
-            qkv = qkv.roll((-shift, -shift), dims=(1, 2))
-            mask = _constant_mask(padded_height, padded_width, window, shift, qkv.device, bias.dtype)
-            bias = bias + mask.unsqueeze(1)
-        windows = window_partition(qkv, self.window_size).flatten(1, 2)  # [B * windows, window ** 2, 3 * D]
-        heads = windows.unflatten(2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            bias = bias + _made(shift_mask, *map_size, window, shift, qkv.device, bias.dtype).unsqueeze(1)
+        windows = into_windows(qkv, order).view(-1, window**2, 3 * self.dim)
+        heads = torch.unflatten(windows, 2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
-        windows = window_attention(query, key, value, bias).transpose(1, 2).reshape(-1, window, window, self.dim)
-        x = window_reverse(windows, self.window_size, padded_height, padded_width)
-        if shift:
-            x = x.roll((shift, shift), dims=(1, 2))
-        cropped: Tensor = x[:, :height, :width]
+        windows = window_attention(query, key, value, bias).transpose(1, 2).reshape(len(qkv), -1, self.dim)
+        cropped: Tensor = out_of_windows(windows, order, map_size)[:, :height, :width]
         return cropped
 
 
-def _padded(qkv: Tensor, qkv_bias: Tensor, bottom: int, right: int) -> Tensor:
-    """qkv [B, H, W, 3 * D] with what a token of zeros would give, the bias, below and right of it."""
-    if not bottom and not right:
-        return qkv
-    batch, height, width, _ = qkv.shape
-    bias = qkv_bias.to(qkv.dtype)
-    if right:
-        qkv = torch.cat([qkv, bias.expand(batch, height, right, -1)], dim=2)
-    if bottom:
-        qkv = torch.cat([qkv, bias.expand(batch, bottom, width + right, -1)], dim=1)
-    return qkv
-
-
-def window_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, fused: bool | None = None) -> Tensor:
-    """Attention within windows: softmax(q k / sqrt(d) + bias) v of tensors [B * windows, heads, N, d].
-
-    Args:
-        query: And `key`, `value`: the windows of an image are neighbours.
-        key: As `query`.
-        value: As `query`.
-        bias: [windows or 1, heads, N, N].
-        fused: Use torch's fused attention. None for where it is the faster: on GPUs. On the CPU it has no kernel for
-            a bias with a gradient, and what it falls back to takes up to half as long again as the plain formula.
-    """
-    if query.is_cuda if fused is None else fused:
-        bias = bias.expand(len(query) // len(bias), *bias.shape).reshape(-1, *bias.shape[1:])
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-    scores = (query * query.shape[-1] ** -0.5) @ key.mT
-    scores = (torch.unflatten(scores, 0, (-1, len(bias))) + bias).flatten(0, 1)
-    weights = scores.softmax(dim=-1).to(value.dtype)
-    return weights @ value
-
-
-@lru_cache(maxsize=64)
-def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What may attend to what after the roll: [windows, window ** 2, window ** 2], 0 for yes and -100 for no.
-
-    `height` and `width` are those of the padded map. The roll brings tokens from opposite borders into
-    the last windows; they must not see each other. Student, teacher and all blocks share the cached masks.
-    """
-
-    def bands(length: int) -> Tensor:
-        position = torch.arange(length, device=device)
-        return (position >= length - window).int() + (position >= length - shift).int()
-
-    with torch.inference_mode(False):  # a mask first made in inference must serve training too
-        origin = 3 * bands(height)[:, None] + bands(width)  # [height, width], one label a region of origin
-        origin = window_partition(origin[None, :, :, None], (window, window)).flatten(1)
-        foreign = origin[:, None, :] != origin[:, :, None]
-        return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill(foreign, _MASKED)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant_mask(
-    height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """`shift_mask`, of which a compiler takes the result instead of looking into the cache."""
-    return shift_mask(height, width, window, shift, device, dtype)
+def _made(make: Any, *arguments: Any) -> Any:
+    """`make(*arguments)` from its cache; a compiler, which cannot see into caches, has it made anew."""
+    return (make.__wrapped__ if torch.compiler.is_compiling() else make)(*arguments)

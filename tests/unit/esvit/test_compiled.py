@@ -12,6 +12,9 @@ from esvit.models.compiled import compile_backbone
 from esvit.models.student_teacher import ModelConfig, StudentTeacher
 from pipeline.errors import UserError
 
+# Of torch, about its own tracing.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+
 # A block without and one with a shift; drop path in the second.
 SMALL = BackboneConfig(name="swin_nano", embed_dim=8, depths=(2,), num_heads=(2,), drop_path_rate=0.3)
 

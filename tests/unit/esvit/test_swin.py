@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from esvit.models import BACKBONES, BackboneConfig, build_backbone
-from esvit.models.swin import PadThenRollBlock, shift_mask, window_attention
+from esvit.models.swin import PadThenRollBlock
+from esvit.models.windows import shift_mask, window_attention
 from pipeline.config import ConfigError, load
 
 WINDOW = 4
