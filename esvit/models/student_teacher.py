@@ -19,8 +19,8 @@ class ModelConfig(Config):
     """Student and teacher alike; both heads are of the same kind.
 
     Attributes:
-        compile: Have torch compile both backbones for training: minutes at the start, then fewer passes over memory.
-            Needs a C++ compiler.
+        compile: Have torch compile both backbones for training: minutes at the start, and on a CPU more memory. What it
+            gains was not measured. Needs a C++ compiler.
     """
 
     backbone: BackboneConfig = BackboneConfig()
