@@ -49,10 +49,12 @@ class MappedShard:
         """
         if os.fstat(self._file).st_size < len(self._bytes):
             raise CacheError(f"{self.path} was cut short while it was read; see who writes there, and start again")
+        images = []
         for offset, size in zip(offsets, sizes, strict=True):
-            start = offset - offset % mmap.PAGESIZE
+            start = offset & -mmap.PAGESIZE
             self._map.madvise(mmap.MADV_WILLNEED, start, offset + size - start)  # reads ahead without waiting
-        return [self._bytes[offset : offset + size] for offset, size in zip(offsets, sizes, strict=True)]
+            images.append(self._bytes[offset : offset + size])
+        return images
 
     @property
     def is_evicted(self) -> bool:

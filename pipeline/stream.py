@@ -25,6 +25,7 @@ from pipeline.fetch import prefetch
 from pipeline.format.index import INDEX_DTYPE, ROW_DTYPE
 from pipeline.mixture import MixtureOrder
 from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
+from pipeline.shard import OpenShard
 from pipeline.window import ShardWindow
 
 _NUM_REQUESTS = 16  # of a step at once, where there is no cache
@@ -224,22 +225,11 @@ class SampleStream:
         table = np.empty(len(ids), dtype=INDEX_DTYPE)
         rows = table.view(ROW_DTYPE)
         by_shard = np.argsort(shards, kind="stable")
-        runs = np.split(by_shard, np.flatnonzero(np.diff(shards[by_shard])) + 1)
-        images: list[Encoded] = [b""] * len(ids)
-
-        def fill(run: NDArray[np.int64]) -> None:
-            shard = self._cache.shard(int(shards[run[0]]))
+        ends = [*(np.flatnonzero(np.diff(shards[by_shard])) + 1).tolist(), len(ids)]
+        runs = [by_shard[start:end] for start, end in itertools.pairwise([0, *ends])]
+        opened = [self._cache.shard(int(shards[run[0]])) for run in runs]
+        for shard, run in zip(opened, runs, strict=True):
             rows[run] = shard.rows[places[run]]
-            found = shard.images(table["offset"][run].tolist(), table["size"][run].tolist())
-            for b, image in zip(run.tolist(), found, strict=True):
-                images[b] = image
-
-        if self._cache.is_stored:
-            for run in runs:
-                fill(run)
-        else:  # each is at least one request
-            for _ in prefetch(fill, runs, _NUM_REQUESTS, len(runs), "read-ranges"):
-                pass
         return EncodedBatch(
             epoch=epoch,
             step=step,
@@ -250,8 +240,27 @@ class SampleStream:
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
             orientations=table["orientation"].astype(np.int64),
-            images=images,
+            images=self._images(table, [(shard, run.tolist()) for shard, run in zip(opened, runs, strict=True)]),
         )
+
+    def _images(self, table: NDArray[np.void], runs: list[tuple[OpenShard, list[int]]]) -> list[Encoded]:
+        """The images of these rows; each shard holds those of the rows beside it."""
+        offsets, sizes = table["offset"].tolist(), table["size"].tolist()
+        images: list[Encoded] = [b""] * len(table)
+
+        def fill(run: tuple[OpenShard, list[int]]) -> None:
+            shard, places = run
+            found = shard.images([offsets[b] for b in places], [sizes[b] for b in places])
+            for b, image in zip(places, found, strict=True):
+                images[b] = image
+
+        if self._cache.is_stored:
+            for run in runs:
+                fill(run)
+        else:  # each is at least one request
+            for _ in prefetch(fill, runs, _NUM_REQUESTS, len(runs), "read-ranges"):
+                pass
+        return images
 
 
 def open_training_stream(

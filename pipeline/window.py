@@ -52,9 +52,9 @@ class ShardWindow:
                     ahead.append(following)
                     following = next(steps)
                 step = ahead.popleft()
-                self._not_yet_needed.difference_update(step[1])
-                for shard in step[1]:
+                for shard in self._not_yet_needed.intersection(step[1]):  # the others have been waited for
                     self._shards[shard].result()
+                self._not_yet_needed.difference_update(step[1])
                 yield step[0]
                 behind.append(step)
                 if len(behind) > self._num_behind:
