@@ -43,7 +43,7 @@ def _forget() -> None:
     torch.compiler.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.acceptance
 @pytest.mark.parametrize("recompute", [False, True])
 def test_what_is_traced_is_the_network(recompute: bool) -> None:
     """Without the code generator, which takes long: two sizes, drop path, the mask, and without gradients."""
