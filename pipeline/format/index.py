@@ -4,7 +4,6 @@ One row a sample, in the order of the tar, stored as a `.npy` file that readers 
 """
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_bytes, sha256_file
+from pipeline.format.checksum import sha256_bytes
 from pipeline.format.manifest import ShardEntry
 
 INDEX_DTYPE = np.dtype(
@@ -29,6 +28,8 @@ INDEX_DTYPE = np.dtype(
 ROW_DTYPE = np.dtype((np.void, INDEX_DTYPE.itemsize))
 
 MULTI_LABEL = -1
+
+_MAGIC = b"\x93NUMPY\x01\x00"  # of version 1.0; then two bytes with the length of the header, and the header
 
 Index = NDArray[Any]
 """A one-dimensional array of `INDEX_DTYPE`."""
@@ -47,30 +48,37 @@ def index_to_bytes(index: Index) -> bytes:
 
 
 def load_index(path: str | Path, entry: ShardEntry) -> Index:
-    """Map an index file into memory after checking it against its manifest entry.
+    """Map an index file into memory after checking it against its manifest entry. Safe from many threads.
 
     Raises:
         ShardIndexError: the file is missing, or its hash, row type or row count is not the one promised.
     """
     try:
-        actual_sha256 = sha256_file(path)
+        content = Path(path).read_bytes()
     except OSError as error:
         raise ShardIndexError(f"cannot read index {path}: {error.strerror or error}") from None
-    return _checked(path, actual_sha256, entry, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    start = _first_row(content, entry, path)
+    return np.memmap(path, INDEX_DTYPE, "r", start, (entry.num_samples,))
 
 
 def index_from_bytes(content: bytes, entry: ShardEntry, source: str) -> Index:
     """The same from the content of an index file; `source` is where it came from, for the message."""
-    return _checked(source, sha256_bytes(content), entry, lambda: np.load(io.BytesIO(content), allow_pickle=False))
+    return np.frombuffer(content, INDEX_DTYPE, entry.num_samples, _first_row(content, entry, source))
 
 
-def _checked(source: str | Path, actual_sha256: str, entry: ShardEntry, load: Callable[[], Index]) -> Index:
-    if actual_sha256 != entry.index_sha256:
+def _first_row(content: bytes, entry: ShardEntry, source: str | Path) -> int:
+    """Where the rows begin in a file that is checked.
+
+    `np.load` would do, but it parses the header with `ast`, which Python 3.11 fails at, now and then, where several
+    threads do it at once ("SystemError: AST constructor recursion depth mismatch"). The header can say one thing only.
+    """
+    if sha256_bytes(content) != entry.index_sha256:
         raise ShardIndexError(f"index {source} does not have the hash that the manifest records; fetch it again")
-    try:
-        index = load()
-    except (ValueError, EOFError):
-        raise ShardIndexError(f"index {source} is not a NumPy array file; build the shards again") from None
-    if index.dtype != INDEX_DTYPE or index.shape != (entry.num_samples,):
+    if not content.startswith(_MAGIC):
+        raise ShardIndexError(f"index {source} is not a NumPy array file; build the shards again")
+    start = len(_MAGIC) + 2 + int.from_bytes(content[len(_MAGIC) :][:2], "little")
+    header = f"{{'descr': {INDEX_DTYPE.descr!r}, 'fortran_order': False, 'shape': ({entry.num_samples},), }}"
+    num_bytes = start + entry.num_samples * INDEX_DTYPE.itemsize
+    if content[len(_MAGIC) + 2 : start].strip() != header.encode() or len(content) != num_bytes:
         raise ShardIndexError(f"index {source} does not hold the {entry.num_samples} rows that the manifest records")
-    return index
+    return start

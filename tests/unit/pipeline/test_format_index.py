@@ -1,12 +1,13 @@
 """The index: mapped from disk, and only if it is the one of the manifest."""
 
+import ast
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.format.checksum import sha256_bytes
-from pipeline.format.index import INDEX_DTYPE, ShardIndexError, index_to_bytes, load_index
+from pipeline.format.index import INDEX_DTYPE, ShardIndexError, index_from_bytes, index_to_bytes, load_index
 from pipeline.format.manifest import ShardEntry
 
 INDEX = np.array([(1536, 700, 4, 30, 40, 1), (4096, 100, 0, 20, 10, 6)], dtype=INDEX_DTYPE)
@@ -22,6 +23,18 @@ def test_round_trip_is_memory_mapped(tmp_path: Path) -> None:
     loaded = load_index(tmp_path / "i.npy", entry)
     assert isinstance(loaded, np.memmap)
     np.testing.assert_array_equal(loaded, INDEX)
+
+
+def test_no_header_is_parsed_with_ast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 fails at that, now and then, where several threads do it at once: and fetch threads do."""
+    entry = save(tmp_path / "i.npy", index_to_bytes(INDEX))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise SystemError("AST constructor recursion depth mismatch")
+
+    monkeypatch.setattr(ast, "literal_eval", refuse)
+    np.testing.assert_array_equal(load_index(tmp_path / "i.npy", entry), INDEX)
+    np.testing.assert_array_equal(index_from_bytes(index_to_bytes(INDEX), entry, "i"), INDEX)
 
 
 def test_bytes_are_reproducible() -> None:
