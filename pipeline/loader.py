@@ -7,6 +7,7 @@ The loader's state is the stream's, counted at the training step: batches that w
 a resume.
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -201,17 +202,31 @@ class _Rendering:
 
     def __init__(self, batch: EncodedBatch, planner: Planner, executor: Executor, neighbour: Neighbour) -> None:
         self._batch, self._planner, self._executor, self._neighbour = batch, planner, executor, neighbour
-        self._views = self._start()
+        self._seconds = 0.0
+        with self._at_work():
+            self._views = self._start()
 
     def finish(self) -> Rendered:
         """Wait for the views."""
-        with telemetry.LOADER_AUGMENT_SECONDS.time(), waiting.phase(f"views of step {self._batch.step}"):
-            while True:
-                try:
-                    return self._views(), self._batch
-                except BadImages as bad:
-                    self._replace(bad)
-                    self._views = self._start()
+        with self._at_work():
+            views = self._wait()
+        telemetry.LOADER_AUGMENT_SECONDS.observe(self._seconds)
+        return views, self._batch
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        with waiting.phase(f"views of step {self._batch.step}"):
+            yield
+        self._seconds += time.perf_counter() - begin
+
+    def _wait(self) -> list[torch.Tensor]:
+        while True:
+            try:
+                return self._views()
+            except BadImages as bad:
+                self._replace(bad)
+                self._views = self._start()
 
     def _start(self) -> Callable[[], list[torch.Tensor]]:
         while True:

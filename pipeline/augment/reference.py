@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
-from pipeline.augment.orientation import upright_with_pil
+from pipeline.augment.orientation import upright
 from pipeline.augment.plan import CropPlan
 from pipeline.buffers import Encoded
 
@@ -43,7 +43,7 @@ class ReferenceExecutor:
                 reasons[b] = str(error)
                 return []
             if plan.orientations is not None:
-                image = upright_with_pil(image, int(plan.orientations[b]))
+                image = Image.fromarray(upright(np.asarray(image), int(plan.orientations[b])))
             return [render(image, plan, v, b, self._dtype) for v in range(plan.num_views)]
 
         samples = list(self._pool.map(views_of, range(len(images))))
