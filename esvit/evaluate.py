@@ -14,11 +14,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from esvit import checkpoint
+from esvit.checkpoints import source
+from esvit.checkpoints.export import export
 from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
-from esvit.export import export
 from esvit.models import Backbone
 from esvit.models.student_teacher import Network
 from pipeline.augment import CenterCropConfig
@@ -30,7 +30,7 @@ from pipeline.stream import StreamConfig
 
 def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
     """The backbone of a checkpoint's "teacher" or "student", in evaluation mode."""
-    model = checkpoint.model_config(saved)
+    model = source.model_config(saved)
     prefix = "backbone."
     backbone = Network(model, drop_path=False, with_regions=False).backbone
     state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
@@ -40,7 +40,7 @@ def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
 
 def knn(arguments: argparse.Namespace) -> int:
     """`esvit-eval knn`: print top-1 for each number of neighbours."""
-    saved = checkpoint.load(arguments.checkpoint, _warn)
+    saved = source.load(arguments.checkpoint, _warn)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize or round(arguments.size * 256 / 224))
     with world(arguments.device) as here:
         backbone = load_backbone(saved, arguments.network).to(here.device)
@@ -66,7 +66,7 @@ def knn(arguments: argparse.Namespace) -> int:
 def export_backbone(arguments: argparse.Namespace) -> int:
     """`esvit-eval export`: the backbone as safetensors and config, for timm."""
     store = Store(arguments.dest)
-    for name in export(checkpoint.load(arguments.checkpoint, _warn), arguments.network, store):
+    for name in export(source.load(arguments.checkpoint, _warn), arguments.network, store):
         sys.stdout.write(f"wrote {store.url}/{name}\n")
     return 0
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from esvit.checkpoint import CheckpointError
+from esvit.checkpoints.files import CheckpointError
 from esvit.losses import EsvitLoss
 from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name

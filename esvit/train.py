@@ -17,8 +17,8 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from esvit import checkpoint
-from esvit.checkpointer import CheckpointConfig, Checkpointer
+from esvit.checkpoints import files, source
+from esvit.checkpoints.keeping import CheckpointConfig, Checkpointer
 from esvit.distributed import World, world
 from esvit.guards import CollapseDetector, DivergedError, FiniteGuard, GuardConfig, cautions
 from esvit.losses import EsvitLoss, LossConfig
@@ -165,15 +165,15 @@ def _new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainSta
 def _restore(state: TrainState, config: TrainConfig, checkpoints: Checkpointer, here: World, log: RunLog) -> None:
     """Resume this run, or start from another run's checkpoint, or from nothing."""
     store = checkpoints.store
-    found = checkpoint.newest(store, log.say) if here.is_main else None
+    found = files.newest(store, log.say) if here.is_main else None
     name = here.from_main(found[0] if found else "")  # all ranks from the same one, and none before it is verified
     if name:
-        changed = state.resume(found[1] if found else checkpoint.read(store, name))
+        changed = state.resume(found[1] if found else files.read(store, name))
         log.say(f"resuming from {store.url}/{name}")
         if changed:
             log.say(f"caution: these settings are not those of the checkpoint: {', '.join(changed)}")
     elif config.checkpoint.start_from:
-        fresh = state.start_from(checkpoint.load(config.checkpoint.start_from, log.say))
+        fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
         log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
     if here.is_main:
         checkpoints.continue_after(state.step if name else -1)
@@ -201,7 +201,7 @@ def _stop_if_diverged(state: TrainState, guard: FiniteGuard, config: TrainConfig
     if here.is_main:
         saved = state.state_dict()
         saved["step"] = saved["loader"]["position"] = step
-        checkpoint.write(Store(folder), saved)
+        files.write(Store(folder), saved)
     here.barrier()
     raise DivergedError(
         f"the loss or a gradient of step {step + 1} is not finite; the state before that step is in {folder}, and the "

@@ -19,14 +19,13 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, Positi
 from pipeline import telemetry
 from pipeline.buffers import Encoded
 from pipeline.config import Config
-from pipeline.data_sets import DataSet, JoinedDataSets, open_data_set
 from pipeline.errors import UserError
-from pipeline.fetch import prefetch
 from pipeline.format.index import INDEX_DTYPE, ROW_DTYPE
-from pipeline.mixture import MixtureOrder
-from pipeline.order import Order, OrderConfig, OrderError, SampleOrder, rank_slice
-from pipeline.shard import OpenShard
-from pipeline.window import ShardWindow
+from pipeline.order import MixtureOrder, Order, OrderConfig, OrderError, SampleOrder, rank_slice
+from pipeline.prefetch import prefetch
+from pipeline.shards.data_sets import DataSet, JoinedDataSets, open_data_set
+from pipeline.shards.interface import OpenShard
+from pipeline.shards.window import ShardWindow
 
 _NUM_REQUESTS = 16  # of a step at once, where there is no cache
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
-from pipeline.data_sets import open_data_set
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import SequentialOrder, rank_slice
+from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream
 
 

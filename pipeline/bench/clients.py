@@ -21,7 +21,8 @@ from typing import Any
 
 from pipeline.bench.report import Rows, print_table
 from pipeline.errors import UserError, run_command
-from pipeline.store import Store, read_manifest
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store
 
 
 def _obstore() -> Any:

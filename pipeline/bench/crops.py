@@ -27,9 +27,9 @@ from pipeline.bench.contestants import CONTESTANTS, Conditions, Contestant, Exec
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
 from pipeline.bench.subcommands import run_subcommand
-from pipeline.data_sets import open_data_set
 from pipeline.errors import UserError, run_command
 from pipeline.order import SequentialOrder
+from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 
 _THUMBNAIL = 112

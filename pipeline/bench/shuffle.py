@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.cache import ShardCache
 from pipeline.errors import run_command
 from pipeline.order import OrderConfig, SampleOrder
-from pipeline.store import Store, read_manifest
+from pipeline.shards.cache import ShardCache
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
 _PERMUTATIONS = 8

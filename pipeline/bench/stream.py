@@ -29,11 +29,11 @@ import numpy as np
 
 from pipeline.bench.report import Rows, print_table
 from pipeline.buffers import BufferPool
-from pipeline.data_sets import open_data_set
 from pipeline.errors import run_command
-from pipeline.fetch import prefetch
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
+from pipeline.prefetch import prefetch
+from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 
 Range = tuple[int, int, int]

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.store import Store
 from tools.shard_builder import cli
-from tools.shard_builder.build import BuildOptions, build
-from tools.shard_builder.verify import verify
+from tools.shard_builder.build.run import BuildOptions, build
+from tools.shard_builder.commands.verify import verify
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 

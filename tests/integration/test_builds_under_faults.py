@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import client, retry
 from pipeline.errors import UserError
-from pipeline.store import Store
+from pipeline.store import Store, client, retry
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
-from tools.shard_builder.build import BuildOptions, build
-from tools.shard_builder.runners import RunnerError
-from tools.shard_builder.verify import verify
+from tools.shard_builder.build.run import BuildOptions, build
+from tools.shard_builder.build.runners import RunnerError
+from tools.shard_builder.commands.verify import verify
 
 pytestmark = pytest.mark.s3
 

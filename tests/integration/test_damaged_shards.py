@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data_sets import open_data_set
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
-from pipeline.store import Store, read_manifest
+from pipeline.shards.data_sets import open_data_set, read_manifest
+from pipeline.store import Store
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
-from tools.shard_builder.build import BuildOptions, build
-from tools.shard_builder.verify import verify
+from tools.shard_builder.build.run import BuildOptions, build
+from tools.shard_builder.commands.verify import verify
 
 BLOCK = 512
 

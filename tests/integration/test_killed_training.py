@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from esvit import checkpoint
+from esvit.checkpoints import files, source
 from esvit.guards import CollapseError, DivergedError
 from esvit.train import TrainConfig
 from esvit.train import train as train_here
@@ -59,7 +59,7 @@ def test_killed_anywhere_a_run_ends_with_the_losses_of_an_uninterrupted_one(shar
         ranks = 1 + number % 2
         _run_and_kill(train_command(parts, shards, *settings, num_ranks=ranks), parts, goal, inside_a_write)
         store = Store(parts / "checkpoints")
-        assert all(checkpoint.read(store, name)["step"] >= 0 for name in checkpoint.names(store))
+        assert all(files.read(store, name)["step"] >= 0 for name in files.names(store))
     done = train(parts, shards, *settings, num_ranks=2)
     assert done.returncode == 0, done.stderr
     assert "falling back" not in done.stdout
@@ -125,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_replayed(shards: str
     settings = ("schedule.epochs=3", "schedule.base_lr=1e38", "metrics.log_every_steps=4")
     with pytest.raises(DivergedError, match=r"of step 2 is not finite.*/failed"):
         train_here(_config(tmp_path, shards, *settings))
-    assert checkpoint.names(Store(tmp_path / "checkpoints")) == ["step-00000000.pt"]
+    assert files.names(Store(tmp_path / "checkpoints")) == ["step-00000000.pt"]
     replay = ("metrics.log_every_steps=1", f"checkpoint.url={tmp_path}/failed")
     with pytest.raises(DivergedError, match="of step 2 is not finite"):
         train_here(_config(tmp_path, shards, *settings, *replay))
@@ -156,4 +156,4 @@ def test_a_run_falls_back_past_a_damaged_checkpoint(
     assert "step-00000008.pt cannot be read" in said and "falling back" in said
     assert "resuming from" in said and "step-00000004.pt" in said
     assert "caution: these settings are not those of the checkpoint: mixup.alpha, schedule.epochs" in said
-    assert checkpoint.load(str(tmp_path / "checkpoints"))["step"] == 12
+    assert source.load(str(tmp_path / "checkpoints"))["step"] == 12

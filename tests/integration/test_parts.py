@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-import pipeline.store
-from pipeline.cache import ShardCache
+import pipeline.store.store
+from pipeline.shards.cache import ShardCache
 from pipeline.store import ReplacedObjectError, Store
 from pipeline.telemetry import STORE_HEDGES, STORE_READ_BYTES
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
@@ -28,7 +28,7 @@ def url(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.delenv(name)
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(pipeline.store, "_PART_BYTES", PART)
+    monkeypatch.setattr(pipeline.store.store, "_PART_BYTES", PART)
     url: str = s3_server.new_url()
     Store(url).put("x", CONTENT)
     return url
@@ -69,7 +69,7 @@ def test_a_slow_request_is_asked_again_instead_of_waited_for(url: str, proxy: Fa
 def test_a_store_that_is_slow_as_a_whole_is_not_asked_for_twice_as_much(
     url: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.store, "_PART_BYTES", 2 * PART)  # six, of which the first comes alone
+    monkeypatch.setattr(pipeline.store.store, "_PART_BYTES", 2 * PART)  # six, of which the first comes alone
     store, proxy.late_s = Store(url), 1.3
     before = STORE_HEDGES._value.get()
     proxy.choose = lambda _method, _target: "late"
@@ -90,7 +90,7 @@ def test_a_shard_that_is_replaced_by_its_like_is_fetched_once_more(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write_shards(url, jpegs(100))
-    monkeypatch.setattr(pipeline.store, "_PART_BYTES", 2**14)
+    monkeypatch.setattr(pipeline.store.store, "_PART_BYTES", 2**14)
     store, replaced = Store(url), list[str]()
     parts = Store.parts
 

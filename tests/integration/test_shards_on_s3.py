@@ -13,12 +13,13 @@ from typing import Protocol
 
 import pytest
 
-from pipeline.store import Store, StoreError, read_manifest
-from tools.shard_builder.build import BuildOptions, build
-from tools.shard_builder.copy import copy
-from tools.shard_builder.diff import diff
-from tools.shard_builder.samples import read_numbered
-from tools.shard_builder.verify import verify
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store, StoreError
+from tools.shard_builder.build.run import BuildOptions, build
+from tools.shard_builder.commands.copy import copy
+from tools.shard_builder.commands.diff import diff
+from tools.shard_builder.commands.samples import read_numbered
+from tools.shard_builder.commands.verify import verify
 
 pytestmark = pytest.mark.s3
 

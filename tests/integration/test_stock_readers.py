@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.shard_builder.build import BuildOptions, build
+from tools.shard_builder.build.run import BuildOptions, build
 
 Sample = tuple[str, int]
 """SHA-256 of the image, label."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline.atomic import write_file
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
 from pipeline.loader import DataConfig, ViewBatch, open_loader
 from pipeline.order import OrderConfig
+from pipeline.store.atomic import write_file
 from pipeline.stream import StreamConfig, open_training_stream
 
 GLOBAL_BATCH = 8

@@ -14,7 +14,7 @@ from pipeline.format.checksum import sha256_bytes
 from pipeline.format.index import INDEX_DTYPE, index_to_bytes
 from pipeline.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, Spread
 from pipeline.format.tar import ShardWriter
-from pipeline.shard import OpenShard
+from pipeline.shards.interface import OpenShard
 from pipeline.store import Store
 
 HEIGHT, WIDTH = 48, 64

@@ -15,7 +15,7 @@ from pipeline.augment import MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.plan import ViewGroup
 from pipeline.loader import DataConfig, ViewBatch, ViewLoader, open_loader
 from pipeline.order import OrderConfig, OrderError
-from pipeline.shard import CacheError
+from pipeline.shards.interface import CacheError
 from pipeline.stream import StreamConfig, TooManyBadSamples, open_training_stream
 from support.shards import jpegs, write_shards
 

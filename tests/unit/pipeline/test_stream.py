@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import ConfigError, load
-from pipeline.data_sets import open_data_set
 from pipeline.order import OrderConfig, OrderError, SequentialOrder
+from pipeline.shards.data_sets import open_data_set
 from pipeline.store import Store, StoreError
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, TooManyBadSamples, open_training_stream
 from pipeline.telemetry import LOADER_BAD_SAMPLES

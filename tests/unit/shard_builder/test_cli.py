@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import telemetry
 from support.command import Run, build_args
-from tools.shard_builder.arguments import num_bytes as parse_num_bytes
+from tools.shard_builder.commands.arguments import num_bytes as parse_num_bytes
 
 
 def test_build_verify_stats(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:

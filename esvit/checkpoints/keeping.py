@@ -1,0 +1,124 @@
+"""When checkpoints are written, by a thread beside the training, and which of them stay."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+
+from esvit.checkpoints import files
+from esvit.checkpoints.files import CheckpointError, Note
+from pipeline.config import Config
+from pipeline.store import Store
+
+
+class CheckpointConfig(Config):
+    """Where checkpoints go and how many stay. The one of step 0 always does.
+
+    Attributes:
+        url: Folder or bucket prefix; empty for `checkpoints` in the run's output folder.
+        every_steps: Steps between two checkpoints; 0 for one an epoch.
+        keep_last: How many of the newest stay.
+        keep_best: Whether the one with the lowest loss stays (mean over the steps before it). Losses compare only
+            once the teacher's temperature has stopped rising, and a collapsed network has a low loss too:
+            checkpoints at which collapse was suspected cannot be the best.
+        keep_every_epochs: One is written after every so many epochs, and stays; 0 for none.
+        start_from: Checkpoint whose networks and optimiser state a new run starts from, e.g. a view-only run to
+            continue with regions. Not a resume: step, schedules and order start at zero. Parameters that it lacks
+            start fresh, and the log says which.
+    """
+
+    url: str = ""
+    every_steps: NonNegativeInt = 0
+    keep_last: PositiveInt = 3
+    keep_best: bool = True
+    keep_every_epochs: NonNegativeInt = 0
+    start_from: str = ""
+
+
+class Checkpointer:
+    """Writes the checkpoints of one run. A context manager: leaving it waits for the one being written.
+
+    Args:
+        say: Is told of every checkpoint once it is safe; called from the writing thread.
+    """
+
+    def __init__(
+        self, config: CheckpointConfig, store: Store, steps_per_epoch: int, say: Callable[[str], None]
+    ) -> None:
+        self.store = store
+        self._config, self._say = config, say
+        self._every_steps = config.every_steps or steps_per_epoch
+        self._milestone_steps = config.keep_every_epochs * steps_per_epoch
+        self._notes: dict[int, Note] = {}
+        self._writer = ThreadPoolExecutor(1, "write-checkpoint")
+        self._writing: Future[None] | None = None
+
+    def continue_after(self, step: int) -> None:
+        """The run goes on from the checkpoint of `step`: know those up to it, and clear what a killed writer left."""
+        files.remove_partials(self.store)
+        for name in files.names(self.store):
+            try:
+                note = files.read_note(self.store, name)
+            except CheckpointError:
+                continue  # a damaged one is nobody's neighbour; the run writes it again when it comes by
+            if note.step <= step:
+                self._notes[note.step] = note
+
+    def due(self, step: int, num_steps: int) -> bool:
+        """Whether a checkpoint is to be written after `step` of `num_steps`."""
+        return step % self._every_steps == 0 or step == num_steps or self._is_milestone(step)
+
+    def save(self, state: dict[str, Any], loss: float | None = None, healthy: bool = True) -> None:
+        """Copy `state` to the host and write it in the background; waits only for the checkpoint before.
+
+        Raises:
+            CheckpointError, StoreError: the checkpoint before could not be written.
+        """
+        self.wait()
+        self._writing = self._writer.submit(self._write, _on_host(state), loss, healthy)
+
+    def wait(self) -> None:
+        """Wait until the newest checkpoint is safe.
+
+        Raises:
+            CheckpointError, StoreError: it could not be written.
+        """
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown(wait=True)
+
+    def _write(self, state: dict[str, Any], loss: float | None, healthy: bool) -> None:
+        note = files.write(self.store, state, loss, healthy)
+        self._notes[note.step] = note
+        for step in set(self._notes) - self._kept():
+            files.delete(self.store, step)
+            del self._notes[step]
+        self._say(f"saved {self.store.url}/step-{note.step:08d}.pt")
+
+    def _kept(self) -> set[int]:
+        steps = sorted(self._notes)
+        kept = {0, *steps[-self._config.keep_last :], *filter(self._is_milestone, steps)}
+        ranked = [note for note in self._notes.values() if note.healthy and note.loss is not None]
+        if self._config.keep_best and ranked:
+            kept.add(min(ranked, key=lambda note: (note.loss, note.step)).step)
+        return kept
+
+    def _is_milestone(self, step: int) -> bool:
+        return bool(self._milestone_steps) and step % self._milestone_steps == 0
+
+
+def _on_host(value: Any) -> Any:
+    """A copy with every tensor in host memory, which the next steps do not change."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(item) for key, item in value.items()}
+    return value

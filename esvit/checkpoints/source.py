@@ -1,0 +1,47 @@
+"""A checkpoint by its URL, whoever wrote it: this project, or EsViT's authors."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from esvit.checkpoints import files
+from esvit.checkpoints.files import CheckpointError
+from esvit.checkpoints.official import load_official
+from esvit.models.student_teacher import ModelConfig
+from pipeline.store import Store
+
+
+def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Read one checkpoint, on the CPU; `url` names a `.pt` file, or a folder whose newest whole one is meant.
+
+    A local `.pth` file is one that EsViT's authors published.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+        StoreError: the store does not deliver it.
+    """
+    if url.endswith(".pth"):
+        return load_official(url)
+    folder, _, name = url.rpartition("/")
+    if files.is_name(name):
+        return files.read(Store(folder or "."), name)
+    found = files.newest(Store(url), say)
+    if found is None:
+        raise CheckpointError(f"there is no checkpoint (step-NNNNNNNN.pt and .json) in {url}")
+    return found[1]
+
+
+def model_config(saved: dict[str, Any]) -> ModelConfig:
+    """The networks of a checkpoint.
+
+    Raises:
+        CheckpointError: another release has written it, whose settings this one does not know.
+    """
+    try:
+        return ModelConfig.model_validate(saved["config"]["model"])
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CheckpointError(
+            f"the checkpoint is of another release: this one does not know its 'model.{key}'; use that release"
+        ) from None

@@ -1,0 +1,117 @@
+"""The order of a mixture: every step takes a fixed share of its batch from each of several data sets.
+
+    global places of a lane    | step 0: g = G / C        | step 1                   | ..
+    shares 5/8 and 3/8         | A A B A B A A B           | A B A B A A B A          |      g = 8
+    A, its own lanes           | pass 0 ....................................| pass 1 ...      each data set wraps
+    B, its own lanes           | pass 0 ......| pass 1 ......| pass 2 ......| ..              when it is used up
+
+Each data set is cut into lanes of its own (`lanes.Lanes`), and lane c of the batch is filled from lane c of
+each. How many of a lane's first T places belong to a data set is a closed formula of T, so a position needs no
+history: all that holds for one data set (`docs/order.md`) holds for a mixture.
+"""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.order.lanes import Lanes, Order, OrderConfig, OrderError, check_batch
+from pipeline.philox import Domain, words
+
+
+class MixtureOrder(Order):
+    """The training order of several data sets. Ids count through them: those of the second begin where the first ends.
+
+    An epoch is as many samples as all data sets have together; some come more than once in it and some not at all,
+    as their weights say. `passes` counts for each data set by itself.
+    """
+
+    def __init__(
+        self,
+        data_sets: Sequence[Sequence[int]],
+        weights: Sequence[float],
+        seed: int,
+        global_batch: int,
+        config: OrderConfig,
+    ) -> None:
+        """`data_sets` has the samples of each shard of each; only the ratios of the `weights` (> 0) matter."""
+        assert len(data_sets) == len(weights)
+        sizes = [sum(shard_sizes) for shard_sizes in data_sets]
+        self.seed, self.global_batch, self.config = seed, global_batch, config
+        check_batch(global_batch, sum(sizes), config)
+        self.num_steps = sum(sizes) // global_batch
+        if min(sizes) < config.lanes:
+            raise OrderError(
+                f"a data set of the mixture has {min(sizes)} samples, fewer than order.lanes {config.lanes}; "
+                "leave it out or lower order.lanes"
+            )
+        self._samples_per_step = global_batch // config.lanes
+        self._lanes = [
+            Lanes(shard_sizes, size // config.lanes, _own_seed(seed, k), config)
+            for k, (shard_sizes, size) in enumerate(zip(data_sets, sizes, strict=True))
+        ]
+        self._first_ids = [0, *accumulate(sizes)]
+        exact = [Fraction(str(weight)) for weight in weights]  # 0.1 means a tenth
+        self._shares = [weight / sum(exact) for weight in exact]
+        self._shares_of_rest = [weight / sum(exact[k:]) for k, weight in enumerate(exact)]
+
+    def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Ids of the global batch of `step` of `epoch`, int64 [G], lane after lane."""
+        columns = [
+            self._first_ids[k] + lanes.ids(number, start, stop)
+            for k, lanes in enumerate(self._lanes)
+            for number, start, stop in self._stretches(k, epoch, step)
+        ]
+        return np.concatenate(columns, axis=1)[:, self._places(epoch, step)].ravel()
+
+    def passes(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """How often its data set was gone through before each sample of `batch`, int64 [G]."""
+        stretches = [s for k in range(len(self._lanes)) for s in self._stretches(k, epoch, step)]
+        lane = np.concatenate([np.full(stop - start, number) for number, start, stop in stretches])
+        return np.tile(lane[self._places(epoch, step)], self.config.lanes)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Seed, mixing and shares."""
+        return {"seed": self.seed, **self.config.model_dump(), "shares": [str(share) for share in self._shares]}
+
+    def taken(self, places: int) -> list[int]:
+        """How many of the first `places` of every lane each data set fills; they add up.
+
+        The first data set takes its share of all, rounded down, the next one its share of the rest, and so on. Each
+        number grows with `places`, and differs from the exact share by less than the number of data sets.
+        """
+        counts, rest = [], places
+        for share in self._shares_of_rest:
+            counts.append(rest * share.numerator // share.denominator)
+            rest -= counts[-1]
+        return counts
+
+    def _counts(self, epoch: int, step: int) -> list[tuple[int, int]]:
+        """Where the step begins and ends in the endless lanes of each data set."""
+        assert 0 <= step < self.num_steps
+        begin = (epoch * self.num_steps + step) * self._samples_per_step
+        return list(zip(self.taken(begin), self.taken(begin + self._samples_per_step), strict=True))
+
+    def _stretches(self, k: int, epoch: int, step: int) -> Iterator[tuple[int, int, int]]:
+        """What the step takes from each lane of data set `k`: (pass, start, stop), more than one where it wraps."""
+        size, (begin, end) = self._lanes[k].size, self._counts(epoch, step)[k]
+        while begin < end:
+            number, start = divmod(begin, size)
+            stop = min(size, start + end - begin)
+            yield number, start, stop
+            begin += stop - start
+
+    def _places(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """The order within a lane, int64 [g]: data sets spread evenly, so that parts of a lane are fair mixtures."""
+        counts = [end - begin for begin, end in self._counts(epoch, step)]
+        return np.argsort(np.concatenate([(np.arange(count) + 0.5) / count for count in counts]), kind="stable")
+
+
+def _own_seed(seed: int, k: int) -> int:
+    """Data sets with equal shards shall not be permuted alike."""
+    low, high = words(seed, Domain.MIXTURE, k, num_words=2).tolist()
+    return int(low) | int(high) << 32

@@ -1,0 +1,1 @@
+"""Finished data sets: their shards on the local disk or read by range, fetched ahead of use."""

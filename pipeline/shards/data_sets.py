@@ -1,0 +1,151 @@
+"""One data set or several behind one numbering of shards and samples.
+
+Shard numbers and sample ids count through the data sets, in their order: the shards of the second begin where those of
+the first end. Each data set has its own store, and its own folder in the cache.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.shards.cache import ShardCache
+from pipeline.shards.interface import OpenShard, Shards
+from pipeline.shards.remote import RemoteShards
+from pipeline.store import MissingObjectError, Store
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Shards in a store, as their manifest names them."""
+
+    store: Store
+    manifest: Manifest
+
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Samples of each shard."""
+        return [entry.num_samples for entry in self.manifest.shards]
+
+
+def open_data_set(url: str) -> DataSet:
+    """The data set at `url`.
+
+    Raises:
+        ManifestError, StoreError: there is no readable manifest.
+    """
+    store = Store(url)
+    return DataSet(store, read_manifest(store))
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of the data set in `store`.
+
+    Raises:
+        StoreError: it cannot be read; where there is none, the message says what that means.
+        ManifestError: its content is wrong.
+    """
+    try:
+        content = store.read(MANIFEST_NAME)
+    except MissingObjectError as error:
+        raise MissingObjectError(
+            f"{store.url} holds no {MANIFEST_NAME}: it is no data set, or its build has not finished; "
+            f"run 'shard-builder build' (again) with this destination ({error})"
+        ) from None
+    return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
+
+
+def open_shards(store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> Shards:
+    """A cache of `max_bytes`, or none where that is 0. A store that is a local folder needs none."""
+    if max_bytes == 0 and store.local_path("") is None:
+        return RemoteShards(store, manifest)
+    return ShardCache(store, manifest, directory, max_bytes)
+
+
+class JoinedDataSets:
+    """Data sets in a row, with the cache of each below `directory`, all caches together under `max_bytes`."""
+
+    def __init__(self, parts: Sequence[DataSet], directory: str | Path, max_bytes: int) -> None:
+        self.parts = parts
+        num_bytes = [part.manifest.num_bytes for part in parts]
+        budgets = split_evenly(max_bytes, num_bytes)
+        self._caches = [
+            open_shards(part.store, part.manifest, directory, budget)
+            for part, budget in zip(parts, budgets, strict=True)
+        ]
+        self.max_bytes = sum(cache.max_bytes for cache in self._caches)
+        # Of each shard its data set, and its number there.
+        self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
+        self._sizes = [entry.num_bytes for part in parts for entry in part.manifest.shards]
+        self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
+        self._part_starts = np.cumsum([0, *(part.manifest.num_samples for part in parts)])
+        self.num_samples = int(self._part_starts[-1])
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of all data sets."""
+        return len(self._places)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether all of the caches are, see `ShardCache`."""
+        return all(cache.is_stored for cache in self._caches)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one of the caches is, see `ShardCache`."""
+        return any(cache.is_full for cache in self._caches)
+
+    def shard(self, i: int) -> OpenShard:
+        """Shard `i` of all, as `ShardCache.shard`."""
+        part, number = self._places[i]
+        return self._caches[part].shard(number)
+
+    def pin(self, i: int) -> OpenShard:
+        """As `ShardCache.pin`."""
+        part, number = self._places[i]
+        return self._caches[part].pin(number)
+
+    def release(self, i: int) -> None:
+        """As `ShardCache.release`."""
+        part, number = self._places[i]
+        self._caches[part].release(number)
+
+    def num_bytes(self, shards: Iterable[int]) -> int:
+        """Size of these shards together."""
+        return sum(self._sizes[i] for i in shards)
+
+    def shard_of(self, ids: Any) -> Any:
+        """Number of the shard of each sample."""
+        return np.searchsorted(self.shard_starts, ids, side="right") - 1
+
+    def part_of(self, sample_id: int) -> int:
+        """Number of the data set of a sample."""
+        return int(np.searchsorted(self._part_starts, sample_id, side="right")) - 1
+
+    def next_of(self, sample_id: int) -> int:
+        """The sample after this one in its data set; after the last comes the first."""
+        start, stop = self._part_starts[self.part_of(sample_id) :][:2].tolist()
+        return start if sample_id + 1 == stop else sample_id + 1
+
+    def name_of(self, sample_id: int) -> str:
+        """A sample in words."""
+        shard = int(self.shard_of(sample_id))
+        part, number = self._places[shard]
+        return f"image {sample_id - self.shard_starts[shard]} of shard {self.parts[part].manifest.shards[number].name}"
+
+
+def split_evenly(budget: int, needs: Sequence[int]) -> list[int]:
+    """Equal parts of a budget, but to none more than it needs: what that leaves is for the others.
+
+    Equal, because any data set has equally many shards in use at a time, whatever its share of the samples.
+    """
+    parts = [0] * len(needs)
+    ascending = sorted(range(len(needs)), key=lambda i: needs[i])
+    for num_left, i in zip(range(len(needs), 0, -1), ascending, strict=True):
+        parts[i] = min(needs[i], budget // num_left)
+        budget -= parts[i]
+    return parts

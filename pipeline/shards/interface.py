@@ -1,0 +1,47 @@
+"""What a stream needs of shards, wherever they lie: one that is open, and all of a data set."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+
+
+class CacheError(UserError):
+    """A shard does not match its manifest, or the disk does not hold it."""
+
+
+class OpenShard(Protocol):
+    """A shard whose images can be read; `rows` is its index as `ROW_DTYPE`."""
+
+    rows: NDArray[np.void]
+
+    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+        """The bytes of the tar from each offset on, at least one; not to be written to. Safe from many threads."""
+        ...
+
+
+class Shards(Protocol):
+    """The shards of a manifest, opened on demand; see `ShardCache`, whose methods these are."""
+
+    @property
+    def is_stored(self) -> bool: ...
+
+    @property
+    def max_bytes(self) -> int: ...
+
+    @property
+    def num_shards(self) -> int: ...
+
+    @property
+    def is_full(self) -> bool: ...
+
+    def shard(self, i: int) -> OpenShard: ...
+
+    def pin(self, i: int) -> OpenShard: ...
+
+    def release(self, i: int) -> None: ...
+
+    def num_bytes(self, shards: Iterable[int]) -> int: ...

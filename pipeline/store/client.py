@@ -1,0 +1,54 @@
+"""The fsspec file system of a URL, set up as a store wants it: no retries, no listings kept, one for each process."""
+
+import logging
+import os
+import weakref
+from typing import Any
+
+import fsspec
+
+from pipeline.store.hedge import Hedge
+
+_CONNECT_TIMEOUT_S = 4
+_READ_TIMEOUT_S = 30
+
+_S3_OPTIONS: dict[str, Any] = {
+    "config_kwargs": {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "read_timeout": _READ_TIMEOUT_S,
+        "retries": {"total_max_attempts": 1},
+        "max_pool_connections": 32,
+        # The manifest's SHA-256 covers every byte; many servers that speak S3 lack the newer checksums.
+        "request_checksum_calculation": "when_required",
+        "response_checksum_validation": "when_required",
+    },
+}
+
+# A forked child must not even close the connections that it inherits: it shares the event queue of its parent and
+# would remove them from it, upon which the parent waits in vain for its next answer. So it keeps them for ever.
+_clients: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients.values()))
+
+
+class Client:
+    """File system and root path of a URL. Belongs to the process that made it: event loops do not survive a fork.
+
+    Raises:
+        ImportError, ValueError: the protocol is unknown, or what it needs is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        protocol = fsspec.utils.get_protocol(url)
+        self.is_local, self.is_s3 = protocol in ("file", "local"), protocol in ("s3", "s3a")
+        options = _S3_OPTIONS if self.is_s3 else {}
+        fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
+        if self.is_s3:
+            for library in ("botocore", "aiobotocore"):  # below this level they log signatures and session tokens
+                logging.getLogger(library).setLevel(logging.INFO)
+            fs.retries = 1
+            _clients[id(fs)] = fs
+        self.fs: Any = fs
+        self.root: str = root.rstrip("/")
+        self.pid = os.getpid()
+        self.hedge = Hedge()

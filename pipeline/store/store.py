@@ -1,0 +1,264 @@
+"""Store: a folder of immutable objects, on a local disk or in object storage, over fsspec.
+
+One layer of retries, ours (`pipeline.store.retry`): the ones inside botocore and s3fs are switched off. So every
+failed request is counted, the wait is bounded, and a transfer that is cut loses one part only. Credentials and the
+endpoint come from the standard AWS chain (environment, profile, instance role) and from nowhere else.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from pipeline import telemetry
+from pipeline.errors import UserError
+from pipeline.prefetch import prefetch
+from pipeline.store import ranges
+from pipeline.store.atomic import is_partial, scratch_folder, write_file
+from pipeline.store.client import Client
+from pipeline.store.faults import MissingBucketError, explain, is_conflict, one_line
+from pipeline.store.ranges import Version
+from pipeline.store.retry import GaveUpError, Retries
+
+_PART_BYTES = 8 * 2**20  # of one request
+_MIN_PART_BYTES = 256 * 2**10
+_NUM_PARTS = 4  # of an object at once, and held in memory
+_UPLOAD_PART_BYTES = 16 * 2**20  # of which _NUM_PARTS are held in memory
+R = TypeVar("R")
+
+
+class StoreError(UserError):
+    """A store cannot be read or written; the message names the object and the cause."""
+
+
+class MissingObjectError(StoreError):
+    """There is no object of that name."""
+
+
+class ReplacedObjectError(StoreError):
+    """Another object has taken its name since the first part of it was read."""
+
+
+class Store:
+    """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any that fsspec knows.
+
+    Names are relative, with `/`. Every method raises `StoreError` once it gives up. Instances are cheap, may
+    be shared by threads, pickled, and used on both sides of a fork.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url).rstrip("/") or "/"
+        self._retries = Retries()
+        self._client = self._new_client()
+
+    def __repr__(self) -> str:
+        return f"Store({self.url!r})"
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
+        return Store, (self.url,)
+
+    def _new_client(self) -> Client:
+        try:
+            return Client(self.url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"cannot use {self.url} as a store: {one_line(error)}") from None
+
+    def _connect(self) -> Client:
+        """The client of this process."""
+        if self._client.pid != os.getpid():
+            self._client = self._new_client()
+        return self._client
+
+    def _path(self, name: str) -> str:
+        return f"{self._client.root}/{name}" if name else self._client.root
+
+    def local_path(self, name: str) -> Path | None:
+        """The file itself where the store is a local folder, else None."""
+        return Path(self._path(name)) if self._client.is_local else None
+
+    @contextlib.contextmanager
+    def scratch_folder(self) -> Iterator[Path]:
+        """A temporary folder for files that will be `put_new`: in a local store, from where they can be linked."""
+        with contextlib.ExitStack() as stack:
+            try:
+                folder = stack.enter_context(scratch_folder(self.local_path("")))
+            except OSError as error:
+                raise StoreError(f"cannot write {self.url}: {one_line(error)}") from None
+            yield folder
+
+    def exists(self, name: str) -> bool:
+        """Whether there is an object of that name."""
+        return self._info(name) is not None
+
+    def size(self, name: str) -> int:
+        """Size of an object in bytes."""
+
+        def ask() -> int | None:
+            try:
+                info = self._connect().fs.info(self._path(name))
+            except FileNotFoundError:
+                if self._client.is_s3 and not self._client.fs.exists(self._client.root.partition("/")[0]):
+                    raise MissingBucketError from None
+                return None
+            return int(info["size"]) if info["type"] == "file" else None
+
+        num_bytes = self._request("read", name, ask)
+        if num_bytes is None:
+            raise MissingObjectError(f"cannot read {self._full(name)}: there is no such object")
+        self._retries.has_been_read = True
+        return num_bytes
+
+    def read(self, name: str) -> bytes:
+        """A whole object; for small ones."""
+        return b"".join(self.parts(name))
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Exactly `length` bytes from byte `start` on."""
+        return b"".join(self.parts(name, start, start + length))
+
+    def download(self, name: str, path: str | Path) -> None:
+        """Copy an object into a local file."""
+        with self.writing(path) as file:
+            for part in self.parts(name):
+                file.write(part)
+
+    @contextlib.contextmanager
+    def writing(self, path: str | Path) -> Iterator[BinaryIO]:
+        """A new local file for what is read here; what the disk refuses becomes a `StoreError`, too."""
+        try:
+            with open(path, "wb") as file:
+                yield file
+        except OSError as error:
+            fault = explain(error)
+            raise StoreError(f"cannot write {path}: {fault.cause if fault else error}") from None
+
+    def parts(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The bytes of an object from `start` to `stop`, in order, `_NUM_PARTS` requests at a time.
+
+        Each part is tried again by itself. A store with ETags is held to one version of the object.
+
+        Raises:
+            ReplacedObjectError: another version has taken its place since the first part.
+        """
+        first_stop = min(start + _PART_BYTES, stop) if stop is not None else start + _PART_BYTES
+        first, version = self._part(name, start, first_stop, None)
+        if stop is None:
+            stop = version.num_bytes
+        if stop > version.num_bytes:
+            raise StoreError(f"cannot read {self._full(name)}: it ends before byte {stop}")
+        starts = range(first_stop, stop, _PART_BYTES)
+
+        def fetch(begin: int) -> bytes:
+            return self._part(name, begin, min(begin + _PART_BYTES, stop), version)[0] if begin > start else first
+
+        yield from prefetch(
+            fetch, [start, *starts], _NUM_PARTS, _NUM_PARTS - 1, "fetch-parts", lambda begin: begin == start
+        )
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Names of all objects that begin with `prefix`, sorted; none where there is nothing."""
+        folder = prefix.rpartition("/")[0]
+
+        def find() -> list[str]:
+            try:
+                return list(self._connect().fs.find(self._path(folder)))
+            except FileNotFoundError:
+                return []
+
+        paths = self._request("list", prefix, find)
+        names = (path[len(self._client.root) + 1 :] for path in paths)
+        return sorted(name for name in names if name and name.startswith(prefix) and not is_partial(name))
+
+    def put(self, name: str, source: bytes | Path) -> None:
+        """Write an object; one of that name is replaced, atomically."""
+        self._request("write", name, lambda: self._put(name, source, replace=True))
+
+    def put_new(self, name: str, source: bytes | Path) -> bool:
+        """Write an object unless one of that name exists; of several writers one wins. False: it existed.
+
+        On S3 this is `If-None-Match: *`. Other remote file systems check first, which is not atomic. A local file
+        may be linked instead of copied: leave it alone afterwards.
+        """
+
+        def create() -> bool:
+            try:
+                self._put(name, source, replace=False)
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+                return False
+            return True
+
+        return self._request("write", name, create)
+
+    def delete(self, name: str) -> None:
+        """Remove an object; it is no error if there is none."""
+
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._connect().fs.rm_file(self._path(name))
+
+        self._request("delete", name, remove)
+
+    def _info(self, name: str) -> dict[str, Any] | None:
+        def ask() -> dict[str, Any] | None:
+            try:
+                info: dict[str, Any] = self._connect().fs.info(self._path(name))
+            except FileNotFoundError:
+                return None
+            return info if info["type"] == "file" else None
+
+        return self._request("read", name, ask)
+
+    def _part(self, name: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
+        """The range, fewer bytes where the object ends before; a failure halves the next request, so a bad link
+        still delivers."""
+        step, chunks = stop - start, list[bytes]()
+
+        def fetch() -> tuple[bytes, Version]:
+            nonlocal step
+            end = min(start + step, stop)
+            try:
+                return ranges.get(self._connect(), self._path(name), start, end, version)
+            except Exception:
+                step = max(step // 2, _MIN_PART_BYTES)
+                raise
+
+        while True:
+            with telemetry.STORE_READ_SECONDS.time():
+                data, version = self._request("read", name, fetch)
+            telemetry.STORE_READ_BYTES.inc(len(data))
+            self._retries.has_been_read = True
+            chunks.append(data)
+            start += len(data)
+            if start >= min(stop, version.num_bytes):
+                return b"".join(chunks), version
+
+    def _put(self, name: str, source: bytes | Path, replace: bool) -> None:
+        fs, path = self._connect().fs, self._path(name)
+        if self._client.is_local:
+            write_file(Path(path), source, replace)
+            return
+        options: dict[str, Any] = {"mode": "overwrite" if replace else "create"}
+        if self._client.is_s3:
+            options |= {"chunksize": _UPLOAD_PART_BYTES, "max_concurrency": _NUM_PARTS}
+        if isinstance(source, bytes):
+            fs.pipe_file(path, source, **options)
+        else:
+            fs.put_file(str(source), path, **options)
+
+    def _request(self, verb: str, name: str, request: Callable[[], R]) -> R:
+        """Run `request` with retries; once they give up, raise the sentence."""
+        try:
+            return self._retries.run(request, f"{verb} {self._full(name)}")
+        except GaveUpError as error:
+            fault, tries = error.fault, f" (gave up after {error.num_tries} tries)" if error.num_tries > 1 else ""
+            refusal = _REFUSALS.get(fault.kind, StoreError)
+            raise refusal(f"cannot {verb} {self._full(name)}: {fault.cause}{tries}") from None
+
+    def _full(self, name: str) -> str:
+        return f"{self.url}/{name}" if name else self.url
+
+
+_REFUSALS = {"bucket": MissingObjectError, "missing": MissingObjectError, "replaced": ReplacedObjectError}

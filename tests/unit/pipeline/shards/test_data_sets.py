@@ -1,0 +1,164 @@
+"""Several data sets as one stream: the right bytes, views that never repeat, limits and errors of each by name."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import config
+from pipeline.augment import MultiCrop, MultiCropConfig
+from pipeline.augment.plan import ViewGroup
+from pipeline.config import ConfigError
+from pipeline.loader import DataConfig, open_loader
+from pipeline.order import OrderConfig, OrderError
+from pipeline.shards.data_sets import split_evenly
+from pipeline.store import StoreError
+from pipeline.stream import SampleStream, Source, StreamConfig, TooManyBadSamples, open_training_stream
+from support.shards import jpegs, write_shards
+
+NUM_FIRST, NUM_SECOND = 37, 12
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 images in shards of 5 and 7."""
+    folder = tmp_path_factory.mktemp("second")
+    images = jpegs(NUM_SECOND, 100)
+    write_shards(folder, images[:5], images[5:])
+    return folder
+
+
+def settings(*urls: Path | str, weights: tuple[float, ...] = (1, 3), **changes: Any) -> StreamConfig:
+    shards = [Source(url=str(url), weight=weight) for url, weight in zip(urls, weights, strict=True)]
+    order = OrderConfig(lanes=2, block_shards=2)
+    return StreamConfig(shards=tuple(shards), order=order, shard_look_ahead_bytes=10_000, num_threads=2, **changes)
+
+
+def take(stream: SampleStream, count: int) -> list[tuple[list[int], list[int]]]:
+    return [(batch.ids.tolist(), batch.passes.tolist()) for batch in islice(stream, count)]
+
+
+@pytest.fixture(params=["local", "remote"])
+def both(request: pytest.FixtureRequest, shards: Path, second: Path, tmp_path: Path) -> StreamConfig:
+    """Data sets of equally named shards, of which the second is small and has three quarters of every step."""
+    if request.param == "local":
+        return settings(shards, second)
+    images, remote = jpegs(NUM_FIRST), f"memory://{tmp_path.name}"
+    write_shards(f"{remote}/a", images[:9], images[9:10], images[10:22], images[22:30], images[30:])
+    images = jpegs(NUM_SECOND, 100)
+    write_shards(f"{remote}/b", images[:5], images[5:])
+    return settings(f"{remote}/a", f"{remote}/b", cache_dir=str(tmp_path / "cache"), cache_bytes=0)
+
+
+def test_a_batch_holds_the_bytes_and_labels_of_its_samples(both: StreamConfig) -> None:
+    images = jpegs(NUM_FIRST) + jpegs(NUM_SECOND, 100)
+    stream = open_training_stream(both, seed=3, global_batch=8)
+    assert stream.num_samples == 49 and stream.steps_per_epoch == 6
+    for batch in islice(stream, 10):
+        assert batch.images == [images[i] for i in batch.ids]
+        assert batch.labels.tolist() == [i if i < NUM_FIRST else i - NUM_FIRST for i in batch.ids]
+        assert int((batch.ids >= NUM_FIRST).sum()) == 6
+
+
+@pytest.mark.parametrize("position", [0, 1, 5, 6, 17])
+def test_a_mixture_resumes_on_any_number_of_ranks(both: StreamConfig, position: int) -> None:
+    whole = take(open_training_stream(both, 3, 8), 20)
+    state = open_training_stream(both, 3, 8, rank=0, world_size=8).state_dict(position)
+    ranks = []
+    for rank in range(2):
+        stream = open_training_stream(both, 3, 8, rank, world_size=2)
+        stream.load_state_dict(state)
+        ranks.append(take(stream, 3))
+    for (ids, passes), of_0, of_1 in zip(whole[position:], *ranks, strict=False):
+        assert of_0[0] + of_1[0] == ids and of_0[1] + of_1[1] == passes
+
+
+def test_the_state_names_the_data_sets_and_their_shares(shards: Path, second: Path) -> None:
+    mixture = open_training_stream(settings(shards, second), 0, 8)
+    assert mixture.state_dict()["shares"] == ["1/4", "3/4"] and mixture.state_dict()["manifest_digest"].count("+") == 1
+    others = {
+        "shares was": settings(shards, second, weights=(1, 2)),
+        "manifest digest was": settings(second, shards, weights=(1, 3)),
+        "manifest digest was .*, so": StreamConfig(shards=str(shards), order=OrderConfig(lanes=2, block_shards=2)),
+    }
+    for sentence, other in others.items():
+        with pytest.raises(OrderError, match=f"cannot resume: {sentence}"):
+            open_training_stream(other, 0, 8).load_state_dict(mixture.state_dict())
+        with pytest.raises(OrderError, match="cannot resume: "):
+            mixture.load_state_dict(open_training_stream(other, 0, 8).state_dict())
+
+
+def test_an_image_never_has_the_same_views_twice(shards: Path, second: Path) -> None:
+    views = (ViewGroup(size=8, count=1, area=(0.4, 1.0)),)
+    planner = MultiCrop(MultiCropConfig(views=views), seed=0)
+    data = DataConfig(stream=settings(shards, second), num_threads=2)
+    found: dict[int, list[bytes]] = {}
+    with open_loader(open_training_stream(data.stream, 0, 8), planner, data, torch.device("cpu")) as loader:
+        for batch in islice(loader, loader.steps_per_epoch):
+            for b, sample in enumerate(batch.ids.tolist()):
+                found.setdefault(sample, []).append(batch.views[0][0, b].numpy().tobytes())
+    assert max(map(len, found.values())) >= 3  # all in the first epoch of the mixture
+    for seen in found.values():
+        assert len(set(seen)) == len(seen)
+
+
+def test_the_neighbour_is_of_the_same_data_set(shards: Path, second: Path) -> None:
+    stream = open_training_stream(settings(shards, second, max_bad_fraction=1), 0, 8)
+    for bad, neighbour in [(35, 36), (36, 0), (37, 38), (48, 37)]:
+        assert stream.neighbour(bad, "cut").ids.tolist() == [neighbour]
+
+
+def test_each_data_set_has_a_budget_of_its_own(shards: Path, second: Path) -> None:
+    stream = open_training_stream(settings(shards, second, max_bad_fraction=0.1), 0, 8)
+    for bad in (0, 1, 2, 3, 37, 38):  # 3.7 and 1.2, rounded up
+        stream.neighbour(bad, "cut")
+    with pytest.raises(TooManyBadSamples, match=f"3 of the 12 images of {second} .* image 1 of shard tiny-000001"):
+        stream.neighbour(43, "cut")
+
+
+def test_a_data_set_that_is_not_there_is_named(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=rf"{tmp_path} holds no manifest\.json"):
+        open_training_stream(settings(shards, tmp_path), 0, 8)
+
+
+def load_shards(value: str) -> StreamConfig:
+    return config.load(StreamConfig, [], [f"shards={value}"])
+
+
+def test_a_mixture_is_written_as_a_list(tmp_path: Path) -> None:
+    loaded = load_shards("[{url: a, weight: 3}, {url: b, weight: 0.5}]")
+    assert [(source.url, source.weight) for source in loaded.sources] == [("a", 3.0), ("b", 0.5)]
+    config.save(loaded, tmp_path / "saved.yaml")
+    assert config.load(StreamConfig, [tmp_path / "saved.yaml"]) == loaded
+    assert load_shards("a").sources == (Source(url="a", weight=1),)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("[{url: a}]", r"shards.*weight' is required"),
+        ("[{url: a, weight: 0}]", r"shards.*weight': Input should be greater than 0"),
+        ("[{url: a, weight: 1, wieght: 2}]", "unknown config key 'shards.*wieght'"),
+        ("[]", "shards.*name a data set"),
+        ("7", "shards.* valid tuple"),
+    ],
+)
+def test_a_mistake_in_it_is_one_sentence(value: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_shards(value)
+    assert ";" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(0, 500), min_size=1, max_size=6))
+def test_a_budget_is_split_evenly_among_those_that_need_it(budget: int, needs: list[int]) -> None:
+    parts = split_evenly(budget, needs)
+    assert sum(parts) <= budget and all(part <= need for part, need in zip(parts, needs, strict=True))
+    short = [part for part, need in zip(parts, needs, strict=True) if part < need]
+    if short:
+        assert max(short) - min(short) <= len(needs) and max(parts) <= max(short) + len(needs)
+        assert budget - sum(parts) < len(needs)
+    assert split_evenly(100, [500, 20, 500]) == [40, 20, 40]

@@ -1,0 +1,1 @@
+"""The work of a build: plan, write, publish, resume, finish."""

@@ -1,0 +1,57 @@
+"""Images whose bytes occur more than once in a source: found before a shard is written, so that shards resume as ever.
+
+All images are read once more for this. The outcome is kept at the destination (`_build/duplicates.json`), so that it
+is found once a build, and is the same for all who take part in it.
+"""
+
+import json
+from typing import NamedTuple
+
+from pipeline.format.checksum import sha256_bytes
+from pipeline.store import Store
+from tools.shard_builder.build.journal import publish
+from tools.shard_builder.build.plan import Plan, ShardPlan
+from tools.shard_builder.build.progress import progress
+from tools.shard_builder.build.runners import Engine, run_tasks
+
+_NAME = "_build/duplicates.json"
+
+
+class _Digests(NamedTuple):
+    shard_index: int
+    digests: list[str | None]
+    """Of each image of the shard; None where it cannot be read."""
+
+
+def find_duplicates(store: Store, plan: Plan, engine: Engine) -> dict[str, str]:
+    """Key of every image that is to be left out, to the path of the one that stays: the first by path.
+
+    Labels are not looked at: of two equal images in two classes one stays.
+    """
+    if not store.exists(_NAME):
+        content = json.dumps(_compare(plan, engine), indent=0, sort_keys=True).encode()
+        publish(store, _NAME, content, sha256_bytes(content))
+    duplicates: dict[str, str] = json.loads(store.read(_NAME))
+    return duplicates
+
+
+def _compare(plan: Plan, engine: Engine) -> dict[str, str]:
+    found: list[tuple[str, str, str]] = []
+    with progress("looking for duplicates", sum(shard.num_bytes for shard in plan.shards)) as advance:
+        for shard_index, digests in run_tasks(engine, _content_digests, plan.shards):
+            shard = plan.shards[shard_index]
+            pairs = zip(shard.records, digests, strict=True)
+            found += [(record.path, record.key, digest) for record, digest in pairs if digest]
+            advance(shard.num_bytes)
+    first: dict[str, str] = {}
+    return {key: first[digest] for path, key, digest in sorted(found) if first.setdefault(digest, path) != path}
+
+
+def _content_digests(shard: ShardPlan) -> _Digests:
+    digests: list[str | None] = []
+    for record in shard.records:
+        try:
+            digests.append(sha256_bytes(record.source.read()))
+        except OSError:
+            digests.append(None)  # becomes a reject when its shard is written
+    return _Digests(shard.index, digests)

@@ -1,0 +1,61 @@
+"""The end of a build: the account of rejects, the files for other readers, and the manifest, which commits it all."""
+
+from pipeline.errors import UserError
+from pipeline.format.checksum import sha256_bytes
+from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.format.sidecars import data_set_sidecars
+from pipeline.store import Store
+from tools.shard_builder.build.indexes import image_spreads, read_indexes
+from tools.shard_builder.build.journal import Claim, check_claim, publish, read_done
+
+REJECTS_NAME = "rejects.jsonl"
+
+
+class BuildError(UserError):
+    """A build cannot be finished: shards are missing, or too many images were rejected."""
+
+
+def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
+    """Publish the list of rejects and, where shards are complete and rejects few, sidecars and manifest.
+
+    Trusts nothing but what the destination holds now: some of it may be the work of others.
+
+    Raises:
+        BuildError: shards are missing, or there are more bad images than `max_rejects`.
+        ClaimError: the destination belongs to another build by now.
+    """
+    done = read_done(store, claim)
+    if missing := sorted(set(range(claim.num_shards)) - done.keys()):
+        raise BuildError(
+            f"{len(missing)} of {claim.num_shards} shards are missing in {store.url}, the first is number "
+            f"{missing[0]}; run 'shard-builder build' for them (--shard-range {missing[0]}:{missing[-1] + 1})"
+        )
+    results = [result for _, result in sorted(done.items())]
+    rejects = [reject for result in results for reject in result.rejects]
+    store.put(REJECTS_NAME, "".join(f"{reject.model_dump_json()}\n" for reject in rejects).encode())
+    bad = [reject for reject in rejects if not reject.by_choice]
+    if len(bad) > max_rejects:
+        raise BuildError(
+            f"{len(bad)} images were rejected, more than --max-rejects {max_rejects}: first "
+            f"{bad[0].path} ({bad[0].reason}), all in {store.url}/{REJECTS_NAME}; repair or remove them "
+            "and build into an empty destination, or raise --max-rejects and run this command again"
+        )
+    entries = tuple(result.entry for result in results if result.entry)
+    if not entries:
+        raise BuildError(f"every image was rejected; the reasons are in {store.url}/{REJECTS_NAME}")
+    manifest = Manifest(
+        dataset=claim.dataset,
+        split=claim.split,
+        classes=claim.classes,
+        shards=entries,
+        num_samples=sum(entry.num_samples for entry in entries),
+        num_bytes=sum(entry.num_bytes for entry in entries),
+        num_rejects=len(rejects),
+        plan_digest=claim.plan_digest,
+        **image_spreads(list(read_indexes(store, entries))),
+    )
+    for name, content in data_set_sidecars(manifest).items():
+        publish(store, name, content, sha256_bytes(content))
+    check_claim(store, claim.plan_digest)
+    publish(store, MANIFEST_NAME, manifest.to_bytes(), manifest.digest)
+    return manifest

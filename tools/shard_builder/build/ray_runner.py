@@ -1,0 +1,69 @@
+"""Tasks on a Ray cluster: one that runs already, or one of this machine that is started for the build.
+
+The nodes need this package and the source at the same path; credentials they have of their own (a role, their
+environment): none are sent.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from tools.shard_builder.build.runners import RunnerError, WorkerDiedError, relayed
+
+_CONNECT_TIMEOUT_S = 5
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise RunnerError(f"no Ray cluster answers at {address}, expected HOST:PORT of its head ({error})") from None
+
+
+class RayEngine:
+    """The CPUs of a cluster, one a task.
+
+    Raises:
+        RunnerError: Ray is not installed, or no cluster answers.
+    """
+
+    def __init__(self, num_workers: int | None, address: str | None = None) -> None:
+        """With no `address` a cluster of `num_workers` CPUs starts here; with none of both, of all."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError:
+            raise RunnerError("the ray engine needs Ray: pip install 'esvit-streaming[ray]'") from None
+        if address:
+            _knock(address)
+        local: dict[str, Any] = {} if address else {"num_cpus": num_workers, "include_dashboard": False}
+        try:
+            ray.init(address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+        except (ConnectionError, ValueError) as error:
+            raise RunnerError(f"no Ray cluster answers at {address}: {' '.join(str(error).split())}") from None
+        self._ray = ray
+        self.num_slots = num_workers or int(ray.cluster_resources()["CPU"])
+
+    def submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
+        remote = self._ray.remote(function).options(num_cpus=1, max_retries=0)
+        future: Future[R] = remote.remote(task).future()
+        return relayed(future, self._explain)
+
+    def close(self) -> None:
+        self._ray.shutdown()
+
+    def _explain(self, error: BaseException) -> BaseException:
+        if isinstance(error, self._ray.exceptions.RayTaskError):
+            cause: BaseException = error.cause
+            return cause  # what the function raised; the message of the wrapper is a traceback
+        if isinstance(error, self._ray.exceptions.RayError):
+            return WorkerDiedError(f"a Ray worker was lost: {str(error).strip().partition(chr(10))[0]}")
+        return error

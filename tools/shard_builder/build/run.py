@@ -1,0 +1,221 @@
+"""A build from start to end: plan, claim, write what is missing, account for rejects, and the manifest last.
+
+The destination is its own journal (`journal.py`), so a build that was killed anywhere goes on when the same command
+is run again, and ends with the same bytes. A part of the shards may be built here and others elsewhere.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import telemetry
+from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store
+from tools.shard_builder.build.duplicates import find_duplicates
+from tools.shard_builder.build.finish import finish
+from tools.shard_builder.build.images import AS_THEY_ARE, ImagePolicy
+from tools.shard_builder.build.journal import Claim, ClaimError, ShardResult, read_claim, read_done, take
+from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
+from tools.shard_builder.build.progress import progress
+from tools.shard_builder.build.ray_runner import RayEngine
+from tools.shard_builder.build.runners import Engine, open_local_engine, run_tasks
+from tools.shard_builder.build.writer import ShardTask, WrittenShard, write_shard
+from tools.shard_builder.readers import open_reader
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build, from what, and how."""
+
+    dataset: str
+    """One of `readers.DATASETS`."""
+    source: Path
+    split: str
+    dest: str
+    """URL of a store; one data set and split each."""
+    shard_bytes: int = 256_000_000
+    """Size of a tar to aim at."""
+    shuffle_seed: int | None = 0
+    """None keeps the order of the source, class after class."""
+    num_workers: int | None = 1
+    """Shards at once; None: one for each core."""
+    max_rejects: int = 0
+    """More images than this that cannot be used are an error."""
+    allow_subset: bool = False
+    """Take a data set of which fewer classes or images are there than were published."""
+    images: ImagePolicy = AS_THEY_ARE
+    deduplicate: bool = False
+    """Of images with equal bytes, leave out all but the first by path."""
+    keep_metadata: bool = False
+    """Keep the path of each image, and what the source knows beside its label, as `<key>.meta.json`."""
+    engine: Literal["process", "ray"] = "process"
+    ray_address: str | None = None
+    """Of a running cluster; None starts one on this machine."""
+    shard_range: slice | None = None
+    """Write only these shards of the plan, and leave the rest and the manifest to others."""
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What the destination holds, and how much of it this run wrote; of a shard range, only what this run wrote."""
+
+    url: str
+    manifest_digest: str | None
+    """None: a shard range was written, there is no manifest yet."""
+    num_planned_shards: int
+    """Of the whole build; those of which every image is rejected are not written."""
+    num_shards: int
+    num_samples: int
+    num_classes: int
+    num_bytes: int
+    num_rejects: int
+    was_complete: bool
+    """The destination was complete before: there was nothing to do."""
+    num_samples_written: int
+    num_bytes_written: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and the rates of this run, for JSON."""
+        return asdict(self) | {
+            "samples_per_s": round(self.num_samples_written / self.seconds, 1),
+            "mb_per_s": round(self.num_bytes_written / 1e6 / self.seconds, 1),
+        }
+
+
+def build(options: BuildOptions) -> BuildReport:
+    """Build the shards of one split, a range of them, or what an interrupted build has left.
+
+    Raises:
+        UserError: the source or the destination cannot be used, or a `BuildError` says why it is refused.
+    """
+    started_s = time.monotonic()
+    store = Store(options.dest)
+    with _phase("plan"):
+        plan = _plan(options)
+    claim = Claim.of(plan)
+    take(store, claim)
+    if store.exists(MANIFEST_NAME):
+        manifest = read_manifest(store)
+        if manifest.plan_digest != plan.digest:
+            raise ClaimError(f"{store.url} holds another data set, complete; choose another --dest")
+        return _report(store, started_s, manifest, claim, was_complete=True)
+    done = read_done(store, claim)
+    wanted = plan.shards[options.shard_range or slice(None)]
+    written = _write(store, plan, [shard for shard in wanted if shard.index not in done], options)
+    if options.shard_range:
+        return _report(store, started_s, None, claim, written)
+    return _report(store, started_s, _finish(store, claim, options.max_rejects), claim, written)
+
+
+def finalize(dest: str, max_rejects: int = 0) -> BuildReport:
+    """Write the manifest of a build whose shards were written elsewhere, range by range; the source is not needed.
+
+    Raises:
+        UserError: shards are missing, too many images were rejected, or the destination cannot be used.
+    """
+    started_s = time.monotonic()
+    store = Store(dest)
+    claim = read_claim(store)
+    was_complete = store.exists(MANIFEST_NAME)
+    manifest = read_manifest(store) if was_complete else _finish(store, claim, max_rejects)
+    return _report(store, started_s, manifest, claim, was_complete=was_complete)
+
+
+def _finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
+    with _phase("finish"):
+        return finish(store, claim, max_rejects)
+
+
+def _report(
+    store: Store,
+    started_s: float,
+    manifest: Manifest | None,
+    claim: Claim,
+    written: Sequence[ShardResult] = (),
+    was_complete: bool = False,
+) -> BuildReport:
+    fresh = [result.entry for result in written if result.entry]
+    entries = manifest.shards if manifest else fresh
+    return BuildReport(
+        url=store.url,
+        manifest_digest=manifest.digest if manifest else None,
+        num_planned_shards=claim.num_shards,
+        num_shards=len(entries),
+        num_samples=sum(entry.num_samples for entry in entries),
+        num_classes=len(claim.classes),
+        num_bytes=sum(entry.num_bytes for entry in entries),
+        num_rejects=manifest.num_rejects if manifest else sum(len(result.rejects) for result in written),
+        was_complete=was_complete,
+        num_samples_written=sum(entry.num_samples for entry in fresh),
+        num_bytes_written=sum(entry.num_bytes for entry in fresh),
+        seconds=round(time.monotonic() - started_s, 3),
+    )
+
+
+def _plan(options: BuildOptions) -> Plan:
+    reader = open_reader(options.dataset, options.source, options.split, allow_subset=options.allow_subset)
+    return make_plan(
+        reader.records(),
+        reader.classes,
+        dataset=options.dataset,
+        split=options.split,
+        shard_bytes=options.shard_bytes,
+        shuffle_seed=options.shuffle_seed,
+        images=options.images,
+        deduplicate=options.deduplicate,
+        keep_metadata=options.keep_metadata,
+    )
+
+
+def _write(store: Store, plan: Plan, shards: Sequence[ShardPlan], options: BuildOptions) -> list[ShardResult]:
+    telemetry.BUILD_PLANNED_SHARDS.set(len(shards))
+    if not shards:
+        return []
+    results = []
+    with contextlib.closing(_open_engine(options, len(shards))) as engine:
+        duplicates = find_duplicates(store, plan, engine) if options.deduplicate else {}
+        tasks = [
+            ShardTask(
+                shard,
+                store,
+                plan.digest,
+                options.images,
+                {record.key: duplicates[record.key] for record in shard.records if record.key in duplicates},
+            )
+            for shard in shards
+        ]
+        with progress("writing shards", sum(shard.num_bytes for shard in shards)) as advance:
+            for written in run_tasks(engine, write_shard, tasks):
+                results.append(written.result)
+                _count(written)
+                advance(plan.shards[written.result.index].num_bytes)
+    return results
+
+
+def _open_engine(options: BuildOptions, num_tasks: int) -> Engine:
+    if options.engine == "ray":
+        return RayEngine(options.num_workers, options.ray_address)
+    return open_local_engine(options.num_workers or os.cpu_count() or 1, num_tasks)
+
+
+def _count(written: WrittenShard) -> None:
+    telemetry.BUILD_SHARDS.inc()
+    telemetry.BUILD_REJECTS.inc(len(written.result.rejects))
+    if entry := written.result.entry:
+        telemetry.BUILD_SAMPLES.inc(entry.num_samples)
+        telemetry.BUILD_BYTES.inc(entry.num_bytes)
+    for phase, seconds in written.seconds.items():
+        telemetry.BUILD_PHASE_SECONDS.labels(phase).inc(seconds)
+
+
+@contextlib.contextmanager
+def _phase(name: str) -> Iterator[None]:
+    started_s = time.monotonic()
+    yield
+    telemetry.BUILD_PHASE_SECONDS.labels(name).inc(time.monotonic() - started_s)

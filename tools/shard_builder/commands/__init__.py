@@ -1,0 +1,1 @@
+"""The commands of `shard-builder`, one a file, each with its own arguments."""

@@ -1,0 +1,151 @@
+"""How fast a build is beside what one would do without it: the command `shard-builder bench`.
+
+On a local disk that is `tar cf` and then `sha256sum` over the same files, and webdataset's `ShardWriter` fed by one
+process: as it is, leaving the shards to the page cache, and with each shard brought to the disk, as a build does. On S3
+it is the upload of the finished tars by the same client library, one after the other. The rounds are interleaved, the
+source lies in memory (page cache), and a build includes the start of its processes.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.store import Store
+from tools.shard_builder.build.run import BuildOptions, build
+from tools.shard_builder.commands.arguments import Commands
+from tools.shard_builder.readers import ImageFolder, SourceError
+
+_BUILD = "shard-builder"
+_SHARD_BYTES = 256_000_000
+
+
+def add_bench_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("bench", help="how fast builds are here, side by side with tar and webdataset")
+    command.add_argument("--source", type=Path, required=True, metavar="DIR", help="an image folder")
+    command.add_argument("--dest", required=True, metavar="URL", help="local or S3; what is written goes again")
+    command.add_argument("--gigabytes", type=float, default=2.0, metavar="G", help="repeat the images up to this size")
+    command.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N")
+    command.add_argument("--rounds", type=int, default=3, metavar="N", help="the median counts")
+    command.add_argument("--json", action="store_true", help="as one JSON line")
+    command.set_defaults(run=_bench)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="shard-builder-bench-") as scratch:
+        images = Path(scratch) / "images"
+        num_bytes = _repeat(args.source, images, int(args.gigabytes * 1e9))
+        warm_up = BuildOptions(
+            "image-folder", images, "train", f"{scratch}/shards", _SHARD_BYTES, num_workers=args.workers
+        )
+        build(warm_up)
+        # Now, for the children to come are not our workers, and begin with the memory of this process.
+        peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
+        methods = dict(_methods(warm_up, args.dest))
+        seconds: dict[str, list[float]] = {name: [] for name in methods}
+        for _, (name, run) in itertools.product(range(args.rounds), methods.items()):
+            os.sync()
+            started_s = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started_s)
+            _remove(args.dest)
+    report = {
+        "mb": round(num_bytes / 1e6, 1),
+        "workers": args.workers,
+        "peak_mb_of_a_worker": round(peak_mb, 1),
+        "mb_per_s": {name: round(num_bytes / 1e6 / statistics.median(times), 1) for name, times in seconds.items()},
+    }
+    sys.stdout.write(json.dumps(report) + "\n") if args.json else Console().print(_table(report))
+
+
+def _repeat(source: Path, folder: Path, num_bytes: int) -> int:
+    """Copies of the images, `CLASS/NUMBER-NAME`, until there are `num_bytes`; returns how many there are."""
+    records = list(ImageFolder(source, "train").records())
+    if not any(record.num_bytes for record in records):
+        raise SourceError(f"source {source} holds no images to repeat")
+    copied = 0
+    for number, record in enumerate(itertools.cycle(records)):
+        if copied >= num_bytes:
+            return copied
+        target = folder / Path(record.path).parent / f"{number:07d}-{Path(record.path).name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copied += target.write_bytes(record.source.read())
+    raise AssertionError
+
+
+def _methods(built: BuildOptions, dest: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    if folder := Store(dest).local_path(""):
+        yield "tar cf, then sha256sum", lambda: _tar_and_hash(built.source, folder)
+        yield "webdataset ShardWriter", _shard_writer(built.source, folder)
+        yield "the same, on the disk", _shard_writer(built.source, folder, _to_disk)
+    else:
+        tars = sorted(Path(built.dest).glob("*.tar"))
+        yield "plain multipart upload", lambda: _upload(tars, dest)
+    yield _BUILD, lambda: build(replace(built, dest=dest))
+
+
+def _tar_and_hash(images: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["tar", "cf", folder / "all.tar", "-C", images, "."], check=True)
+    subprocess.run(["sha256sum", folder / "all.tar"], check=True, stdout=subprocess.DEVNULL)
+
+
+def _to_disk(path: str) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _shard_writer(images: Path, folder: Path, post: Callable[[str], None] | None = None) -> Callable[[], None]:
+    import webdataset  # brings torch where it is installed: not for those who only build shards
+
+    reader = ImageFolder(images, "train")
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        limits = {"maxsize": _SHARD_BYTES, "maxcount": 10**9}
+        with webdataset.ShardWriter(f"{folder}/%06d.tar", **limits, post=post, verbose=0) as writer:
+            for record in reader.records():
+                writer.write({"__key__": record.key, "jpg": record.source.read(), "cls": record.label})
+
+    return write
+
+
+def _upload(tars: list[Path], dest: str) -> None:
+    store, url = fsspec.core.url_to_fs(dest)
+    for tar in tars:
+        store.put_file(str(tar), f"{url}/{tar.name}", chunksize=16 * 2**20, max_concurrency=4)
+
+
+def _remove(dest: str) -> None:
+    if folder := Store(dest).local_path(""):
+        shutil.rmtree(folder)
+    else:
+        store, url = fsspec.core.url_to_fs(dest, use_listings_cache=False)
+        store.rm(url, recursive=True)
+
+
+def _table(report: dict[str, Any]) -> Table:
+    title = (
+        f"{report['mb']:,} MB of images, {report['workers']} workers of {report['peak_mb_of_a_worker']:,} MB at most"
+    )
+    table = Table("method", "MB/s", f"{_BUILD} is", title=title)
+    ours = report["mb_per_s"][_BUILD]
+    for name, rate in report["mb_per_s"].items():
+        table.add_row(name, f"{rate:,}", f"{ours / rate:.2f}x")
+    return table

@@ -1,0 +1,104 @@
+"""A finished data set from one store to another: the command `shard-builder copy`.
+
+A copy is a build whose shards come from another store. It claims its destination, commits every shard with a marker
+once its hashes agree with the manifest, and ends with the manifest: killed anywhere, it goes on, and a destination
+that is another's is refused.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from typing import NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.format.checksum import sha256_bytes, sha256_file
+from pipeline.format.index import index_to_bytes
+from pipeline.format.manifest import Manifest
+from pipeline.format.sidecars import shard_sidecars
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store
+from tools.shard_builder.build.finish import finish
+from tools.shard_builder.build.indexes import read_index
+from tools.shard_builder.build.journal import ShardResult, mark_done, publish, read_claim, read_done, take
+from tools.shard_builder.build.progress import progress
+from tools.shard_builder.build.runners import open_local_engine, run_tasks
+from tools.shard_builder.commands.arguments import Commands, positive
+
+
+class CopyError(UserError):
+    """The source is not what its manifest says."""
+
+
+class _Task(NamedTuple):
+    source: Store
+    dest: Store
+    result: ShardResult
+
+
+def add_copy_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("copy", help="copy a finished data set to another store, verified on the way")
+    command.add_argument("source", metavar="FROM", help="URL of a data set")
+    command.add_argument("dest", metavar="TO", help="URL of an empty place, or of an interrupted copy")
+    command.add_argument("--workers", type=positive, metavar="N", help="shards at once (default: one for each core)")
+    command.set_defaults(run=_copy)
+
+
+def _copy(args: argparse.Namespace) -> None:
+    manifest, num_copied = copy(Store(args.source), Store(args.dest), args.workers or os.cpu_count() or 1)
+    before = len(manifest.shards) - num_copied
+    there = f", {before} were there before" if before else ""
+    sys.stdout.write(
+        f"{args.dest}: {manifest.num_samples:,} samples, {manifest.num_bytes / 1e6:,.1f} MB; "
+        f"{num_copied} shards copied{there}\nmanifest digest {manifest.digest}\n"
+    )
+
+
+def copy(source: Store, dest: Store, num_workers: int = 1) -> tuple[Manifest, int]:
+    """Copy what `dest` does not hold yet; returns the manifest and the number of shards that were copied.
+
+    Needs the disk space of one shard a worker, in `dest` where that is a local folder, else in the temporary folder
+    (`TMPDIR`).
+
+    Raises:
+        CopyError: a shard of the source does not agree with its manifest.
+        ClaimError: `dest` belongs to another build, or the source has lost its `_build` folder.
+        UserError: a store does not deliver or take.
+    """
+    manifest = read_manifest(source)
+    claim = read_claim(source)
+    take(dest, claim)
+    done, results = read_done(dest, claim), read_done(source, claim)
+    missing = [result for index, result in results.items() if index not in done]
+    tasks = [_Task(source, dest, result) for result in missing]
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(contextlib.closing(open_local_engine(num_workers, len(tasks))))
+        advance = stack.enter_context(progress("copying shards", sum(map(_num_bytes, missing))))
+        for result in run_tasks(engine, _copy_shard, tasks):
+            advance(_num_bytes(result))
+    copied = finish(dest, claim, max_rejects=manifest.num_rejects)
+    if copied.digest != manifest.digest:
+        raise CopyError(f"{dest.url} does not match the manifest of {source.url}; run 'shard-builder verify' on both")
+    return manifest, sum(result.entry is not None for result in missing)
+
+
+def _num_bytes(result: ShardResult) -> int:
+    return result.entry.num_bytes if result.entry else 0
+
+
+def _copy_shard(task: _Task) -> ShardResult:
+    source, dest, result = task
+    if entry := result.entry:
+        with dest.scratch_folder() as scratch:  # never a link to the file of a local source, but a file of its own
+            tar = scratch / entry.tar_name
+            source.download(entry.tar_name, tar)
+            if sha256_file(tar) != entry.sha256:
+                raise CopyError(f"{source.url}/{entry.tar_name} does not have the hash that its manifest records")
+            publish(dest, entry.tar_name, tar, entry.sha256)
+            index = read_index(source, entry)
+            publish(dest, entry.index_name, index_to_bytes(index), entry.index_sha256)
+            for name, content in shard_sidecars(entry, tar, index).items():
+                publish(dest, name, content, sha256_bytes(content))
+    mark_done(dest, result)
+    return result

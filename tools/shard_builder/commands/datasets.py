@@ -1,0 +1,53 @@
+"""The command `shard-builder datasets`: which data sets there are, and what their source folders have to hold."""
+
+import argparse
+import itertools
+import json
+import sys
+from typing import Any
+
+from tools.shard_builder.commands.arguments import Commands
+from tools.shard_builder.readers import DATASETS, Dataset
+
+
+def add_datasets_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("datasets", help="list what can be built from, with sizes, licence page and layout")
+    command.add_argument("name", nargs="?", choices=DATASETS, metavar="NAME", help="only this one")
+    command.add_argument("--json", action="store_true", help="as one JSON line")
+    command.set_defaults(run=_datasets)
+
+
+def _datasets(args: argparse.Namespace) -> None:
+    chosen = [DATASETS[args.name]] if args.name else list(DATASETS.values())
+    sys.stdout.write(json.dumps([describe(dataset) for dataset in chosen]) if args.json else render(chosen))
+    sys.stdout.write("\n")
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """Everything about a data set that is no code."""
+    return {
+        "name": dataset.name,
+        "use": dataset.use,
+        "num_classes": dataset.num_classes,
+        "num_images": dict(dataset.num_images),
+        "metric": dataset.metric,
+        "suites": list(dataset.suites),
+        "layout": dataset.layout,
+        "page": dataset.page,
+    }
+
+
+def render(datasets: list[Dataset]) -> str:
+    """A heading for each use, and a paragraph for each data set; lines are not cut, so that they can be copied."""
+    groups = itertools.groupby(datasets, key=lambda dataset: dataset.use)
+    return "\n\n".join("\n".join([use.upper(), *map(_paragraph, group)]) for use, group in groups)
+
+
+def _paragraph(dataset: Dataset) -> str:
+    facts = [f"{split} {number:,}" for split, number in dataset.num_images.items()]
+    facts += [f"{dataset.num_classes:,} classes"] if dataset.num_classes and dataset.num_classes > 1 else []
+    facts += [dataset.metric] if dataset.metric else []
+    facts += dataset.suites
+    lines = [f"{dataset.name}: {'; '.join(facts) or 'any classes and splits'}", f"layout  {dataset.layout}"]
+    return "\n    ".join(lines + ([f"page    {dataset.page}"] if dataset.page else []))

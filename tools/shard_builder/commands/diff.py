@@ -1,0 +1,119 @@
+"""In what two data sets differ, by manifest and by samples: the command `shard-builder diff`.
+
+Shards that both manifests give the same hash are the same and are not read; whether a data set keeps what its
+manifest promises is the business of `verify`.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pipeline.format.checksum import sha256_bytes
+from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.tar import TarSample, iter_samples
+from pipeline.prefetch import prefetch
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store
+from tools.shard_builder.build.progress import progress
+from tools.shard_builder.commands.arguments import Commands, positive
+from tools.shard_builder.commands.samples import label_names, local_tar
+
+_NUM_THREADS = 4  # hashing releases the interpreter lock; each thread needs the disk space of one shard
+_OF_SAMPLES = {"shards", "num_samples", "num_bytes", "image_height", "image_width", "image_bytes"}  # follow from them
+
+
+class _Content(NamedTuple):
+    """What makes a sample; the key says which it is."""
+
+    labels: tuple[str, ...]
+    """By name, for numbers mean nothing where the classes differ."""
+    ext: str
+    digest: bytes
+    """Half of the SHA-256 of the image."""
+
+
+def add_diff_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("diff", help="compare two data sets, sample by sample")
+    command.add_argument("a", metavar="A", help="URL of a data set")
+    command.add_argument("b", metavar="B", help="URL of the other")
+    command.add_argument("--limit", type=positive, default=20, metavar="N", help="print so many differences (20)")
+    command.set_defaults(run=_diff)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    found = diff(Store(args.a), Store(args.b))
+    first = list(itertools.islice(found, args.limit))
+    sys.stdout.writelines(f"{line}\n" for line in first)
+    if num_more := sum(1 for _ in found):
+        sys.stdout.write(f"and {num_more:,} more\n")
+    if not first:
+        sys.stdout.write("no difference\n")
+    return int(bool(first))
+
+
+def diff(a: Store, b: Store) -> Iterator[str]:
+    """One line for each difference; none where the data sets are the same.
+
+    Reads the shards that only one of the two has, and keeps some 300 bytes for each of their samples in A.
+
+    Raises:
+        UserError: a manifest or a shard cannot be read.
+    """
+    ours, theirs = read_manifest(a), read_manifest(b)
+    yield from _diff_manifests(ours, theirs)
+    # Where the classes differ, equal numbers may mean other classes, so equal shards do not mean equal samples.
+    shared = _hashes(ours) & _hashes(theirs) if ours.classes == theirs.classes else set()
+    unmatched = dict(_contents(a, ours, shared, "reading A"))
+    for key, content in _contents(b, theirs, shared, "reading B"):
+        mine = unmatched.pop(key, None)
+        if mine is None:
+            yield f"sample {key}: only in B"
+        elif mine != content:
+            yield f"sample {key}: {_difference(mine, content)}"
+    yield from (f"sample {key}: only in A" for key in unmatched)
+
+
+def _diff_manifests(ours: Manifest, theirs: Manifest) -> Iterator[str]:
+    for field in Manifest.model_fields:
+        mine, other = getattr(ours, field), getattr(theirs, field)
+        if mine != other and field not in _OF_SAMPLES and field != "classes":
+            yield f"{field}: {mine} in A, {other} in B"
+    if ours.classes != theirs.classes:
+        pairs = itertools.zip_longest(ours.classes, theirs.classes)
+        number, (mine, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+        yield f"classes: {len(ours.classes)} in A, {len(theirs.classes)} in B; number {number} is {mine}, {other}"
+    if ours.shards != theirs.shards:
+        num_shared = len(_hashes(ours) & _hashes(theirs))
+        yield f"shards: {len(ours.shards)} in A, {len(theirs.shards)} in B, of which {num_shared} are in both"
+
+
+def _hashes(manifest: Manifest) -> set[str]:
+    return {entry.sha256 for entry in manifest.shards}
+
+
+def _contents(store: Store, manifest: Manifest, known: set[str], title: str) -> Iterator[tuple[str, _Content]]:
+    """Key and content of every sample in the shards that are not known, shard after shard."""
+    entries = [entry for entry in manifest.shards if entry.sha256 not in known]
+
+    def read(entry: ShardEntry) -> list[tuple[str, _Content]]:
+        with local_tar(store, entry) as tar:
+            return [(sample.key, _content(sample, manifest.classes)) for sample in iter_samples(tar)]
+
+    shards = prefetch(read, entries, _NUM_THREADS, _NUM_THREADS, "diff")
+    with progress(title, sum(entry.num_bytes for entry in entries)) as advance:
+        for entry, samples in zip(entries, shards, strict=True):
+            yield from samples
+            advance(entry.num_bytes)
+
+
+def _content(sample: TarSample, classes: Sequence[str]) -> _Content:
+    return _Content(label_names(sample, classes), sample.ext, bytes.fromhex(sha256_bytes(sample.image))[:16])
+
+
+def _difference(mine: _Content, other: _Content) -> str:
+    if mine.labels != other.labels:
+        return f"is {', '.join(mine.labels) or 'of no class'} in A, {', '.join(other.labels) or 'of no class'} in B"
+    return "has other image bytes"

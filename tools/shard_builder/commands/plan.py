@@ -1,0 +1,146 @@
+"""What a build would write and what training on it would need, before either: the command `shard-builder plan`.
+
+The needs follow from the sample order of the trainer itself, for one epoch: which shards each node reads, and from
+which step to which it reads them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import UserError
+from pipeline.order import OrderConfig, SampleOrder, rank_slice
+from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
+from tools.shard_builder.commands.arguments import Commands, add_plan_arguments, positive, shuffle_seed
+from tools.shard_builder.readers import open_reader
+
+_ORDER = OrderConfig()
+_MAX_STEPS = 20_000  # of an epoch are looked at, evenly spread
+
+
+class DryRunError(UserError):
+    """The numbers of the run do not fit each other."""
+
+
+class Run(NamedTuple):
+    """The training run to foresee."""
+
+    world_size: int
+    ranks_per_node: int
+    global_batch: int
+    images_per_s: float
+    """Of all ranks together."""
+    order: OrderConfig = _ORDER
+
+
+def add_plan_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("plan", help="dry run: shards, bytes, and the cache and rates that training needs")
+    add_plan_arguments(command)
+    command.add_argument("--json", action="store_true", help="as one JSON line")
+    run = command.add_argument_group("the training run to foresee")
+    run.add_argument("--world-size", type=positive, default=8, metavar="N", help="ranks (8)")
+    run.add_argument("--ranks-per-node", type=positive, default=8, metavar="N", help="ranks that share a cache (8)")
+    run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images a step (512)")
+    run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="of all ranks together (2000)")
+    run.add_argument("--lanes", type=positive, default=_ORDER.lanes, metavar="N", help=f"({_ORDER.lanes})")
+    blocks = _ORDER.block_shards
+    run.add_argument("--block-shards", type=positive, default=blocks, metavar="N", help=f"({blocks})")
+    command.set_defaults(run=_plan)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    reader = open_reader(args.dataset, args.source, args.split, allow_subset=args.allow_subset)
+    plan = make_plan(
+        reader.records(),
+        reader.classes,
+        dataset=args.dataset,
+        split=args.split,
+        shard_bytes=args.shard_size,
+        shuffle_seed=shuffle_seed(args),
+    )
+    order = OrderConfig(lanes=args.lanes, block_shards=args.block_shards)
+    run = Run(args.world_size, args.ranks_per_node, args.global_batch, args.images_per_s, order)
+    forecast = describe(plan) | foresee(plan.shards, run)
+    sys.stdout.write(json.dumps(forecast) + "\n") if args.json else Console().print(_table(forecast))
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What the build would write."""
+    sizes = [shard.num_bytes for shard in plan.shards]
+    return {
+        "images": plan.num_images,
+        "classes": len(plan.classes),
+        "shards": len(sizes),
+        "bytes": sum(sizes),
+        "largest_shard_bytes": max(sizes),
+        "plan_digest": plan.digest,
+    }
+
+
+def foresee(shards: Sequence[ShardPlan], run: Run) -> dict[str, Any]:
+    """What one epoch of `run` needs of the store and of the disks of its nodes.
+
+    Raises:
+        UserError: batch, lanes, ranks and nodes do not divide each other, or there are too few images.
+    """
+    if run.world_size % run.ranks_per_node and run.world_size > run.ranks_per_node:
+        raise DryRunError(f"{run.world_size} ranks do not fill nodes of {run.ranks_per_node}; change --ranks-per-node")
+    num_nodes = -(-run.world_size // run.ranks_per_node)
+    sizes = np.array([shard.num_bytes for shard in shards])
+    num_images = [len(shard.records) for shard in shards]
+    order = SampleOrder(num_images, 0, run.global_batch, run.order)
+    first, last = _uses(order, num_images, num_nodes)
+    used = last >= 0
+    read_bytes = int((used * sizes).sum())
+    seconds = order.num_steps * run.global_batch / run.images_per_s
+    return {
+        "steps_per_epoch": order.num_steps,
+        "epoch_seconds": round(seconds, 1),
+        "nodes": num_nodes,
+        "shard_reads_per_epoch": int(used.sum()),
+        "store_bytes_per_epoch": read_bytes,
+        "store_mb_per_s": round(read_bytes / seconds / 1e6, 1),
+        "store_shards_per_minute": round(int(used.sum()) / seconds * 60, 2),
+        "cache_bytes_per_node": max(_most_at_once(first[node], last[node], sizes) for node in range(num_nodes)),
+    }
+
+
+def _uses(order: SampleOrder, num_images: Sequence[int], num_nodes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last step of an epoch at which each node needs each shard, int64 [nodes, shards]; -1: never."""
+    first = np.full((num_nodes, len(num_images)), -1)
+    last = first.copy()
+    starts = np.concatenate([[0], np.cumsum(num_images)])
+    steps = np.unique(np.linspace(0, order.num_steps - 1, min(order.num_steps, _MAX_STEPS)).astype(int))
+    for step in steps.tolist():
+        shards = np.searchsorted(starts, order.batch(0, step), side="right") - 1
+        for node in range(num_nodes):
+            mine = np.unique(shards[rank_slice(order.global_batch, node, num_nodes)])
+            last[node, mine] = step
+            first[node, mine[first[node, mine] < 0]] = step
+    return first, last
+
+
+def _most_at_once(first: NDArray[np.int64], last: NDArray[np.int64], sizes: NDArray[np.int64]) -> int:
+    """The most bytes that are between first and last use at any step; a cache that holds them reads no shard twice."""
+    used = last >= 0
+    change = np.zeros(int(last.max()) + 2, dtype=np.int64)
+    np.add.at(change, first[used], sizes[used])
+    np.add.at(change, last[used] + 1, -sizes[used])
+    return int(np.cumsum(change).max())
+
+
+def _table(forecast: dict[str, Any]) -> Table:
+    table = Table("quantity", "value")
+    for name, value in forecast.items():
+        text = f"{value:,}" if isinstance(value, int | float) else str(value)
+        is_large = name.endswith("bytes") or "bytes_per" in name
+        table.add_row(name.replace("_", " "), f"{text} ({value / 1e9:,.2f} GB)" if is_large else text)
+    return table

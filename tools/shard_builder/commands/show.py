@@ -1,0 +1,106 @@
+"""Samples of a data set for the eye: the command `shard-builder show`."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from pipeline.errors import UserError
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import Store
+from tools.shard_builder.commands.arguments import Commands, not_negative, positive
+from tools.shard_builder.commands.samples import StoredSample, label_names, read_numbered
+
+_CELL, _MARGIN, _LINE = 200, 8, 15  # pixels
+_MAX_COLUMNS = 8
+
+
+class ShowError(UserError):
+    """There is no such sample, or the output cannot be written."""
+
+
+def add_show_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("show", help="list samples, draw them on a contact sheet, or take them out")
+    command.add_argument("url", metavar="URL")
+    command.add_argument("--index", type=not_negative, default=0, metavar="N", help="the first sample, from 0")
+    command.add_argument("--count", type=positive, default=16, metavar="N", help="how many (16)")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--output", type=Path, metavar="FILE.png", help="a contact sheet")
+    output.add_argument("--extract", type=Path, metavar="DIR", help="write the images there, byte for byte")
+    command.set_defaults(run=_show)
+
+
+def _show(args: argparse.Namespace) -> None:
+    store = Store(args.url)
+    manifest = read_manifest(store)
+    if args.index >= manifest.num_samples:
+        raise ShowError(f"{store.url} has no sample {args.index}: they are 0 to {manifest.num_samples - 1}")
+    stop = min(args.index + args.count, manifest.num_samples)
+    samples = list(read_numbered(store, manifest, range(args.index, stop)))
+    for sample in samples:
+        sys.stdout.write(f"{sample.entry.name}  {'  '.join(_describe(sample, manifest.classes))}\n")
+    try:
+        if args.output:
+            contact_sheet(samples, manifest.classes).save(args.output)
+        if args.extract:
+            _extract(samples, args.extract)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format
+        raise ShowError(f"cannot write {args.output or args.extract}: {error}") from None
+
+
+def _describe(sample: StoredSample, classes: Sequence[str]) -> tuple[str, str, str]:
+    """Number and key, classes, and what the file is."""
+    key, ext, image = sample.sample.key, sample.sample.ext, sample.sample.image
+    labels = ", ".join(label_names(sample.sample, classes)) or "no class"
+    return f"{sample.number} {key}", labels, f"{sample.width} x {sample.height} {ext}, {len(image):,} bytes"
+
+
+def contact_sheet(samples: Sequence[StoredSample], classes: Sequence[str]) -> Image.Image:
+    """The images side by side, set upright, each over its number, key, classes and size; one that cannot be decoded
+    leaves a red frame."""
+    columns = min(_MAX_COLUMNS, len(samples))
+    height = _CELL + 3 * _LINE + 2 * _MARGIN
+    sheet = Image.new("RGB", (columns * (_CELL + _MARGIN) + _MARGIN, -(-len(samples) // columns) * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, sample in enumerate(samples):
+        left, top = _MARGIN + place % columns * (_CELL + _MARGIN), _MARGIN + place // columns * height
+        if thumbnail := _thumbnail(sample.sample.image):
+            sheet.paste(thumbnail, (left + (_CELL - thumbnail.width) // 2, top + (_CELL - thumbnail.height) // 2))
+        else:
+            draw.rectangle((left, top, left + _CELL, top + _CELL), outline="red")
+        for line, text in enumerate(_describe(sample, classes)):
+            draw.text((left, top + _CELL + 3 + line * _LINE), _shortened(text, font), "black", font)
+    return sheet
+
+
+def _thumbnail(image: bytes) -> Image.Image | None:
+    try:
+        with Image.open(io.BytesIO(image)) as file:
+            file.draft("RGB", (_CELL, _CELL))
+            upright = ImageOps.exif_transpose(file).convert("RGB")
+    except Exception:  # garbled bytes make decoders raise all there is
+        return None
+    upright.thumbnail((_CELL, _CELL))
+    return upright
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of both ends as fits into a cell."""
+    kept = len(text)
+    short = text
+    while font.getlength(short) > _CELL:
+        kept -= 1
+        short = f"{text[: -(-kept // 2)]}...{text[len(text) - kept // 2 :]}"
+    return short
+
+
+def _extract(samples: Sequence[StoredSample], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for sample in samples:
+        (folder / f"{sample.sample.key}.{sample.sample.ext}").write_bytes(sample.sample.image)
+        if sample.sample.metadata:
+            (folder / f"{sample.sample.key}.meta.json").write_bytes(sample.sample.metadata)

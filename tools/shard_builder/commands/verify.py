@@ -1,0 +1,195 @@
+"""Verification: does every byte of a finished data set agree with its manifest? The command `shard-builder verify`."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.format.checksum import sha256_file
+from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.sidecars import shard_sidecars
+from pipeline.format.tar import TarSample, index_label, iter_samples
+from pipeline.shards.data_sets import read_manifest
+from pipeline.store import MissingObjectError, Store, StoreError
+from tools.shard_builder.build.images import ImagePolicy, RejectedImageError, prepare
+from tools.shard_builder.build.indexes import read_index
+from tools.shard_builder.build.progress import progress
+from tools.shard_builder.build.runners import open_local_engine, run_tasks
+from tools.shard_builder.commands.arguments import Commands, positive
+from tools.shard_builder.commands.samples import local_tar
+
+_IN_FULL = ImagePolicy(decode_check=True)
+
+
+class StateError(UserError):
+    """The file that remembers verified shards cannot be read or written."""
+
+
+class Verification(NamedTuple):
+    """The manifest, and one sentence for everything that contradicts it."""
+
+    manifest: Manifest
+    problems: tuple[str, ...]
+    num_remembered: int
+    """Shards that an earlier run found to be good, and this one did not look at."""
+
+
+class _Task(NamedTuple):
+    store: Store
+    entry: ShardEntry
+    num_classes: int
+    decode: bool
+
+
+class _Checked(NamedTuple):
+    entry: ShardEntry
+    problems: list[str]
+
+
+def add_verify_command(commands: Commands) -> None:
+    """Register the command with the parser of `shard-builder`."""
+    command = commands.add_parser("verify", help="check every byte of a finished data set")
+    command.add_argument("url", metavar="URL")
+    command.add_argument("--decode", action="store_true", help="decode every image in full too")
+    command.add_argument("--workers", type=positive, metavar="N", help="shards at once (default: one for each core)")
+    command.add_argument("--state", type=Path, metavar="FILE", help="remember good shards there, and skip them")
+    command.set_defaults(run=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    workers = args.workers or os.cpu_count() or 1
+    manifest, problems, num_remembered = verify(Store(args.url), args.decode, workers, args.state)
+    sys.stdout.writelines(f"{problem}\n" for problem in problems)
+    remembered = f"; {num_remembered} of the shards were verified before" if num_remembered else ""
+    if problems:
+        sys.stdout.write(f"not ok: {len(problems)} problems{remembered}\n")
+        return 1
+    sys.stdout.write(
+        f"ok: {len(manifest.shards)} shards, {manifest.num_samples} samples, {manifest.num_bytes} bytes{remembered}\n"
+    )
+    return 0
+
+
+def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path | None = None) -> Verification:
+    """Check every shard: size, hash, index, each index row against the tar, and with `decode` each image.
+
+    Shards of a remote store are downloaded to the temporary folder (`TMPDIR`), one a worker. With `state` the shards
+    that are good are noted in that file, and those noted there with the same hashes are not looked at again.
+
+    Raises:
+        UserError: there is no manifest, or it is not valid; the store does not deliver; `state` cannot be used.
+    """
+    manifest = read_manifest(store)
+    with contextlib.ExitStack() as stack:
+        memory = stack.enter_context(_Memory(state, store, decode)) if state else None
+        fresh = [entry for entry in manifest.shards if not (memory and memory.knows(entry))]
+        engine = stack.enter_context(contextlib.closing(open_local_engine(num_workers, len(fresh))))
+        advance = stack.enter_context(progress("verifying shards", sum(entry.num_bytes for entry in fresh)))
+        found: dict[str, list[str]] = {}
+        tasks = [_Task(store, entry, len(manifest.classes), decode) for entry in fresh]
+        for entry, problems in run_tasks(engine, _check_shard, tasks):
+            found[entry.name] = problems
+            if memory and not problems:
+                memory.add(entry)
+            advance(entry.num_bytes)
+    ordered = itertools.chain.from_iterable(found[entry.name] for entry in fresh)
+    return Verification(manifest, tuple(ordered), len(manifest.shards) - len(fresh))
+
+
+class _Memory:
+    """The shards that were found to be good, a line of JSON each; half a line, of a killed run, counts for nothing."""
+
+    def __init__(self, path: Path, store: Store, decode: bool) -> None:
+        self._path, self._decode = path, decode
+        self._url = str(store.local_path("") or store.url)
+        self._lines: set[str] = set()
+
+    def __enter__(self) -> "_Memory":
+        try:
+            self._file: IO[str] = self._path.open("a+")
+            self._file.seek(0)
+            content = self._file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateError(f"cannot use --state {self._path}: {error}") from None
+        self._lines = set(content.splitlines())
+        if content and not content.endswith("\n"):
+            self._file.write("\n")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def knows(self, entry: ShardEntry) -> bool:
+        """Whether it was verified, at this place, with these hashes, and decoded if that is asked for."""
+        return any(self._line(entry, decoded) in self._lines for decoded in {True, self._decode})
+
+    def add(self, entry: ShardEntry) -> None:
+        """From now on it is known, whatever happens to this process."""
+        self._file.write(self._line(entry, self._decode) + "\n")
+        self._file.flush()
+
+    def _line(self, entry: ShardEntry, decoded: bool) -> str:
+        return json.dumps(
+            {
+                "url": self._url,
+                "shard": entry.name,
+                "sha256": entry.sha256,
+                "index_sha256": entry.index_sha256,
+                "decoded": decoded,
+            }
+        )
+
+
+def _check_shard(task: _Task) -> _Checked:
+    store, entry = task.store, task.entry
+    try:
+        if (size := store.size(entry.tar_name)) != entry.num_bytes:
+            return _Checked(entry, [f"{entry.tar_name}: {size} bytes, the manifest records {entry.num_bytes}"])
+        with local_tar(store, entry) as tar:
+            if sha256_file(tar) != entry.sha256:
+                problem = f"{entry.tar_name}: its content does not have the hash that the manifest records"
+                return _Checked(entry, [problem])
+            return _Checked(entry, _check_rows(task, tar))
+    except UserError as error:
+        if isinstance(error, StoreError) and not isinstance(error, MissingObjectError):
+            raise  # says nothing of the data
+        return _Checked(entry, [f"{entry.name}: {error}"])
+
+
+def _check_rows(task: _Task, tar: Path) -> list[str]:
+    """The rows of the index against the members of the tar; one sentence a wrong sample."""
+    problems: list[str] = []
+    entry = task.entry
+    index = read_index(task.store, entry)
+    for row, sample in itertools.zip_longest(index, iter_samples(tar)):
+        if row is None or sample is None:
+            return [*problems, f"{entry.tar_name}: does not hold the {entry.num_samples} samples of its index"]
+        if (row["offset"], row["size"], row["label"]) != (sample.offset, len(sample.image), index_label(sample.label)):
+            problems.append(f"{entry.tar_name}: sample {sample.key} is not where or what the index says")
+        elif not all(0 <= label < task.num_classes for label in sample.labels):
+            problems.append(f"{entry.tar_name}: sample {sample.key} has label {sample.label}, which is no class")
+        elif task.decode and (fault := _fault_of_image(sample, row)):
+            problems.append(f"{entry.tar_name}: sample {sample.key}: {fault}")
+    if problems:
+        return problems
+    for name, content in shard_sidecars(entry, tar, index).items():
+        if task.store.read(name) != content:
+            problems.append(f"{name}: is not the index of {entry.tar_name}")
+    return problems
+
+
+def _fault_of_image(sample: TarSample, row: Any) -> str | None:
+    try:
+        image = prepare(sample.image, _IN_FULL)
+    except RejectedImageError as error:
+        return str(error)
+    if image.ext != sample.ext:
+        return f"is called .{sample.ext}, but is .{image.ext} by its content"
+    if (image.height, image.width, image.orientation) != (row["height"], row["width"], row["orientation"]):
+        return "has not the size or orientation that the index says"
+    return None
