@@ -21,7 +21,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import UserError, run_command
+from pipeline.command import run_command
+from pipeline.errors import UserError
 
 _BIN = Path(sys.executable).parent
 _CONFIGS = Path("configs/train")

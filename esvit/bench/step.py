@@ -27,7 +27,8 @@ from esvit.bench.variants import PHASES, VARIANTS, Settings, Step
 from esvit.bench.views import Views, loaded, noise
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
-from pipeline.errors import UserError, run_command
+from pipeline.command import run_command
+from pipeline.errors import UserError
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

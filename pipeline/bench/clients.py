@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.errors import UserError, run_command
+from pipeline.command import run_command
+from pipeline.errors import UserError
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 

@@ -27,7 +27,8 @@ from pipeline.bench.contestants import CONTESTANTS, Conditions, Contestant, Exec
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
 from pipeline.bench.subcommands import run_subcommand
-from pipeline.errors import UserError, run_command
+from pipeline.command import run_command
+from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.errors import run_command
+from pipeline.command import run_command
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.shards.cache import ShardCache
 from pipeline.shards.data_sets import read_manifest

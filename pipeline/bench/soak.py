@@ -13,7 +13,8 @@ from contextlib import closing
 from pathlib import Path
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.errors import UserError, run_command
+from pipeline.command import run_command
+from pipeline.errors import UserError
 from pipeline.order import OrderConfig
 from pipeline.stream import StreamConfig, open_training_stream
 

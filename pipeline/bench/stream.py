@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline.bench.report import Rows, print_table
 from pipeline.buffers import BufferPool
-from pipeline.errors import run_command
+from pipeline.command import run_command
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.prefetch import prefetch

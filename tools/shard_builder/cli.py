@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.errors import run_command
+from pipeline.command import run_command
 from tools.shard_builder.commands.bench import add_bench_command
 from tools.shard_builder.commands.build import add_build_command, add_finalize_command
 from tools.shard_builder.commands.copy import add_copy_command

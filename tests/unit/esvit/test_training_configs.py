@@ -6,7 +6,7 @@ import pytest
 
 from esvit.guards import cautions
 from esvit.schedules import Schedules
-from esvit.train import TrainConfig
+from esvit.training import TrainConfig
 from pipeline.config import load
 
 FOLDER = Path(__file__).parents[3] / "configs/train"

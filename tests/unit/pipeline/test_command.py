@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from pipeline.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_command
+from pipeline.command import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR, run_command
+from pipeline.errors import UserError
 
 
 def raising(error: BaseException) -> int:
@@ -41,7 +42,7 @@ def test_our_mistakes_keep_their_traceback() -> None:
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
-    code = "import sys; from pipeline.errors import run_command; run_command(lambda: print('line\\n' * 100_000))"
+    code = "import sys; from pipeline.command import run_command; run_command(lambda: print('line\\n' * 100_000))"
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert writer.stdout and writer.stderr
     writer.stdout.readline()

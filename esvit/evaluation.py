@@ -1,0 +1,76 @@
+"""What `esvit-eval` does: measure what a checkpoint has learned, and hand it on."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from esvit.checkpoints import source
+from esvit.checkpoints.export import export
+from esvit.distributed import world
+from esvit.eval.features import extract
+from esvit.eval.knn import best, knn_accuracy
+from esvit.models import Backbone
+from esvit.models.student_teacher import Network
+from pipeline.augment import CenterCropConfig
+from pipeline.loader import DataConfig
+from pipeline.store import Store
+from pipeline.stream import StreamConfig
+
+
+def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
+    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode."""
+    model = source.model_config(saved)
+    prefix = "backbone."
+    backbone = Network(model, drop_path=False, with_regions=False).backbone
+    state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
+    backbone.load_state_dict(state)
+    return backbone.eval()
+
+
+def knn(arguments: argparse.Namespace) -> int:
+    """`esvit-eval knn`: print top-1 for each number of neighbours."""
+    saved = source.load(arguments.checkpoint, _warn)
+    crop = CenterCropConfig(size=arguments.size, resize=arguments.resize or round(arguments.size * 256 / 224))
+    with world(arguments.device) as here:
+        backbone = load_backbone(saved, arguments.network).to(here.device)
+        train, test = (
+            extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
+            for url in (arguments.train, arguments.test)
+        )
+    if not here.is_main:
+        return 0
+    accuracy = knn_accuracy(train, test)
+    k, top1 = best(accuracy)
+    result = {"step": saved["step"], "network": arguments.network, "top1": top1, "k": k, "accuracy": accuracy}
+    if arguments.json:
+        sys.stdout.write(json.dumps(result) + "\n")
+        return 0
+    table = Table("neighbours", "top-1 %", title=f"k-NN, {arguments.network} at step {saved['step']}")
+    for count, value in accuracy.items():
+        table.add_row(str(count), f"{100 * value:.2f}")
+    Console().print(table)
+    return 0
+
+
+def export_backbone(arguments: argparse.Namespace) -> int:
+    """`esvit-eval export`: the backbone as safetensors and config, for timm."""
+    store = Store(arguments.dest)
+    for name in export(source.load(arguments.checkpoint, _warn), arguments.network, store):
+        sys.stdout.write(f"wrote {store.url}/{name}\n")
+    return 0
+
+
+def _warn(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+
+
+def _data(arguments: argparse.Namespace, url: str) -> DataConfig:
+    return DataConfig(
+        stream=StreamConfig(shards=url, cache_dir=arguments.cache_dir),
+        executor=arguments.executor,
+        num_threads=arguments.num_threads,
+    )
