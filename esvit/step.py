@@ -88,7 +88,7 @@ def train_step(
     guard.observe(state.step, means["loss"] if state.scaler.is_enabled() else means["loss"] + 0 * norm)
     centers.settle(unless=guard.failed)
     _update(state, guard)
-    networks.update_teacher(values.momentum)
+    networks.update_teacher(values.momentum, unless=guard.failed)
     return {**means, "feature_std": spread.mean(), "gradient_norm": norm}
 
 

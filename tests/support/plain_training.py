@@ -109,7 +109,9 @@ class PlainTraining:
         self.moments: dict[str, dict[str, Any]] = {}
         self._center_before: Tensor | None = None
 
-    def step(self, views: Sequence[Tensor], num_global: int, blend: tuple[float, Sequence[Tensor]] | None = None) -> Any:
+    def step(
+        self, views: Sequence[Tensor], num_global: int, blend: tuple[float, Sequence[Tensor]] | None = None
+    ) -> Any:
         """Train on views [B, 3, H, W], the teacher on the first `num_global`; returns the scalars.
 
         With `blend`, (w, blended views), the student sees those, and the loss is w times that against the teacher of

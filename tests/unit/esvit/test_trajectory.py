@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from esvit.checkpoints import files
 from esvit.models import build_backbone
 from esvit.training import TrainConfig, train
 from pipeline.augment import MultiCrop
 from pipeline.loader import open_loader
-from pipeline.store import Store
 from pipeline.stream import open_training_stream
 from support.plain_training import Parameters, PlainTraining, Recipe
-from support.shards import encode, picture, write_shards
+from support.tiny_runs import BATCH, NUM_GLOBAL, checkpoints, log, tiny_run
 
 GOLDEN = Path(__file__).parents[2] / "golden/trajectory.json"
-BATCH, NUM_GLOBAL, SEED = 4, 2, 3
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 # The frozen epoch, both warm-ups and the cosines after them in ten steps. A large eps: where a gradient is 0 but for
 # rounding (of the bias of the keys, say), AdamW would make a step out of the rounding.
@@ -53,53 +50,21 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what it change
 }
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Twenty images. As PNG: no two releases of a codec differ in those."""
-    folder = tmp_path_factory.mktemp("trajectory")
-    images = [encode(picture(number), "PNG") for number in range(20)]
-    write_shards(folder, images[:10], images[10:])
-    return str(folder)
-
-
-def settings(recipe: Recipe, shards: str, output: Path, changes: dict[str, Any]) -> TrainConfig:
+def settings(recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     """Of the product's run. What `recipe` has from the paper is left to the product's own defaults."""
-    config: dict[str, Any] = {
-        "output": str(output),
-        "device": "cpu",
-        "seed": SEED,
-        "global_batch": BATCH,
-        "data": {"num_threads": 1, "stream": {"shards": shards, "num_threads": 1, "order": {"lanes": 2}}},
-        "augment": {"views": [{"size": 32, "count": 2, "area": [0.4, 1]}, {"size": 16, "count": 2, "area": [0.1, 0.4]}]},
-        "model": {
-            "backbone": {"name": "swin_nano", "embed_dim": 16, "num_heads": [2, 2]},
-            "head": {"num_prototypes": 24, "hidden": 64, "bottleneck": 16},
-        },
-        "schedule": {
-            "epochs": recipe.epochs,
-            "epoch_steps": recipe.steps_per_epoch,
-            "base_lr": recipe.base_lr,
-            "warmup_epochs": recipe.warmup_epochs,
-            "teacher_momentum": recipe.momentum,
-            "warmup_teacher_temperature_epochs": recipe.temperature_warmup_epochs,
-        },
-        "optim": {"eps": recipe.eps},
-        "checkpoint": {"every_steps": 1, "keep_last": 99},
-        "metrics": {"log_every_steps": 1},
+    schedule = {
+        "epochs": recipe.epochs,
+        "epoch_steps": recipe.steps_per_epoch,
+        "base_lr": recipe.base_lr,
+        "warmup_epochs": recipe.warmup_epochs,
+        "teacher_momentum": recipe.momentum,
+        "warmup_teacher_temperature_epochs": recipe.temperature_warmup_epochs,
     }
-    for key, value in changes.items():
-        config[key] = {**config.get(key, {}), **value} if isinstance(value, dict) else value
-    return TrainConfig.model_validate(config)
-
-
-def checkpoints(config: TrainConfig) -> list[dict[str, Any]]:
-    """The states after 0, 1, ... steps of a run that has ended."""
-    store = Store(Path(config.output) / "checkpoints")
-    return [files.read(store, name) for name in files.names(store)]
-
-
-def log(config: TrainConfig) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (Path(config.output) / "log.jsonl").read_text().splitlines()]
+    return {
+        **changes,
+        "schedule": schedule | changes.get("schedule", {}),
+        "optim": {"eps": recipe.eps} | changes.get("optim", {}),
+    }
 
 
 def batches(config: TrainConfig) -> Iterator[list[Tensor]]:
@@ -151,7 +116,7 @@ def assert_equal(plain: PlainTraining, expected: dict[str, float], state: dict[s
 
 def follow(recipe: Recipe, shards: str, output: Path, changes: dict[str, Any]) -> list[dict[str, float]]:
     """Run the product and the plain training side by side; returns the numbers of each step, summed up."""
-    config = settings(recipe, shards, output, changes)
+    config = tiny_run(shards, output, settings(recipe, changes))
     assert train(config) == 0
     states, records, numbers = checkpoints(config), log(config), []
     assert len(states) - 1 == len(records) == recipe.epochs * recipe.steps_per_epoch
@@ -175,8 +140,8 @@ def summary(plain: PlainTraining) -> dict[str, float]:
     return {part: math.sqrt(sum(float(p.detach().square().sum()) for p in tensors)) for part, tensors in parts.items()}
 
 
-def test_ten_steps_are_those_of_the_plain_training_and_of_the_record(shards: str, tmp_path: Path) -> None:
-    numbers = follow(RECIPE, shards, tmp_path, {})
+def test_ten_steps_are_those_of_the_plain_training_and_of_the_record(tiny_shards: str, tmp_path: Path) -> None:
+    numbers = follow(RECIPE, tiny_shards, tmp_path, {})
     if os.environ.get("ESVIT_WRITE_GOLDEN"):  # for a change that is meant to move the numbers
         GOLDEN.write_text(json.dumps(numbers, indent=1) + "\n")
     for step, (expected, found) in enumerate(zip(json.loads(GOLDEN.read_text()), numbers, strict=True)):
@@ -184,8 +149,6 @@ def test_ten_steps_are_those_of_the_plain_training_and_of_the_record(shards: str
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_are_those_of_the_plain_training(name: str, shards: str, tmp_path: Path) -> None:
+def test_variants_are_those_of_the_plain_training(name: str, tiny_shards: str, tmp_path: Path) -> None:
     recipe, changes = VARIANTS[name]
-    recipe = dataclasses.replace(SHORT, **recipe)
-    schedule = {"schedule": settings(recipe, shards, tmp_path, {}).schedule.model_dump() | changes.get("schedule", {})}
-    follow(recipe, shards, tmp_path, changes | schedule)
+    follow(dataclasses.replace(SHORT, **recipe), tiny_shards, tmp_path, changes)

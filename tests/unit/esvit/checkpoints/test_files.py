@@ -47,10 +47,11 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     saved = _state(0.5, step=7)
     saved.networks.student(list(torch.randn(1, 2, 1, 3, 32, 32))).view_logits[0].sum().backward()
     saved.optimizer.step()
+    saved.scaler.load_state_dict({**saved.scaler.state_dict(), "scale": 2.0**5, "_growth_tracker": 7})
     files.write(Store(str(tmp_path)), saved.state_dict())
     restored = _state(0.5)
     restored.resume(source.load(str(tmp_path)))
-    assert restored.scaler.get_scale() == 2.0**10
+    assert restored.scaler.state_dict() == saved.scaler.state_dict() != _state().scaler.state_dict()
     assert restored.step == 7 and restored.loader.state_dict() == {"position": 7}
     for part in ("student", "teacher", "loss"):
         theirs, ours = saved.state_dict()[part], restored.state_dict()[part]
@@ -111,6 +112,8 @@ def test_a_store_that_refuses_stops_the_run_at_the_next_checkpoint(tmp_path: Pat
     with Checkpointer(CheckpointConfig(), Store(tmp_path / "file"), 10, print) as checkpoints:
         checkpoints.save(_state().state_dict())
         with pytest.raises(StoreError, match=r"cannot write .*/file: .* is not a folder"):
+            checkpoints.save(_state(step=1).state_dict())
+        with pytest.raises(StoreError):
             checkpoints.wait()
 
 

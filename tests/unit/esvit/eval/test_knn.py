@@ -45,6 +45,7 @@ def test_well_separated_classes_are_all_recognised() -> None:
 def test_more_neighbours_than_samples_are_left_out() -> None:
     train = _features(torch.eye(3), [0, 1, 2])
     assert set(knn_accuracy(train, train, (2, 10))) == {2}
+    assert set(knn_accuracy(train, train, (2, 3, 4))) == {2, 3}
     assert set(knn_accuracy(train, train, (10, 20))) == {3}
 
 

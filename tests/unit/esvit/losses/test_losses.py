@@ -89,6 +89,13 @@ def test_no_gradient_through_the_match() -> None:
     assert all(x.grad is not None for x in student.view_logits + student.region_logits)
 
 
+def test_a_centre_has_no_gradient() -> None:
+    center = Center(K, momentum=0.9)
+    center.update([torch.ones(2, K, requires_grad=True)])
+    center.update_by_sum(torch.ones(K, requires_grad=True), 1)
+    assert not center.center.requires_grad
+
+
 def test_match_ignores_length_and_autocast() -> None:
     candidates = torch.randn(2, 300, 64)
     regions = candidates.flip(1) * torch.rand(2, 300, 1).add(0.1)
