@@ -125,7 +125,7 @@ def test_a_flat_folder_without_the_flag_gets_a_sentence_that_names_it(run: Run, 
     assert "--unlabelled" in run(*args[:-1], status=2)
 
 
-def test_verify_finds_labels_where_the_manifest_promises_none(run: Run, shards: Path, tmp_path: Path) -> None:
+def test_verify_finds_labels_where_the_manifest_promises_none(shards: Path, tmp_path: Path) -> None:
     manifest = read_manifest(Store(shards))
     shutil.copytree(shards, tmp_path / "wrong")
     wrong = manifest.replace(classes=("ant",))
