@@ -111,7 +111,7 @@ class StudentTeacher(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float, unless: Tensor | None = None) -> None:
-        """Move the teacher: t <- momentum * t + (1 - momentum) * s, for every parameter; stay if `unless` [] is true."""
+        """Move the teacher: t <- momentum * t + (1 - momentum) * s, for every parameter, or stay if `unless` []."""
         teacher: list[Tensor] = [*self.teacher.parameters()]
         student: list[Tensor] = [*self.student.parameters()]
         weight: Any = 1 - momentum if unless is None else torch.where(unless, 0.0, 1 - momentum)

@@ -1,7 +1,6 @@
 """A mutant: one file of the product with one place changed, and the tests that have to notice."""
 
 import ast
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -55,11 +54,6 @@ class Change:
         except SyntaxError as error:
             raise StaleMutantError(f"{self}: is no Python any more: {error}") from None
         return changed
-
-
-def changes(file: str, tests: Sequence[str], rows: Sequence[tuple[str, ...]]) -> list[Change]:
-    """Mutants of one file. A row is (old, new), or (old, new, why no test can notice)."""
-    return [Change(file, tuple(tests), *row) for row in rows]
 
 
 def _brief(text: str) -> str:

@@ -191,7 +191,7 @@ class PlainTraining:
         return 0.0 if before is None else float((center - before).square().mean().sqrt())
 
     def _descend(self, loss: Tensor) -> float:
-        """Gradients, clipped; the prototypes' left out in the first epochs; then AdamW. Returns the norm of them all."""
+        """Clip the gradients, leave out the prototypes' in the first epochs, step. Returns the norm of all together."""
         recipe, epoch = self.recipe, self.step_number // self.recipe.steps_per_epoch
         gradients = dict(zip(self.student, torch.autograd.grad(loss, list(self.student.values())), strict=True))
         norms = {name: float(gradient.square().sum().sqrt()) for name, gradient in gradients.items()}

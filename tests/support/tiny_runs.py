@@ -1,4 +1,4 @@
-"""Training runs in this process: four images per step, a Swin of a few thousand parameters, a checkpoint of every step."""
+"""Training runs in this process: four images per step, a very small Swin, a checkpoint after every step."""
 
 import json
 from pathlib import Path

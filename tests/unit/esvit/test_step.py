@@ -55,7 +55,12 @@ def moves(state: TrainState) -> list[torch.Tensor]:
     """How far student and teacher have come, each as one vector."""
     networks, start = state.networks, make_state().networks.student
     return [
-        torch.cat([(now - then).detach().flatten() for now, then in zip(network.parameters(), start.parameters())])
+        torch.cat(
+            [
+                (now - then).detach().flatten()
+                for now, then in zip(network.parameters(), start.parameters(), strict=True)
+            ]
+        )
         for network in (networks.student, networks.teacher)
     ]
 

@@ -1,4 +1,4 @@
-"""In what order a checkpoint comes and goes, so that whoever is killed leaves none that is half; and that none runs code."""
+"""A checkpoint comes and goes in an order that never leaves half of one; and none runs code."""
 
 import argparse
 import os
