@@ -3,6 +3,7 @@
 A worker imports the large libraries once and forks a pytest for every mutant, which saves most of its time.
 """
 
+import ctypes
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from typing import NamedTuple
 from mutants.mutant import ROOT, Mutant
 
 _SLOWEST_IMPORTS = ("torch", "timm", "torchvision", "cv2", "fsspec", "s3fs", "pydantic", "rich", "sklearn")
+_PR_SET_PDEATHSIG = 1
 _MIN_TIMEOUT_S = 30.0
 _TIMES_BASELINE = 8.0
 _PLUGINS_ARE_HERE = "ignore::pytest.PytestAssertRewriteWarning"  # some come with the imports
@@ -70,7 +72,7 @@ def open_pool(num_workers: int, folder: Path) -> ProcessPoolExecutor:
 
 
 def _prepare(folder: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _end_with_parent()
     copy = Path(tempfile.mkdtemp(dir=folder))
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"):
@@ -82,6 +84,12 @@ def _prepare(folder: Path) -> None:
         with suppress(ImportError):
             __import__(name)
     assert not {"esvit", "pipeline", "tools"} & sys.modules.keys(), "the product is to be imported from the copy"
+
+
+def _end_with_parent() -> None:
+    """Be killed when the parent is, and by Ctrl-C at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _baseline(tests: tuple[str, ...]) -> Verdict:
@@ -129,6 +137,7 @@ def _fork(function: Callable[[], int], output: int) -> int:
     status = 70
     try:
         os.setsid()
+        _end_with_parent()
         os.dup2(output, 1)
         os.dup2(output, 2)
         status = function()

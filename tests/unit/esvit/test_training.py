@@ -1,16 +1,37 @@
-"""The loop around the step: what it saves is safe before it says that it has ended."""
+"""The loop around the step: what a run repeats, what it saves, and that what it saves is safe before it ends."""
 
+import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import esvit.training
-from esvit.training import train
+from esvit.checkpoints import files
+from esvit.guards import DivergedError
+from esvit.training import TrainConfig, train
 from pipeline.command import EXIT_RETRY
-from pipeline.store import StoreError
+from pipeline.store import Store, StoreError
 from support.tiny_runs import checkpoints, tiny_run
+
+
+@pytest.fixture
+def before_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
+    """Have a function called with the state and the views of each step."""
+
+    def install(function: Callable[..., None]) -> None:
+        step = esvit.training.train_step
+
+        def watched_step(state: Any, student: Any, views: Any, *arguments: Any, **options: Any) -> Any:
+            function(state, views)
+            return step(state, student, views, *arguments, **options)
+
+        monkeypatch.setattr(esvit.training, "train_step", watched_step)
+
+    return install
 
 
 def in_the_way(output: Path, step: int) -> None:
@@ -25,15 +46,9 @@ def test_a_run_whose_last_checkpoint_is_not_written_does_not_end_well(tiny_shard
 
 
 def test_sigterm_waits_for_its_checkpoint(
-    tiny_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_shards: str, tmp_path: Path, before_each_step: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    step = esvit.training.train_step
-
-    def interrupted_step(*arguments: Any, **options: Any) -> Any:
-        signal.raise_signal(signal.SIGTERM)
-        return step(*arguments, **options)
-
-    monkeypatch.setattr(esvit.training, "train_step", interrupted_step)
+    before_each_step(lambda _state, _views: signal.raise_signal(signal.SIGTERM))
     config = tiny_run(tiny_shards, tmp_path / "run", {"checkpoint": {"every_steps": 4}})
     assert train(config) == EXIT_RETRY
     said = capsys.readouterr().out
@@ -44,6 +59,58 @@ def test_sigterm_waits_for_its_checkpoint(
         train(tiny_run(tiny_shards, tmp_path / "other", {"checkpoint": {"every_steps": 4}}))
 
 
+def test_the_seed_makes_the_networks(tiny_shards: str, tmp_path: Path) -> None:
+    def first(name: str, seed: int) -> torch.Tensor:
+        config = tiny_run(tiny_shards, tmp_path / name, {"seed": seed, "schedule": {"epochs": 1, "epoch_steps": 1}})
+        assert train(config) == 0
+        return checkpoints(config)[0]["student"]["backbone.patch_embed.proj.weight"]
+
+    assert torch.equal(first("a", 1), first("b", 1)) and not torch.equal(first("a", 1), first("c", 2))
+
+
+def test_each_step_has_draws_of_its_own_which_a_resume_repeats(
+    tiny_shards: str, tmp_path: Path, before_each_step: Any
+) -> None:
+    seeds: dict[int, list[int]] = {}
+    before_each_step(lambda state, _views: seeds.setdefault(state.step, []).append(torch.initial_seed()))
+    config = tiny_run(tiny_shards, tmp_path / "run")
+    assert train(config) == 0
+    for step in (3, 4):
+        for path in (tmp_path / "run/checkpoints").glob(f"step-{step:08d}.*"):
+            path.unlink()
+    assert train(config) == 0
+    assert seeds == {step: [seeds[step][0]] * (1 + (step >= 2)) for step in range(4)}
+    assert len({tuple(drawn) for drawn in seeds.values()}) == 4
+
+
 def test_the_draws_of_a_step_belong_to_seed_step_and_rank() -> None:
     seeds = [esvit.training._step_seed(seed, step, rank) for seed in (0, 1) for step in (0, 1, 300) for rank in (0, 7)]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_the_state_before_a_step_that_is_not_finite_is_saved_and_replays_it(
+    tiny_shards: str, tmp_path: Path, before_each_step: Any
+) -> None:
+    """Seen two steps later, at the next logged one."""
+
+    def poison(state: Any, views: list[torch.Tensor]) -> None:
+        if state.step == 1:
+            views[1][0, 0, 0, 0, 0] = float("nan")
+
+    assert train(tiny_run(tiny_shards, tmp_path / "healthy")) == 0
+    expected = files.read(Store(tmp_path / "healthy/checkpoints"), "step-00000001.pt")
+    before_each_step(poison)
+    late = {"checkpoint": {"every_steps": 99}, "metrics": {"log_every_steps": 4}}
+    config = tiny_run(tiny_shards, tmp_path / "sick", late)
+    with pytest.raises(DivergedError, match=r"of step 2 is not finite.* checkpoint\.url=(\S*/failed)"):
+        train(config)
+    saved = files.read(Store(tmp_path / "sick/failed"), "step-00000001.pt")
+    for part in ("student", "teacher", "loss"):
+        assert all(torch.equal(saved[part][name], tensor) for name, tensor in expected[part].items()), part
+    assert saved["step"] == saved["loader"]["position"] == 1
+    replay = {"checkpoint": {"url": f"{tmp_path}/sick/failed"}, "metrics": {"log_every_steps": 1}}
+    shutil.rmtree(tmp_path / "sick/checkpoints")
+    with pytest.raises(DivergedError, match="of step 2 is not finite"):
+        train(
+            TrainConfig.model_validate(config.model_dump() | {k: config.model_dump()[k] | v for k, v in replay.items()})
+        )

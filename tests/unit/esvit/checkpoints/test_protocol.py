@@ -42,6 +42,9 @@ def test_data_that_are_written_again_have_no_note_until_they_are_whole(tmp_path:
     with pytest.raises(KilledError):
         files.write(store, state(5, tensor=torch.ones(3)))
     assert files.names(store) == []
+    store.victim = ""
+    files.write(store, state(5, tensor=torch.ones(3)))
+    assert files.read(store, "step-00000005.pt")["tensor"].tolist() == [1, 1, 1]
 
 
 def test_a_checkpoint_that_goes_loses_its_note_first(tmp_path: Path) -> None:

@@ -131,6 +131,12 @@ def test_center_moves_towards_the_mean_of_all_rows() -> None:
     torch.testing.assert_close(center.center, 0.9 * torch.ones(K) + 0.1 * mean)
 
 
+def test_a_centre_adds_up_in_fp32() -> None:
+    center = Center(K, momentum=0.0)
+    center.update([torch.ones(1001, K, dtype=torch.bfloat16)])  # a number that bfloat16 has not
+    torch.testing.assert_close(center.center, torch.ones(K))
+
+
 def test_loss_weighs_its_terms_and_moves_both_centres() -> None:
     student, teacher = make_outputs([4, 4, 2]), make_outputs([4, 4])
     objective = EsvitLoss(LossConfig(fused=False, region_weight=0.25), K)
