@@ -80,6 +80,7 @@ def test_teacher_is_the_moving_average_of_parameters_not_buffers() -> None:
         torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student)
     assert all(int(b) == 0 for n, b in pair.teacher.named_buffers() if n.endswith("num_batches_tracked"))
     assert pair.teacher.training
+    assert not any(parameter.requires_grad or parameter.grad_fn for parameter in pair.teacher.parameters())
 
 
 def test_momentum_one_keeps_the_teacher_exactly() -> None:
