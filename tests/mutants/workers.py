@@ -27,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 _MIN_TIMEOUT_S = 30.0
 _TIMES_BASELINE = 8.0
 _PLUGINS_ARE_HERE = "ignore::pytest.PytestAssertRewriteWarning"  # some come with the imports
-_PYTEST = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", _PLUGINS_ARE_HERE)
+_PYTEST = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", _PLUGINS_ARE_HERE, "--hypothesis-profile=mutants")
 
 
 class Verdict(NamedTuple):
@@ -126,7 +126,10 @@ def _pytest(tests: tuple[str, ...]) -> int:
     sys.path.insert(0, os.getcwd())
     os.environ["PYTHONPATH"] = os.getcwd()  # for the commands that tests start
     import pytest
+    from hypothesis import Phase, settings
 
+    # The same examples every time, and no search for a smaller one where one has been found.
+    settings.register_profile("mutants", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
     return int(pytest.main([*_PYTEST, *tests]))
 
 
