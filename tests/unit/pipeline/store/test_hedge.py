@@ -129,7 +129,7 @@ def test_credit_for_second_requests_is_not_saved_up_for_ever(loop: Loop) -> None
 
 def test_patience_is_three_times_what_19_of_20_recent_answers_took(loop: Loop) -> None:
     hedged = Hedge()
-    num_sent(loop, hedged, *[0.5] * 20)
+    num_sent(loop, hedged, *[0.1] * 15, *[0.5] * 5)
     assert num_sent(loop, hedged, 1.4, 1.6) == [1, 2]
     num_sent(loop, hedged, *[0.9] * 100, *[0.1] * 5)
     assert num_sent(loop, hedged, 2.6) == [1]

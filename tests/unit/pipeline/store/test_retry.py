@@ -138,3 +138,12 @@ def test_our_bugs_pass_as_they_are(clock: Clock) -> None:
 def test_faults_by_kind(error: Exception, kind: str, transient: bool) -> None:
     fault = faults.explain(error)
     assert fault is not None and (fault.kind, fault.transient) == (kind, transient)
+
+
+def test_a_conditional_write_and_a_range_past_the_end_are_known_by_their_status() -> None:
+    assert (
+        faults.is_conflict(Answer(412))
+        and faults.is_conflict(FileExistsError())
+        and not faults.is_conflict(Answer(409))
+    )
+    assert faults.is_past_end(Answer(416)) and not faults.is_past_end(Answer(412))
