@@ -35,7 +35,7 @@ def loaded(
     config = DataConfig(stream=StreamConfig(shards=url, order=order), num_threads=num_threads)
     stream = open_training_stream(config.stream, seed=0, global_batch=batch)
     with open_loader(stream, MultiCrop(recipe(groups), seed=0), config, device) as loader:
-        yield (batch.views for batch in loader)
+        yield (batch.views for batch in loader.forever())
 
 
 def recipe(groups: Sequence[tuple[int, int]]) -> MultiCropConfig:

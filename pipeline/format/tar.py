@@ -11,7 +11,7 @@ everywhere else. The headers are the standard library's; docs/decisions/0004-tar
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -28,6 +28,8 @@ Label = int | tuple[int, ...]
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
+HEADER_BYTES = tarfile.BLOCKSIZE
+_NAME_BYTES = 100  # of a header; the name ends at the first zero byte
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -62,6 +64,10 @@ class TarSample(NamedTuple):
     def labels(self) -> tuple[int, ...]:
         """All of them: one, unless the data set is a multi-label one."""
         return (self.label,) if isinstance(self.label, int) else self.label
+
+    def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The names of its labels; a number where there is no such class."""
+        return tuple(classes[label] if 0 <= label < len(classes) else str(label) for label in self.labels)
 
 
 class ShardWriter:
@@ -178,18 +184,73 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
         raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
 
 
+def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
+    """The one sample whose members are `data`, the bytes of a shard from `begin` on; `shard` is for the message.
+
+    Raises:
+        TarError: they are not the whole members of one sample of this layout.
+    """
+    members: list[_Member] = []
+    place = 0
+    try:
+        while place < len(data):
+            header = tarfile.TarInfo.frombuf(bytes(data[place : place + tarfile.BLOCKSIZE]), "utf-8", "strict")
+            place += tarfile.BLOCKSIZE
+            content = bytes(data[place : place + header.size])
+            members.append(_Member(header.name, begin + place, header.size, content))
+            place += header.size + -header.size % tarfile.BLOCKSIZE
+    except (tarfile.TarError, UnicodeDecodeError) as error:
+        raise TarError(f"shard {shard} has no sample at byte {begin}: {error}") from None
+    if len(members) not in (2, 3):
+        raise TarError(f"shard {shard} has {len(members)} files where the one sample at byte {begin} should be")
+    sample = _sample(shard, members)
+    if not KEY_PATTERN.fullmatch(sample.key) or not sample.ext.isalnum():
+        raise TarError(f"shard {shard}: member {members[0].name} does not have the name of a sample")
+    return sample
+
+
+def parse_key(header: bytes | memoryview) -> str:
+    """The key of a sample, from the header, `HEADER_BYTES` long, before the content of any of its members."""
+    return str(bytes(header[:_NAME_BYTES]).partition(b".")[0], "ascii", "replace")
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    num_bytes: int
+    """As the header says."""
+    content: bytes
+
+
+_NO_MEMBER = _Member("", 0, 0, b"")
+
+
 def _read_sample(path: str | Path, tar: tarfile.TarFile, label_member: tarfile.TarInfo) -> TarSample:
-    key, _, suffix = label_member.name.partition(".")
-    image_member, metadata = tar.next(), b""
-    if image_member and image_member.name == f"{key}.{_METADATA}":
-        metadata, image_member = _content(tar, image_member), tar.next()
-    image_key, _, ext = image_member.name.partition(".") if image_member else ("", "", "")
-    if image_member is None or suffix not in ("cls", "json") or image_key != key:
-        raise TarError(f"shard {path}: member {label_member.name} is not followed by the image of its sample")
-    label, image = _parse_label(suffix, _content(tar, label_member)), _content(tar, image_member)
-    if len(image) != image_member.size or label is None:
+    members = [_read_member(tar, label_member)]
+    while len(members) < 3 and (member := tar.next()):
+        members.append(_read_member(tar, member))
+        if not member.name.endswith(f".{_METADATA}"):
+            break
+    return _sample(path, members)
+
+
+def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> _Member:
+    file = tar.extractfile(member)
+    return _Member(member.name, member.offset_data, member.size, file.read() if file else b"")
+
+
+def _sample(path: str | Path, members: Sequence[_Member]) -> TarSample:
+    """The label, the metadata if there are any, and the image."""
+    first, *middle, last = members if len(members) > 1 else [*members, _NO_MEMBER]
+    key, _, suffix = first.name.partition(".")
+    image_key, _, ext = last.name.partition(".")
+    names = [member.name for member in middle]
+    if suffix not in ("cls", "json") or image_key != key or names not in ([], [f"{key}.{_METADATA}"]):
+        raise TarError(f"shard {path}: member {first.name} is not followed by the image of its sample")
+    label = _parse_label(suffix, first.content)
+    if len(last.content) != last.num_bytes or label is None:
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
-    return TarSample(key, ext, image_member.offset_data, image, label, metadata)
+    return TarSample(key, ext, last.offset, last.content, label, middle[0].content if middle else b"")
 
 
 def _parse_label(suffix: str, content: bytes) -> Label | None:
@@ -201,8 +262,3 @@ def _parse_label(suffix: str, content: bytes) -> Label | None:
     except (ValueError, KeyError, TypeError):
         return None
     return tuple(labels) if isinstance(labels, list) and all(type(label) is int for label in labels) else None
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return file.read() if file else b""

@@ -12,7 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from pipeline.config import Config
-from tools.shard_builder.build.metadata import ORIENTATION_TAG, jpeg_size, orientation, strip_metadata
+from pipeline.format.exif import ORIENTATION_TAG, orientation
+from tools.shard_builder.build.metadata import jpeg_size, strip_metadata
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # 89 million, Pillow's limit; more may be a decompression bomb
 

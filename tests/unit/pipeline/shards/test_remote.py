@@ -67,9 +67,9 @@ def test_a_stream_without_cache_yields_what_one_with_a_cache_does(tmp_path: Path
         )
         for cache_bytes in (0, 10**9)
     ]
-    without = list(islice(streams[0], 20))
+    without = list(islice(streams[0].forever(), 20))
     assert not (tmp_path / "cache").exists()
-    for ours, theirs in zip(without, islice(streams[1], 20), strict=True):
+    for ours, theirs in zip(without, islice(streams[1].forever(), 20), strict=True):
         assert ours.images == theirs.images and ours.ids.tolist() == theirs.ids.tolist()
 
 

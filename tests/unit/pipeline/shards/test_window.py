@@ -133,7 +133,7 @@ def stream_epochs(url: str, cache_dir: str, cache_bytes: int, rank: int, num_epo
         sample_look_ahead_steps=1,
     )
     stream = open_training_stream(config, 0, 8, rank, 2)
-    for _ in islice(stream, num_epochs * stream.steps_per_epoch):
+    for _ in islice(stream.forever(), num_epochs * stream.steps_per_epoch):
         pass
     Store.parts = parts  # type: ignore[method-assign]
     return fetched
