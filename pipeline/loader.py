@@ -71,7 +71,7 @@ class ViewBatch:
     ids: NDArray[np.int64]  # [B]
     data_sets: NDArray[np.int64]  # [B], the number of each sample's data set in `StreamConfig.sources`
     mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
-    labels: torch.Tensor  # int64 [B]
+    labels: torch.Tensor  # int64 [B], see EncodedBatch
     views: list[torch.Tensor]  # one a group of equal sizes: float32 [V, B, 3, H, W], normalised
     num_encoded_bytes: int
     read_keys: ReadKeys = field(repr=False)

@@ -35,7 +35,7 @@ class Sample:
     """Its number in the data set, as in the `ids` of a batch."""
     key: str
     label: Label
-    """A position in the classes; in a multi-label data set a tuple of them."""
+    """A position in the classes; in a multi-label data set a tuple of them; None in an unlabelled one."""
     class_names: tuple[str, ...]
     """Of its label or labels."""
     metadata: dict[str, Any]

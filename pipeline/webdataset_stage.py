@@ -1,21 +1,21 @@
 """A first stage for pipelines of the `webdataset` package: samples in exact order, out of the fault-tolerant store.
 
     source = WebdatasetSource(url, global_batch=256, seed=0)
-    data = wds.DataPipeline(source, wds.decode("rgb"), wds.to_tuple("jpg;png;webp", "cls"), wds.batched(source.batch_size))
-    loader = wds.WebLoader(data, batch_size=None, num_workers=4)
+    stages = wds.decode("rgb"), wds.to_tuple("jpg;png;webp", "cls"), wds.batched(source.batch_size)
+    loader = wds.WebLoader(wds.DataPipeline(source, *stages), batch_size=None, num_workers=4)
 
-The samples of one step are `batch_size` in a row. Worker processes take the steps in turn, and the `DataLoader` takes
-their batches in turn, so the order is the same with any number of them, as long as the stages make one batch of each
-step: a stage that drops samples, or shuffles over several steps, changes the batches, but no sample is lost or repeated.
+A step is `batch_size` samples in a row. Worker process w of W yields the steps w, w + W, w + 2 W, ... A `DataLoader`
+takes one batch of each worker in turn. So the batches come in the same order with any number of workers, provided that
+the stages make one batch of each step. Stages that shuffle, or drop samples, mix the samples of several steps.
 
-A worker process works on a copy, so the source cannot know how far the training loop is. Without worker processes each
-loop goes on where the one before ended. With them, say before each loop where it begins, `set_epoch` or
-`load_state_dict`: a second loop from the same place is refused.
+Without worker processes each loop goes on where the one before ended. A worker process has a copy of the source, so
+with them the source does not know how far the training loop is. Then say before each loop where it begins: `set_epoch`
+or `load_state_dict`. A second loop from the same place is refused.
 """
 
 import json
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -33,7 +33,8 @@ class WebdatasetSource:
     """Dicts of bytes, as webdataset's own first stages yield them; iterate, or put it first into a `DataPipeline`.
 
     A dict has "__key__", "__url__" (of the tar), the image under "jpg", "png" or "webp", the label under "cls" (a
-    number), or "json" in a multi-label data set, and "meta.json" where the build kept metadata.
+    number), or "json" in a multi-label data set, and "meta.json" where the build kept metadata. Where the data set is
+    unlabelled there is no label.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class WebdatasetSource:
                 yield _as_dict(found)
                 self._loops.check(loop)
 
-    def _samples_of_worker(self, worker: int, num_workers: int) -> Iterator[dict[str, Any]]:
+    def _samples_of_worker(self, worker: int, num_workers: int) -> Generator[dict[str, Any]]:
         self._progress.begin_in_worker(worker)
         stream = self._open()
         stream.position = self._progress.position + worker
@@ -187,9 +188,10 @@ class _Progress:
 
 def _as_dict(found: tuple[str, TarSample]) -> dict[str, Any]:
     url, sample = found
+    label = {}
     if isinstance(sample.label, int):
         label = {"cls": str(sample.label).encode()}
-    else:
+    elif sample.label is not None:
         label = {"json": json.dumps({"labels": sample.label}).encode()}
     metadata = {"meta.json": sample.metadata} if sample.metadata else {}
     return {"__key__": sample.key, "__url__": url, **label, **metadata, sample.ext: sample.image}

@@ -9,9 +9,14 @@ from torch import Tensor
 from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
+from pipeline.errors import UserError
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import rank_slice
 from pipeline.stream import open_sequential_stream
+
+
+class TooFewClasses(UserError):
+    """The data set has no labels, or one class only: nothing can be recognised."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,12 @@ def extract(
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
+        TooFewClasses: there are fewer than two classes.
     """
     stream = open_sequential_stream(data.stream, batch_size * here.size, here.rank, here.size)
     (data_set,), order = stream.data_sets, stream.order
     manifest = data_set.manifest
+    check_classes(manifest.classes, data_set.store.url)
     backbone.eval()
     features = torch.zeros(manifest.num_samples, backbone.width, device=here.device)
     labels = torch.zeros(manifest.num_samples, dtype=torch.long, device=here.device)
@@ -52,3 +59,14 @@ def extract(
             labels[rows] = batch.labels[counted]
     # The rows of the other ranks are zero here.
     return LabelledFeatures(here.sum(features), here.sum(labels), manifest.classes)
+
+
+def check_classes(classes: tuple[str, ...], name: str) -> None:
+    """Refuse what cannot be evaluated with labels: with one class, every answer would be right.
+
+    Raises:
+        TooFewClasses: there are fewer than two.
+    """
+    if len(classes) < 2:
+        found = f"one class, {classes[0]!r}" if classes else "no labels"
+        raise TooFewClasses(f"{name} has {found}; evaluation needs a data set of two classes or more")

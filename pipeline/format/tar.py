@@ -1,7 +1,8 @@
-"""Tar shards: plain USTAR, two members a sample (its label and its image), the same input the same bytes.
+"""Tar shards: plain USTAR, two members per sample (its label and its image), the same input the same bytes.
 
 The label is `<key>.cls`, a class number, or, in a multi-label data set, `<key>.json`: `{"labels": [3, 7]}`. The image
-follows as `<key>.<ext>`. Where a build keeps metadata, `<key>.meta.json` stands between the two.
+follows as `<key>.<ext>`. Where a build keeps metadata, `<key>.meta.json` stands between the two. An unlabelled data
+set has no label members.
 
 The layout is the one of webdataset. Beyond it, nothing of the machine or the moment gets in, the index falls out of
 the same pass, and a cut file does not pass unseen: a tar that ends at a member boundary reads as a shorter tar
@@ -20,14 +21,16 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.format.checksum import HashingWriter
-from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, Index
-from pipeline.format.sidecars import Member, dali_index, dali_row
+from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, UNLABELLED, Index
+from pipeline.format.sidecars import IMAGE_EXTENSIONS, Member, dali_index, dali_row
 
-Label = int | tuple[int, ...]
-"""A position in the manifest's classes, or, in a multi-label data set, all of them in ascending order."""
+Label = int | tuple[int, ...] | None
+"""A position in the manifest's classes; in a multi-label data set all of them in ascending order; None: unlabelled."""
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
+_BEFORE_AN_IMAGE: tuple[list[str], ...] = ([], ["cls"], ["json"], [_METADATA], ["cls", _METADATA], ["json", _METADATA])
+_MAX_MEMBERS = 3
 HEADER_BYTES = tarfile.BLOCKSIZE
 _NAME_BYTES = 100  # of a header; the name ends at the first zero byte
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
@@ -62,8 +65,8 @@ class TarSample(NamedTuple):
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """All of them: one, unless the data set is a multi-label one."""
-        return (self.label,) if isinstance(self.label, int) else self.label
+        """All of them: one, unless the data set is a multi-label one, or unlabelled."""
+        return (self.label,) if isinstance(self.label, int) else self.label or ()
 
     def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
         """The names of its labels; a number where there is no such class."""
@@ -95,10 +98,11 @@ class ShardWriter:
     ) -> None:
         """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
+        members = []
         if isinstance(label, int):
-            members = [self._write_member(f"{key}.cls", str(label).encode())]
-        else:
-            members = [self._write_member(f"{key}.json", json.dumps({"labels": label}).encode())]
+            members.append(self._write_member(f"{key}.cls", str(label).encode()))
+        elif label is not None:
+            members.append(self._write_member(f"{key}.json", json.dumps({"labels": label}).encode()))
         if metadata:
             members.append(self._write_member(f"{key}.{_METADATA}", metadata))
         members.append(self._write_member(f"{key}.{ext}", image))
@@ -158,7 +162,9 @@ def _header(name: str, num_bytes: int) -> bytes:
 
 
 def index_label(label: Label) -> int:
-    """What the index says of a label: itself, or `MULTI_LABEL`, for then only the tar has them."""
+    """What the index says of a label: itself, or `UNLABELLED`, or `MULTI_LABEL`, for then only the tar has them."""
+    if label is None:
+        return UNLABELLED
     return label if isinstance(label, int) else MULTI_LABEL
 
 
@@ -170,8 +176,8 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
     """
     try:
         with tarfile.open(path, "r:") as tar:
-            while label_member := tar.next():
-                yield _read_sample(path, tar, label_member)
+            while first := tar.next():
+                yield _read_sample(path, tar, first)
             end = tar.offset
     except tarfile.TarError as error:
         raise TarError(f"shard {path} is not a whole tar file: {error}") from None
@@ -201,10 +207,10 @@ def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
             place += header.size + -header.size % tarfile.BLOCKSIZE
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise TarError(f"shard {shard} has no sample at byte {begin}: {error}") from None
-    if len(members) not in (2, 3):
+    if not 1 <= len(members) <= _MAX_MEMBERS:
         raise TarError(f"shard {shard} has {len(members)} files where the one sample at byte {begin} should be")
     sample = _sample(shard, members)
-    if not KEY_PATTERN.fullmatch(sample.key) or not sample.ext.isalnum():
+    if not KEY_PATTERN.fullmatch(sample.key):
         raise TarError(f"shard {shard}: member {members[0].name} does not have the name of a sample")
     return sample
 
@@ -222,35 +228,29 @@ class _Member(NamedTuple):
     content: bytes
 
 
-_NO_MEMBER = _Member("", 0, 0, b"")
-
-
-def _read_sample(path: str | Path, tar: tarfile.TarFile, label_member: tarfile.TarInfo) -> TarSample:
-    members = [_read_member(tar, label_member)]
-    while len(members) < 3 and (member := tar.next()):
-        members.append(_read_member(tar, member))
-        if not member.name.endswith(f".{_METADATA}"):
-            break
+def _read_sample(path: str | Path, tar: tarfile.TarFile, first: tarfile.TarInfo) -> TarSample:
+    members: list[_Member] = []
+    member: tarfile.TarInfo | None = first
+    while member:
+        file = tar.extractfile(member)
+        members.append(_Member(member.name, member.offset_data, member.size, file.read() if file else b""))
+        is_last = len(members) == _MAX_MEMBERS or member.name.partition(".")[2] in IMAGE_EXTENSIONS
+        member = None if is_last else tar.next()
     return _sample(path, members)
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> _Member:
-    file = tar.extractfile(member)
-    return _Member(member.name, member.offset_data, member.size, file.read() if file else b"")
-
-
 def _sample(path: str | Path, members: Sequence[_Member]) -> TarSample:
-    """The label, the metadata if there are any, and the image."""
-    first, *middle, last = members if len(members) > 1 else [*members, _NO_MEMBER]
-    key, _, suffix = first.name.partition(".")
-    image_key, _, ext = last.name.partition(".")
-    names = [member.name for member in middle]
-    if suffix not in ("cls", "json") or image_key != key or names not in ([], [f"{key}.{_METADATA}"]):
-        raise TarError(f"shard {path}: member {first.name} is not followed by the image of its sample")
-    label = _parse_label(suffix, first.content)
-    if len(last.content) != last.num_bytes or label is None:
+    """Its label and its metadata, if it has them, and its image."""
+    *before, image = members
+    key, _, ext = image.name.partition(".")
+    suffixes = [member.name.removeprefix(f"{key}.") for member in before]
+    if ext not in IMAGE_EXTENSIONS or suffixes not in _BEFORE_AN_IMAGE:
+        raise TarError(f"shard {path}: member {members[0].name} is not followed by the image of its sample")
+    is_labelled, has_metadata = suffixes[:1] in (["cls"], ["json"]), suffixes[-1:] == [_METADATA]
+    label = _parse_label(suffixes[0], before[0].content) if is_labelled else None
+    if len(image.content) != image.num_bytes or (is_labelled and label is None):
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
-    return TarSample(key, ext, last.offset, last.content, label, middle[0].content if middle else b"")
+    return TarSample(key, ext, image.offset, image.content, label, before[-1].content if has_metadata else b"")
 
 
 def _parse_label(suffix: str, content: bytes) -> Label | None:

@@ -18,7 +18,7 @@ from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.progress import progress
 from tools.shard_builder.commands.arguments import Commands, positive
-from tools.shard_builder.commands.samples import local_tar
+from tools.shard_builder.commands.samples import label_names, local_tar
 
 _NUM_THREADS = 4  # hashing releases the interpreter lock; each thread needs the disk space of one shard
 _OF_SAMPLES = {"shards", "num_samples", "num_bytes", "image_height", "image_width", "image_bytes"}  # follow from them
@@ -110,7 +110,7 @@ def _contents(store: Store, manifest: Manifest, known: set[str], title: str) -> 
 
 
 def _content(sample: TarSample, classes: Sequence[str]) -> _Content:
-    return _Content(sample.class_names(classes), sample.ext, bytes.fromhex(sha256_bytes(sample.image))[:16])
+    return _Content(label_names(sample, classes), sample.ext, bytes.fromhex(sha256_bytes(sample.image))[:16])
 
 
 def _difference(mine: _Content, other: _Content) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,3 +56,8 @@ def read_numbered(store: Store, manifest: Manifest, numbers: range) -> Iterator[
         ids = np.array([number])
         (sample,), (row,) = reader.samples(ids), reader.locate(ids).table
         yield StoredSample(number, reader.entry_of(number), sample, int(row["height"]), int(row["width"]))
+
+
+def label_names(sample: TarSample, classes: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a sample; a number where there is no such class."""
+    return ("(unlabelled)",) if sample.label is None else sample.class_names(classes)

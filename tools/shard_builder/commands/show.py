@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.commands.arguments import Commands, not_negative, positive
-from tools.shard_builder.commands.samples import StoredSample, read_numbered
+from tools.shard_builder.commands.samples import StoredSample, label_names, read_numbered
 
 _CELL, _MARGIN, _LINE = 200, 8, 15  # pixels
 _MAX_COLUMNS = 8
@@ -55,7 +55,7 @@ def _show(args: argparse.Namespace) -> None:
 def _describe(sample: StoredSample, classes: Sequence[str]) -> tuple[str, str, str]:
     """Number and key, classes, and what the file is."""
     key, ext, image = sample.sample.key, sample.sample.ext, sample.sample.image
-    labels = ", ".join(sample.sample.class_names(classes)) or "no class"
+    labels = ", ".join(label_names(sample.sample, classes)) or "no class"
     return f"{sample.number} {key}", labels, f"{sample.width} x {sample.height} {ext}, {len(image):,} bytes"
 
 
