@@ -32,7 +32,8 @@ broadly (`UserError`) or narrowly (`ManifestError`). Everything else is our bug 
     ├── CheckpointError             a checkpoint is missing, damaged, or of another network
     ├── OfficialCheckpointError     a published checkpoint cannot be read
     ├── ExportError                 a backbone cannot be exported
-    ├── ClassMismatch               two data sets have other classes
+    ├── TooFewClasses               a data set with fewer than two classes cannot be evaluated
+    ├── ClassMismatch               two data sets have different classes
     │                               -- the shard builder --
     ├── SourceError                 the images to build from
     ├── PlanError                   options that give no shards
