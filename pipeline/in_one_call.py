@@ -118,7 +118,7 @@ def _headers(images: Sequence[Encoded]) -> NDArray[np.int64]:
     found: list[tuple[int, int, int]] = []
     for b, image in enumerate(images):
         if not isinstance(image, bytes | memoryview):
-            raise ImageError(f"image {b} of the list is a {type(image).__name__}; give the bytes of its file")
+            raise ImageError(f"image {b} of the list is of type {type(image).__name__}; give the bytes of its file")
         try:
             height, width = image_size(image)
             with Image.open(io.BytesIO(image)) as header:

@@ -17,8 +17,9 @@ from pipeline.bad_samples import BadSamples
 from pipeline.config import Config
 from pipeline.encoded import EncodedBatch
 from pipeline.format.tar import TarSample
-from pipeline.loops import IterationError, Loops
-from pipeline.order import MixtureOrder, Order, OrderConfig, SampleOrder, SequentialOrder, rank_slice, read_position
+from pipeline.loops import Loops
+from pipeline.order import MixtureOrder, Order, OrderConfig, SampleOrder, SequentialOrder, rank_slice
+from pipeline.order.saved import check_position, read_position
 from pipeline.prefetch import prefetch
 from pipeline.ranks import find_ranks
 from pipeline.shards.data_sets import DataSet, JoinedDataSets, open_data_set
@@ -98,8 +99,8 @@ class SampleStream:
             OrderError: there is no such rank, or the ranks do not divide the batch.
         """
         self.order, self.config = order, config
-        self.rank, self.world_size = find_ranks(rank, world_size)
-        self._ranks_were_found = rank is None
+        self._ranks = find_ranks(rank, world_size)
+        self.rank, self.world_size, _ = self._ranks
         self._slice = rank_slice(order.global_batch, self.rank, self.world_size)
         self._cache = JoinedDataSets(data_sets, config.cache_dir, config.cache_bytes)
         self._reader = SampleReader(self._cache, self._cache.entries)
@@ -154,7 +155,7 @@ class SampleStream:
 
     def _run(self, load: Callable[[int], T], find_stop: Callable[[], float], stride: int = 1) -> Generator[T]:
         loop, stop = self._loops.begin(), find_stop()  # now that the first item is wanted
-        self._check_ranks()
+        self._ranks.check()
         if self.position >= stop:
             return
         positions = self._with_shards_ahead(itertools.count(self.position, stride))
@@ -167,20 +168,17 @@ class SampleStream:
             if self.position >= stop:
                 return
 
-    def _check_ranks(self) -> None:
-        """Whoever opens a stream before torch.distributed is initialised would read the same on every rank."""
-        if self._ranks_were_found and (found := find_ranks(None, None)) != (self.rank, self.world_size):
-            raise IterationError(
-                f"this stream was opened as rank {self.rank} of {self.world_size}, and now this process is rank "
-                f"{found[0]} of {found[1]}; open it after torch.distributed is initialised, or give rank and world_size"
-            )
-
     def __reduce__(self) -> NoReturn:
         self._loops.refuse_copy()
 
     def state_dict(self, position: int | None = None) -> dict[str, Any]:
-        """The state after `position` steps (default: those handed over so far)."""
-        return {**self._identity(), "position": self.position if position is None else position}
+        """The state after `position` steps (default: those handed over so far).
+
+        Raises:
+            OrderError: that is no number of steps.
+        """
+        position = self.position if position is None else position
+        return {**self._identity(), "position": check_position(position, self.order.num_steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken, with the next loop; loops that have begun are over.
@@ -194,14 +192,6 @@ class SampleStream:
     def read_state(self, state_dict: dict[str, Any]) -> int:
         """The position in a state of this stream; raises as `load_state_dict`."""
         return read_position(state_dict, self._identity(), self.order.num_steps)
-
-    def keys(self, ids: NDArray[np.int64]) -> list[str]:
-        """The keys of samples, read from their shards.
-
-        Raises:
-            CacheError, StoreError: a shard is not here any more, and cannot be had again.
-        """
-        return self._reader.keys(ids)
 
     def neighbour(self, sample_id: int, reason: str) -> EncodedBatch:
         """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.
@@ -262,7 +252,7 @@ class SampleStream:
             widths=table["width"].astype(np.int64),
             orientations=table["orientation"].astype(np.int64),
             images=self._reader.images(located),
-            read_keys=self.keys,
+            read_keys=self._reader.keys,
         )
 
 

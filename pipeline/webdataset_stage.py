@@ -92,6 +92,7 @@ class WebdatasetSource:
 
         Raises:
             IterationError: worker processes are at work, and `position` is not said.
+            OrderError: that is no number of steps.
         """
         if position is None and self._progress.is_in_workers:
             raise IterationError(

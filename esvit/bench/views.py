@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
+from pipeline.defaults import stream_config
 from pipeline.loader import DataConfig, open_loader
-from pipeline.order import OrderConfig
-from pipeline.stream import StreamConfig, open_training_stream
+from pipeline.stream import open_training_stream
 
 Views = list[Tensor]  # one tensor [V, B, 3, H, W] a size
 
@@ -31,8 +30,7 @@ def loaded(
     Raises:
         UserError: there is no data set at `url`, or not one batch in it.
     """
-    order = OrderConfig(lanes=math.gcd(OrderConfig().lanes, batch))
-    config = DataConfig(stream=StreamConfig(shards=url, order=order), num_threads=num_threads)
+    config = DataConfig(stream=stream_config(url, batch), num_threads=num_threads)
     stream = open_training_stream(config.stream, seed=0, global_batch=batch)
     with open_loader(stream, MultiCrop(recipe(groups), seed=0), config, device) as loader:
         yield (batch.views for batch in loader.forever())

@@ -2,7 +2,6 @@
 
 from pipeline.order.lanes import Order, OrderConfig, OrderError, SampleOrder, SequentialOrder, rank_slice
 from pipeline.order.mixture import MixtureOrder
-from pipeline.order.saved import read_position
 
 __all__ = [
     "MixtureOrder",
@@ -12,5 +11,4 @@ __all__ = [
     "SampleOrder",
     "SequentialOrder",
     "rank_slice",
-    "read_position",
 ]

@@ -26,9 +26,18 @@ def read_position(saved: Any, identity: dict[str, Any], num_steps: int) -> int:
     if unknown := saved.keys() - {*identity, "position"}:
         name = min(map(str, unknown))
         raise OrderError(f"cannot resume: the state has a '{name}', which the state of a stream like this has not")
+    return check_position(position, num_steps, "cannot resume: ")
+
+
+def check_position(position: Any, num_steps: int, prefix: str = "") -> int:
+    """The position, if it is one in epochs of `num_steps`; `prefix` is for the message.
+
+    Raises:
+        OrderError: it is not.
+    """
     if type(position) is not int or not 0 <= position < _MAX_EPOCHS * num_steps:
         raise OrderError(
-            f"cannot resume: the position is {_short(position)}, which is not a number of steps: a whole number from "
+            f"{prefix}the position is {_short(position)}, which is not a number of steps: a whole number from "
             f"0 to {_MAX_EPOCHS * num_steps - 1}"
         )
     return position

@@ -60,7 +60,10 @@ class SampleReader:
         return self._ranges(located, located.table["offset"].tolist(), located.table["size"].tolist())
 
     def keys(self, ids: NDArray[np.int64]) -> list[str]:
-        """The keys, which only the tars have: the header before each image is read."""
+        """The keys, which only the tars have: the header before each image is read.
+
+        A shard that is not here any more is fetched again.
+        """
         located = self.locate(ids)
         offsets = (located.table["offset"].astype(np.int64) - HEADER_BYTES).tolist()
         return [parse_key(header) for header in self._ranges(located, offsets, [HEADER_BYTES] * len(ids))]

@@ -3,7 +3,9 @@
 import copy
 import gc
 import multiprocessing
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
 from pipeline.errors import UserError
-from pipeline.loader import DataConfig, TransformError, ViewLoader, open_loader
+from pipeline.loader import DataConfig, ViewLoader, open_loader
 from pipeline.loops import IterationError
 from pipeline.order import OrderConfig, OrderError
 from pipeline.stream import SampleStream, StreamConfig, open_sequential_stream, open_training_stream
@@ -195,6 +197,12 @@ def test_junk_is_no_state(opened: Any, whole: list[Place], junk: Any) -> None:
     assert opened.state_dict() == good and place(next(iter(opened))) == whole[0]
 
 
+@pytest.mark.parametrize("junk", [junk for junk in JUNK if junk is not None], ids=repr)
+def test_junk_is_no_position_to_make_a_state_of(shards: Path, junk: Any) -> None:
+    with pytest.raises(OrderError, match="the position is"):
+        open_stream(shards).state_dict(junk)
+
+
 @pytest.mark.parametrize(("name", "other"), [("seed", 3.0), ("global_batch", 8.0), ("lanes", 2.0)])
 def test_an_equal_number_of_another_type_is_junk_too(opened: Any, name: str, other: object) -> None:
     with pytest.raises(OrderError, match="cannot resume"):
@@ -242,6 +250,21 @@ def test_after_an_error_the_next_loop_tries_that_batch_again(shards: Path, whole
         assert [place(batch) for batch in loader] == whole[1:STEPS]
 
 
+def test_after_ctrl_c_the_next_loop_goes_on_with_that_batch(shards: Path, whole: list[Place]) -> None:
+    def interrupt(views: list[torch.Tensor]) -> list[torch.Tensor]:
+        if not is_interrupted.is_set():
+            is_interrupted.set()
+            os.kill(os.getpid(), signal.SIGINT)  # while the main thread waits for this batch
+            time.sleep(0.2)
+        return views
+
+    is_interrupted = threading.Event()
+    with open_views(shards, transform=interrupt) as loader:
+        with pytest.raises(KeyboardInterrupt):
+            next(iter(loader))
+        assert [place(batch) for batch in loader] == whole[:STEPS]
+
+
 def test_a_loader_that_is_dropped_ends_its_thread(shards: Path) -> None:
     loader = open_views(shards)
     next(iter(loader))
@@ -270,42 +293,3 @@ def test_a_sequential_stream_is_an_epoch_of_every_sample(shards: Path) -> None:
     stream = open_sequential_stream(StreamConfig(shards=str(shards)), 10)
     for _ in range(2):
         assert [i for batch in stream for i in batch.ids[batch.mask].tolist()] == [*range(37)]
-
-
-def test_a_transform_changes_what_is_handed_over(shards: Path) -> None:
-    with open_views(shards) as loader:
-        (plain,) = next(iter(loader)).views
-    with open_views(shards, transform=lambda views: [2 * stack for stack in views]) as loader:
-        (doubled,) = next(iter(loader)).views
-    torch.testing.assert_close(doubled, 2 * plain)
-
-
-@pytest.mark.parametrize("result", [None, torch.zeros(1), [None]], ids=["none", "tensor", "list of none"])
-def test_a_transform_that_returns_no_views_is_refused(shards: Path, result: Any) -> None:
-    with (
-        open_views(shards, transform=lambda _views: result) as loader,
-        pytest.raises(TransformError, match="has to return a list"),
-    ):
-        next(iter(loader))
-
-
-def test_batches_know_the_key_and_the_data_set_of_each_sample(opened: Any) -> None:
-    for batch in opened:
-        assert batch.keys == [f"k{i:06d}" for i in batch.ids.tolist()]
-        assert batch.data_sets.tolist() == [0] * 8
-
-
-def test_a_pickled_batch_keeps_its_keys_and_moves(shards: Path) -> None:
-    with open_views(shards) as loader:
-        batch = next(iter(loader))
-        again = pickle.loads(pickle.dumps(batch))
-    assert again.keys == again.to("cpu").keys == batch.keys
-    torch.testing.assert_close(again.views, batch.views)
-
-
-def test_a_batch_moves_as_a_tensor_does(shards: Path) -> None:
-    with open_views(shards) as loader:
-        batch = next(iter(loader))
-        moved = batch.to("meta")
-        assert moved.labels.device.type == moved.views[0].device.type == "meta"
-        assert moved.ids is batch.ids and moved.keys == batch.keys

@@ -63,6 +63,8 @@ def test_a_batch_holds_the_bytes_and_labels_of_its_samples(both: StreamConfig) -
         assert batch.images == [images[i] for i in batch.ids]
         assert batch.labels.tolist() == [i if i < NUM_FIRST else i - NUM_FIRST for i in batch.ids]
         assert int((batch.ids >= NUM_FIRST).sum()) == 6
+        assert batch.data_sets.tolist() == [int(i >= NUM_FIRST) for i in batch.ids]
+        assert batch.keys == [f"k{label:06d}" for label in batch.labels]
 
 
 @pytest.mark.parametrize("position", [0, 1, 5, 6, 17])
