@@ -16,6 +16,7 @@ from pipeline.bench.report import Rows, print_table
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.stream import StreamConfig, open_training_stream
 
 _INTERVAL_S = 0.25
@@ -60,8 +61,7 @@ def _run(arguments: argparse.Namespace) -> None:
         config = StreamConfig(
             shards=arguments.data,
             order=OrderConfig(lanes=arguments.lanes),
-            cache_dir=folder,
-            cache_bytes=arguments.cache_bytes,
+            cache=CacheConfig(folder=folder, max_bytes=arguments.cache_bytes) if arguments.cache_bytes else None,
             num_threads=arguments.threads,
         )
         row = soak(config, arguments.seconds, arguments.batch_size)
