@@ -72,12 +72,8 @@ def _run_rank(
 ) -> None:
     os.environ.update(env)  # that of the fork server is older
     torch.set_num_threads(1)
-    stream_config = StreamConfig(
-        shards=shards,
-        order=OrderConfig(lanes=2, block_shards=2),
-        cache=CacheConfig(folder=str(folder / "cache")),
-        num_threads=2,
-    )
+    cache, order = CacheConfig(folder=str(folder / "cache")), OrderConfig(lanes=2, block_shards=2)
+    stream_config = StreamConfig(shards=shards, order=order, cache=cache, num_threads=2)
     config = DataConfig(stream=stream_config, num_threads=1)
     stream = open_training_stream(stream_config, 7, GLOBAL_BATCH, rank, world_size)
     state = folder / "state.json"
