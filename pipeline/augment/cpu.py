@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
-from pipeline.augment.orientation import upright
 from pipeline.augment.plan import CropPlan
 from pipeline.augment.threads import Threads
 from pipeline.buffers import BufferPool, Encoded
+from pipeline.pixels import upright
 
 Pixels = NDArray[np.uint8]
 Kernels = NDArray[np.float32]
