@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from esvit.guards import FeatureSpread, FiniteGuard
 from esvit.mixup import Blend, mirror
-from esvit.optim import OptimConfig, apply_schedule, clip_gradients, freeze_last_layers
+from esvit.optim import OptimConfig, apply_schedule, clip_gradients, freeze_last_layers, step_unless
 from esvit.schedules import StepValues
 from esvit.state import TrainState
 from pipeline.errors import UserError
@@ -135,14 +135,12 @@ def _losses(
 
 
 def _update(state: TrainState, guard: FiniteGuard) -> None:
-    """Move the student, unless a gradient is not finite: the fused optimiser decides on the device."""
+    """Move the student, unless a gradient is not finite: the device decides."""
     if state.scaler.is_enabled():
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        return
-    state.optimizer.grad_scale, state.optimizer.found_inf = None, guard.failed.float()  # type: ignore[attr-defined]
-    state.optimizer.step()
-    del state.optimizer.grad_scale, state.optimizer.found_inf  # type: ignore[attr-defined]
+    else:
+        step_unless(guard.failed, state.optimizer)
 
 
 def _gradients_averaged(student: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:

@@ -29,6 +29,7 @@ _EXTRAS = {
     "cv2": "train",
     "simplejpeg": "train",
     "safetensors": "train",
+    "psutil": "train",
     "nvidia": "dali",
     "ray": "ray",
 }

@@ -12,6 +12,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import psutil
+
 from pipeline.bench.report import Rows, print_table
 from pipeline.command import run_command
 from pipeline.errors import UserError
@@ -25,6 +27,7 @@ _INTERVAL_S = 0.25
 def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, object]:
     """Stream for so long; what it moved and how memory and open files developed."""
     stream = open_training_stream(config, seed=0, global_batch=batch_size)
+    process = psutil.Process()
     memory: list[int] = []
     files: list[int] = []
     begin_s = due_s = time.monotonic()
@@ -32,8 +35,8 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
         for _ in batches:
             now_s = time.monotonic()
             if now_s >= due_s:
-                memory.append(_resident_bytes())
-                files.append(len(list(Path("/proc/self/fd").iterdir())))
+                memory.append(process.memory_info().rss)
+                files.append(process.num_fds())
                 due_s = now_s + _INTERVAL_S
             if now_s > begin_s + seconds:
                 break
@@ -49,11 +52,6 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
         "files_early": max(files[fifth : 2 * fifth]),
         "files_late": max(files[-fifth:]),
     }
-
-
-def _resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
 
 def _run(arguments: argparse.Namespace) -> None:
