@@ -22,6 +22,9 @@ EXIT_RETRY = 75
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
+CACHE_DIR = "~/.cache/esvit-streaming"
+"""Where `--cache-dir` and `data.stream.cache.folder` point by default."""
+
 _EXTRAS = {
     "torch": "train",
     "torchvision": "train",

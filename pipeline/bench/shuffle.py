@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import run_command
+from pipeline.command import CACHE_DIR, run_command
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.data_sets import read_manifest
@@ -103,7 +103,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="global batch")
     parser.add_argument("--order", type=_configs, default=_configs(""), metavar="LANESxBLOCK,...", help="others to try")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache-dir", default=CacheConfig().folder, metavar="DIR")
+    parser.add_argument("--cache-dir", default=CACHE_DIR, metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(words)
     run_command(lambda: _run(arguments))

@@ -24,6 +24,7 @@ from typing import Annotated
 from pydantic import ByteSize, Field
 
 from pipeline import telemetry, waiting
+from pipeline.command import CACHE_DIR
 from pipeline.config import Config
 from pipeline.format.checksum import HashingWriter, sha256_file
 from pipeline.format.index import load_index
@@ -45,7 +46,7 @@ class CacheConfig(Config):
         max_bytes: Size that it is kept under, all data sets together; also as 200GB.
     """
 
-    folder: str = "~/.cache/esvit-streaming"
+    folder: str = CACHE_DIR
     max_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(100_000_000_000)
 
 
