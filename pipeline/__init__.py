@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pipeline.loops import IterationError
     from pipeline.map_style import ImageError, Sample, Shards
     from pipeline.order import OrderConfig, OrderError
+    from pipeline.shards.cache import CacheConfig
     from pipeline.shards.interface import CacheError
     from pipeline.store import MissingObjectError, ReplacedObjectError, StoreError
     from pipeline.stream import SampleStream, Source, StreamConfig, open_sequential_stream, open_training_stream
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RECIPES",
+    "CacheConfig",
     "CacheError",
     "CenterCropConfig",
     "ColourJitter",
@@ -107,6 +109,7 @@ _HOMES = {
     "loops": ("IterationError",),
     "map_style": ("ImageError", "Sample", "Shards"),
     "order": ("OrderConfig", "OrderError"),
+    "shards.cache": ("CacheConfig",),
     "shards.interface": ("CacheError",),
     "store": ("MissingObjectError", "ReplacedObjectError", "StoreError"),
     "stream": ("SampleStream", "Source", "StreamConfig", "open_sequential_stream", "open_training_stream"),

@@ -23,9 +23,9 @@ from pipeline.augment.decode import DECODE_ERRORS, image_size
 from pipeline.buffers import Encoded
 from pipeline.config import ConfigError
 from pipeline.defaults import stream_config
-from pipeline.format.exif import orientation
 from pipeline.loader import DataConfig, Transform, ViewLoader, open_loader
 from pipeline.map_style import ImageError
+from pipeline.pixels import orientation
 from pipeline.stream import open_sequential_stream, open_training_stream
 
 

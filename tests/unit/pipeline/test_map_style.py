@@ -114,13 +114,17 @@ def test_a_garbled_sample_is_named(tmp_path: Path, place: int) -> None:
         Shards(tmp_path)[0]
 
 
-def test_a_sample_that_is_elsewhere_is_named(tmp_path: Path) -> None:
-    write_shards(tmp_path, jpegs(2))
+@pytest.mark.parametrize(
+    ("num_bytes", "sentence"), [(1000, "is truncated or garbled"), (-1, "sample 0 is not where its index says")]
+)
+def test_a_tar_of_another_build_is_noticed(tmp_path: Path, num_bytes: int, sentence: str) -> None:
     first, second = jpegs(2)
-    other = tmp_path / "other"
-    write_shards(other, [first + b"x" * 1000, second])
-    (tmp_path / "tiny-000000.tar").write_bytes((other / "tiny-000000.tar").read_bytes())
-    with pytest.raises(TarError, match="sample 0 is not where its index says; run 'shard-builder verify'"):
+    assert len(first) % 512 != 1  # a byte less leaves everything else in its place
+    write_shards(tmp_path, [first, second])
+    other = first[:num_bytes] if num_bytes < 0 else first + bytes(num_bytes)
+    write_shards(tmp_path / "other", [other, second])
+    (tmp_path / "tiny-000000.tar").write_bytes((tmp_path / "other/tiny-000000.tar").read_bytes())
+    with pytest.raises(TarError, match=f"{sentence}; run 'shard-builder verify'"):
         Shards(tmp_path)[0]
 
 
