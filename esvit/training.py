@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> int:
         signs: list[str] = []
 
         log.begin(state.step, schedules.num_steps)
-        batches = iter(loader)
+        batches = loader.forever()
         while state.step < schedules.num_steps:
             with log.step() as timer:
                 batch = timer.got(next(batches))

@@ -25,7 +25,7 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 CACHE_DIR = "~/.cache/esvit-streaming"
 """Where `--cache-dir` and `data.stream.cache.folder` point by default."""
 
-_EXTRAS = {
+EXTRAS = {
     "torch": "train",
     "torchvision": "train",
     "timm": "train",
@@ -58,7 +58,7 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(EXIT_USER_ERROR)
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
         sys.stderr.write(f"error: this needs {error.name}; run: pip install 'esvit-streaming[{extra}]'\n")

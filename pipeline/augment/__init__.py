@@ -15,6 +15,7 @@ __all__ = [
     "CenterCropConfig",
     "CropPlan",
     "Executor",
+    "ExecutorError",
     "MultiCrop",
     "MultiCropConfig",
     "Output",

@@ -31,7 +31,7 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
     memory: list[int] = []
     files: list[int] = []
     begin_s = due_s = time.monotonic()
-    with closing(iter(stream)) as batches:  # type: ignore[type-var]
+    with closing(stream.forever()) as batches:
         for _ in batches:
             now_s = time.monotonic()
             if now_s >= due_s:

@@ -17,7 +17,15 @@ from pipeline.loader import ViewBatch
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 MASK = np.ones(2, bool)
 BATCH = ViewBatch(
-    epoch=0, step=3, ids=np.array([5, 1]), mask=MASK, labels=torch.zeros(2), views=[], num_encoded_bytes=10
+    epoch=0,
+    step=3,
+    ids=np.array([5, 1]),
+    data_sets=np.zeros(2, np.int64),
+    mask=MASK,
+    labels=torch.zeros(2),
+    views=[],
+    num_encoded_bytes=10,
+    read_keys=lambda ids: [f"k{i}" for i in ids],
 )
 SCALARS = {"loss": 2.0, "view": 2.0, "teacher_entropy": 0.5}
 

@@ -134,8 +134,6 @@ def test_verify_finds_labels_where_the_manifest_promises_none(shards: Path, tmp_
     assert len(problems) == 9 and "has no label; by the manifest all of them have" in problems[0]
 
 
-def test_a_batch_says_unlabelled(shards: Path, tmp_path: Path) -> None:
-    stream = open_training_stream(
-        StreamConfig(shards=str(shards), cache_dir=str(tmp_path / "cache"), order={"lanes": 1}), 0, 4
-    )
+def test_a_batch_says_unlabelled(shards: Path) -> None:
+    stream = open_training_stream(StreamConfig(shards=str(shards), order={"lanes": 1}), 0, 4)
     assert next(iter(stream)).labels.tolist() == [UNLABELLED] * 4
