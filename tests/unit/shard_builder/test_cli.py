@@ -59,7 +59,17 @@ def test_metrics_are_served_and_count(run: Run, tiny_image_folder: Path, tmp_pat
 
 
 def test_bench_compares_and_leaves_nothing(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
-    args = ["bench", "--source", tiny_image_folder, "--dest", tmp_path / "out", "--gigabytes", 0.0001, "--workers", 1]
+    args = [
+        "bench",
+        "--source",
+        tiny_image_folder,
+        "--dest",
+        tmp_path / "out",
+        "--gigabytes",
+        0.0001,
+        "--num-workers",
+        1,
+    ]
     report = json.loads(run(*args, "--rounds", 1, "--json"))
     rivals = {"tar cf, then sha256sum", "webdataset ShardWriter", "the same, on the disk"}
     assert report["mb_per_s"].keys() == rivals | {"shard-builder"}
@@ -77,7 +87,7 @@ def test_mistakes_give_one_sentence(run: Run, tiny_image_folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "flag", ["--shard-size=big", "--shard-size=0", "--workers=0", "--split=a/b", "--shard-range=3"]
+    "flag", ["--shard-size=big", "--shard-size=0", "--num-workers=0", "--split=a/b", "--shard-range=3"]
 )
 def test_bad_values_are_explained(run: Run, tmp_path: Path, flag: str) -> None:
     assert flag.split("=")[0] in run(*build_args(tmp_path, tmp_path / "out"), flag, status=2)
