@@ -33,6 +33,9 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 """Where a command registers itself."""
 
+DEVICES = ("auto", "cpu", "cuda")
+"""Of `--device`; "auto" is a GPU where there is one."""
+
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 _LARGEST = 2**31 - 1
 _LARGEST_PORT = 65535

@@ -1,4 +1,7 @@
-"""Progress of a long command on standard error: a bar on a terminal, a line now and then in a log."""
+"""Progress of a long command on standard error: a bar on a terminal, a line now and then in a log.
+
+Nothing is drawn by a thread of its own, which would disturb what is being measured.
+"""
 
 import contextlib
 import sys
@@ -12,12 +15,13 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-_LINE_EVERY_S = 10.0
+_BAR_EVERY_S, _LINE_EVERY_S = 0.1, 10.0
 _BYTES = "bytes"
 
 T = TypeVar("T")
@@ -32,14 +36,11 @@ def progress(title: str, total: float | None, unit: str = _BYTES) -> Iterator[Ca
         total: How much there is to do; None where that is not known.
         unit: Of `total`, in the plural. Bytes are shown as MB.
     """
-    if not sys.stderr.isatty():
-        yield _LineProgress(title, total, unit).advance
-        return
-    amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == _BYTES else (MofNCompleteColumn(), TextColumn(unit))
-    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda amount: bar.advance(task, amount)
+    if sys.stderr.isatty():
+        with _bar(title, total, unit) as show:
+            yield _Counter(show, _BAR_EVERY_S).advance
+    else:
+        yield _Counter(_Line(title, total, unit), _LINE_EVERY_S).advance
 
 
 def counted(items: Iterable[T], title: str, total: float | None, unit: str) -> Iterator[T]:
@@ -50,31 +51,52 @@ def counted(items: Iterable[T], title: str, total: float | None, unit: str) -> I
             advance(1)
 
 
-class _LineProgress:
-    def __init__(self, title: str, total: float | None, unit: str) -> None:
-        self._title, self._total, self._done = title, total, 0.0
-        self._scale, self._unit = (1e-6, "MB") if unit == _BYTES else (1.0, unit)
-        self._started_s = self._said_s = time.monotonic()
+class _Counter:
+    """Adds up, and shows the sum not more often than every so many seconds."""
+
+    def __init__(self, show: Callable[[float], None], every_s: float) -> None:
+        self._show, self._every_s, self._done, self._shown_s = show, every_s, 0.0, time.monotonic()
 
     def advance(self, amount: float) -> None:
         self._done += amount
         now_s = time.monotonic()
-        if now_s - self._said_s >= _LINE_EVERY_S:
-            self._said_s = now_s
-            sys.stderr.write(self._line(now_s - self._started_s) + "\n")
-            sys.stderr.flush()
+        if now_s - self._shown_s >= self._every_s:
+            self._shown_s = now_s
+            self._show(self._done)
 
-    def _line(self, seconds: float) -> str:
-        rate, done = self._done / seconds, self._done * self._scale
-        speed = f"{rate * self._scale:,.1f} {self._unit}/s"
-        if self._total is None:
-            return f"{self._title}: {done:,.0f} {self._unit}, {speed}"
-        left_s = max(0.0, self._total - self._done) / rate if rate else 0.0
-        total = self._total * self._scale
-        return f"{self._title}: {done:,.0f} of {total:,.0f} {self._unit}, {speed}, {_duration(left_s)} left"
+
+@contextlib.contextmanager
+def _bar(title: str, total: float | None, unit: str) -> Iterator[Callable[[float], None]]:
+    """A function that draws how much is done; the bar goes at the end of the block."""
+    amounts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(unit))
+    if unit == _BYTES:
+        amounts = (DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        task = bar.add_task(title, total=total)
+        bar.refresh()
+        yield lambda done: bar.update(task, completed=done, refresh=True)
+
+
+class _Line:
+    """Writes how much is done, of how much, how fast, and the time that is left."""
+
+    def __init__(self, title: str, total: float | None, unit: str) -> None:
+        self._title, self._total, self._started_s = title, total, time.monotonic()
+        self._scale, self._unit = (1e6, "MB") if unit == _BYTES else (1.0, unit)
+
+    def __call__(self, done: float) -> None:
+        rate = done / (time.monotonic() - self._started_s)
+        of_total = left = ""
+        if self._total is not None:
+            of_total = f" of {self._total / self._scale:,.0f}"
+            left = f", {_duration((self._total - done) / rate)} left" if rate else ""
+        amount = f"{done / self._scale:,.0f}{of_total} {self._unit}"
+        sys.stderr.write(f"{self._title}: {amount}, {rate / self._scale:,.1f} {self._unit}/s{left}\n")
+        sys.stderr.flush()
 
 
 def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
