@@ -70,7 +70,7 @@ class CommandParser(argparse.ArgumentParser):
         """As argparse does, but what is not known is a mistake already here, where the flags of a command are known."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            close = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1, 0.7)
             self.error(f"unknown argument {unknown[0]!r}" + (f", did you mean {close[0]}?" if close else ""))
         return known, unknown
 
@@ -127,6 +127,8 @@ def run_command(main: Callable[[], int | None]) -> None:
         if missing is None:
             raise
         _fail(missing)
+    except MemoryError as error:
+        _fail(f"not enough memory ({str(error).rstrip('.') or 'no details'}); choose smaller batches or images")
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
@@ -136,7 +138,7 @@ def run_command(main: Callable[[], int | None]) -> None:
     sys.exit(status or EXIT_OK)
 
 
-def _fail(error: UserError) -> NoReturn:
+def _fail(error: object) -> NoReturn:
     sys.stderr.write(f"error: {error}\n")
     sys.exit(EXIT_USER_ERROR)
 

@@ -1,5 +1,6 @@
 """Frozen features of a whole data set, through the same shards, plan and executors as training."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
-from pipeline.loader import DataConfig, open_loader
+from pipeline.loader import DataConfig, ViewBatch, open_loader
 from pipeline.order import SequentialOrder, rank_slice
+from pipeline.progress import counted
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream
 
@@ -31,8 +33,8 @@ def extract(
 ) -> LabelledFeatures:
     """The pooled feature of the centre crop of every sample, on every rank; a collective call.
 
-    Each rank computes `batch_size` samples of every batch, and each sample is computed by one of them: where the
-    last batch is filled up, its mask leaves the repeats out.
+    Each rank computes `batch_size` samples of every batch, at most its share of all, and each sample is computed by
+    one of them: where the last batch is filled up, its mask leaves the repeats out.
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
@@ -40,6 +42,7 @@ def extract(
     (source,) = data.stream.sources
     data_set = open_data_set(source.url)
     manifest = data_set.manifest
+    batch_size = min(batch_size, -(-manifest.num_samples // here.size))
     order = SequentialOrder(manifest.num_samples, batch_size * here.size)
     stream = SampleStream([data_set], order, data.stream, here.rank, here.size)
     backbone.eval()
@@ -47,7 +50,10 @@ def extract(
     labels = torch.zeros(manifest.num_samples, dtype=torch.long, device=here.device)
     mine = rank_slice(order.global_batch, here.rank, here.size)
     with open_loader(stream, CenterCrop(crop), data, here.device) as loader:
-        for batch in islice(loader, order.num_steps):
+        batches: Iterator[ViewBatch] = islice(loader, order.num_steps)
+        if here.is_main:
+            batches = counted(batches, "computing features", order.num_steps, "batches")
+        for batch in batches:
             # Not `batch.ids`: an undecodable sample keeps its row, with what its neighbour has.
             rows = torch.from_numpy(order.batch(batch.epoch, batch.step)[mine][batch.mask]).to(here.device)
             counted = torch.from_numpy(batch.mask).to(here.device)

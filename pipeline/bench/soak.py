@@ -39,7 +39,7 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
             if now_s > begin_s + seconds:
                 break
     if len(memory) < 5:
-        raise UserError(f"{seconds:.0f} seconds are too short for a soak of this data set; raise --seconds")
+        raise UserError(f"{seconds:g} seconds are too short for a soak of this data set; raise --seconds")
     fifth = len(memory) // 5
     early, late = statistics.median(memory[fifth : 2 * fifth]), statistics.median(memory[-fifth:])
     return {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pipeline import telemetry
 from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
-from pipeline.progress import progress
+from pipeline.progress import counted, progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.duplicates import find_duplicates
@@ -177,7 +177,7 @@ def _report(
 def _plan(options: BuildOptions) -> Plan:
     reader = open_reader(options.dataset, options.source, options.split, allow_subset=options.allow_subset)
     return make_plan(
-        reader.records(),
+        counted(reader.records(), "listing images", None, "images"),
         reader.classes,
         dataset=options.dataset,
         split=options.split,

@@ -8,6 +8,7 @@ source lies in memory (page cache), and a build includes the start of its proces
 
 import argparse
 import itertools
+import math
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from tools.shard_builder.readers import ImageFolder, SourceError
 
 _BUILD = "shard-builder"
 _SHARD_BYTES = 256_000_000
+_PROBE = "probe"
 
 
 class BenchError(UserError):
@@ -72,7 +74,7 @@ def _bench(args: argparse.Namespace) -> None:
     _check_places(args.dest, args.gigabytes)
     with tempfile.TemporaryDirectory(prefix="shard-builder-bench-") as scratch:
         images = Path(scratch) / "images"
-        num_bytes = _repeat(args.source, images, int(args.gigabytes * 1e9))
+        num_bytes = _repeat(args.source, images, math.ceil(args.gigabytes * 1e9))
         warm_up = BuildOptions(
             "image-folder", images, "train", f"{scratch}/shards", _SHARD_BYTES, num_workers=num_workers
         )
@@ -91,15 +93,23 @@ def _bench(args: argparse.Namespace) -> None:
         "mb": round(num_bytes / 1e6, 1),
         "num_workers": num_workers,
         "peak_mb_of_a_worker": round(peak_mb, 1),
-        "mb_per_s": {name: round(num_bytes / 1e6 / statistics.median(times), 1) for name, times in seconds.items()},
+        "mb_per_s": {name: _rate(num_bytes, times) for name, times in seconds.items()},
     }
     write_json(report) if args.json else Console().print(_table(report))
 
 
+def _rate(num_bytes: int, seconds: Sequence[float]) -> float:
+    """MB/s, to four digits."""
+    return float(f"{num_bytes / 1e6 / statistics.median(seconds):.4g}")
+
+
 def _check_places(dest: str, gigabytes: float) -> None:
     """Nothing that was there before may be removed at the end; the images and their shards need space."""
-    if Store(dest).list():
+    store = Store(dest)
+    if store.list():
         raise BenchError(f"--dest {dest} is not empty, and bench removes it at the end; choose a new place")
+    store.put(_PROBE, b"")  # refused now, not after the images have been copied
+    store.delete(_PROBE)
     needed, free = 2e9 * gigabytes, shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
         raise BenchError(

@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline.command import Commands, add_command, add_json_flag, positive, write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder, rank_slice
+from pipeline.progress import counted
 from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
 from tools.shard_builder.commands.arguments import add_plan_arguments, shuffle_seed
 from tools.shard_builder.readers import open_reader
@@ -62,7 +63,7 @@ def add_plan_command(commands: Commands) -> None:
 def _plan(args: argparse.Namespace) -> None:
     reader = open_reader(args.dataset, args.source, args.split, allow_subset=args.allow_subset)
     plan = make_plan(
-        reader.records(),
+        counted(reader.records(), "listing images", None, "images"),
         reader.classes,
         dataset=args.dataset,
         split=args.split,
