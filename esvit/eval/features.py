@@ -56,9 +56,9 @@ def extract(
         for batch in batches:
             # Not `batch.ids`: an undecodable sample keeps its row, with what its neighbour has.
             rows = torch.from_numpy(order.batch(batch.epoch, batch.step)[mine][batch.mask]).to(here.device)
-            counted = torch.from_numpy(batch.mask).to(here.device)
-            pooled = backbone(batch.views[0][0]).pooled[counted]
+            is_counted = torch.from_numpy(batch.mask).to(here.device)
+            pooled = backbone(batch.views[0][0]).pooled[is_counted]
             features[rows] = F.normalize(pooled.float(), dim=1)
-            labels[rows] = batch.labels[counted]
+            labels[rows] = batch.labels[is_counted]
     # The rows of the other ranks are zero here.
     return LabelledFeatures(here.sum(features), here.sum(labels), manifest.classes)
