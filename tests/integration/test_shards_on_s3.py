@@ -107,7 +107,7 @@ def test_copy_to_s3_and_a_look_at_single_samples(bucket: str, tiny_image_folder:
 
 
 def test_killed_build_resumes(bucket: str, tiny_image_folder: Path, tmp_path: Path) -> None:
-    args = ["--source", tiny_image_folder, "--dest", f"{bucket}/set", "--shard-size", "12kB", "--num-workers", "1"]
+    args = ["--source", tiny_image_folder, "--dest", f"{bucket}/set", "--shard-size", "3kB", "--num-workers", "1"]
     command = [sys.executable, "-c", "from tools.shard_builder.cli import main; main()", "build"]
     command += ["--dataset", "image-folder", "--split", "train", *map(str, args)]
     store = Store(f"{bucket}/set")
@@ -117,7 +117,7 @@ def test_killed_build_resumes(bucket: str, tiny_image_folder: Path, tmp_path: Pa
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not store.exists("manifest.json")
     subprocess.run(command, check=True, capture_output=True)
-    local = build(BuildOptions("image-folder", tiny_image_folder, "train", str(tmp_path / "out"), 12_000))
+    local = build(BuildOptions("image-folder", tiny_image_folder, "train", str(tmp_path / "out"), 3_000))
     assert read_manifest(store).digest == local.manifest_digest
 
 

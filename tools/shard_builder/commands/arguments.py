@@ -7,8 +7,7 @@ import tarfile
 from pipeline.command import not_empty, num_at_once, num_bytes, path, seed
 from tools.shard_builder.readers import DATASETS
 
-SMALLEST_SHARD = tarfile.RECORDSIZE
-"""Bytes. A tar ends with a full record, so a smaller one does not exist."""
+_SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a header and a block
 
 
 def add_plan_arguments(command: argparse.ArgumentParser) -> None:
@@ -22,6 +21,9 @@ def add_plan_arguments(command: argparse.ArgumentParser) -> None:
     order = command.add_mutually_exclusive_group()
     order.add_argument("--shuffle-seed", type=seed, default=0, metavar="N", help="of the order of the images")
     order.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
+    command.add_argument(
+        "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
+    )
     command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
 
 
@@ -43,11 +45,11 @@ def shuffle_seed(args: argparse.Namespace) -> int | None:
 
 
 def shard_size(text: str) -> int:
-    """A size that a tar can have."""
+    """A size that can hold an image; a smaller one would make each image a shard of its own."""
     size = num_bytes(text)
-    if size < SMALLEST_SHARD:
+    if size < _SMALLEST_SAMPLE:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is less than the {SMALLEST_SHARD:,} bytes of the smallest tar; write for example 256MB"
+            f"{text!r} holds no image, the smallest takes {_SMALLEST_SAMPLE:,} bytes; write for example 256MB"
         )
     return size
 

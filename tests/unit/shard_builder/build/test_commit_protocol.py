@@ -100,7 +100,7 @@ def test_killed_at_one_point_after_the_other(tiny_image_folder: Path, tmp_path: 
 
 
 def test_two_workers_killed_with_their_parent(tiny_image_folder: Path, tmp_path: Path) -> None:
-    args = ["--source", tiny_image_folder, "--dest", tmp_path / "out", "--shard-size", "12kB", "--num-workers", "2"]
+    args = ["--source", tiny_image_folder, "--dest", tmp_path / "out", "--shard-size", "3kB", "--num-workers", "2"]
     command = [sys.executable, "-c", "from tools.shard_builder.cli import main; main()", "build"]
     command += ["--dataset", "image-folder", "--split", "train", *map(str, args)]
     process = subprocess.Popen(command)
@@ -108,8 +108,8 @@ def test_two_workers_killed_with_their_parent(tiny_image_folder: Path, tmp_path:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (tmp_path / "out/manifest.json").exists()
-    build(options(tiny_image_folder, tmp_path / "out", shard_bytes=12_000))
-    build(options(tiny_image_folder, tmp_path / "calm", shard_bytes=12_000))
+    build(options(tiny_image_folder, tmp_path / "out", shard_bytes=3_000))
+    build(options(tiny_image_folder, tmp_path / "calm", shard_bytes=3_000))
     assert files(tmp_path / "out") == files(tmp_path / "calm")
 
 
