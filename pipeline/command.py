@@ -49,8 +49,10 @@ class _HelpFormatter(argparse.HelpFormatter):
     """Adds the default to the help of every flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        has_none = action.required or action.default in (None, False, argparse.SUPPRESS) or action.default == []
-        return action.help if has_none else f"{action.help} (default: %(default)s)"
+        default = action.default
+        if action.required or default is None or default is False or default in ([], argparse.SUPPRESS):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -107,7 +109,7 @@ def add_command(commands: Commands, name: str, summary: str, run: object) -> Com
 
 def add_json_flag(parser: argparse._ActionsContainer) -> None:
     """`--json`, for `write_json`."""
-    parser.add_argument("--json", action="store_true", help="report as one JSON object on standard output")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def write_json(report: Mapping[str, Any]) -> None:
@@ -148,7 +150,7 @@ def whole(least: int, most: int = _LARGEST) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,30}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{reprlib.repr(text)} is not a whole number from {least} on")
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number from {least} on")
         if int(text) > most:
             raise argparse.ArgumentTypeError(f"{text} is too large, the largest is {most}")
         return int(text)
@@ -167,12 +169,17 @@ num_at_once = whole(1, _MOST_AT_ONCE)
 """Threads or processes."""
 
 
+def quoted(text: str) -> str:
+    """What was typed, for a message; of a long text both ends."""
+    return reprlib.repr(text)
+
+
 def positive_number(text: str) -> float:
     """A finite number above 0."""
     is_number = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", text, re.ASCII | re.IGNORECASE)
     number = float(text) if is_number else math.nan
     if not (math.isfinite(number) and number > 0):
-        raise argparse.ArgumentTypeError(f"{reprlib.repr(text)} is not a number above 0")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a number above 0")
     return number
 
 
@@ -181,7 +188,7 @@ def num_bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) ?([KMGT]I?)?B?", text.upper())
     size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if not 1 <= size < 2**63:
-        raise argparse.ArgumentTypeError(f"{reprlib.repr(text)} is not a size; write for example 256MB or 1GiB")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a size; write for example 256MB or 1GiB")
     return size
 
 
@@ -202,7 +209,7 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if text not in choices:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(choices)}")
         return text
 
     return parse
@@ -215,7 +222,7 @@ def several_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
     def parse_all(text: str) -> list[str]:
         words = [parse(word) for word in text.split(",")]
         if len(set(words)) < len(words):
-            raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
+            raise argparse.ArgumentTypeError(f"{quoted(text)} names one of them twice")
         return words
 
     return parse_all

@@ -26,6 +26,7 @@ from pipeline.command import (
     path,
     positive,
     positive_number,
+    quoted,
     run_command,
     seed,
     several_of,
@@ -73,13 +74,13 @@ def _add_crops(commands: Commands) -> None:
         metavar="NAME,...",
         help=f"of {', '.join(CONTESTANTS)}; the first is what the others are compared with",
     )
-    command.add_argument("--recipe", choices=RECIPES, default="dino", help="which views")
+    command.add_argument("--recipe", choices=RECIPES, default="dino", help="which views to make")
     command.add_argument("--images", type=positive, default=256, metavar="N", help="how many images of the shards")
     _add_batch_size(command, 64)
     _add_rounds(command)
     command.add_argument("--num-threads", type=num_at_once, default=2, metavar="N", help="threads of each executor")
     command.add_argument("--device", choices=DEVICES, default="auto", help="where the views go")
-    command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the executors' views")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the views")
     instead = command.add_mutually_exclusive_group()
     instead.add_argument("--parity", action="store_true", help="compare pixels with the first executor, not speeds")
     instead.add_argument("--sheet", type=path, metavar="FILE.png", help="draw the views of a few images, no speeds")
@@ -97,11 +98,13 @@ def _add_stream(commands: Commands) -> None:
 
 def _add_shuffle(commands: Commands) -> None:
     command = _add(commands, "shuffle", "measure how well the order mixes, against a permutation")
-    command.add_argument("--batch-size", type=whole(2), default=256, metavar="N", help="images per step, of all ranks")
     command.add_argument(
-        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="others to try, as 8x16,4x4"
+        "--batch-size", type=whole(2), default=256, metavar="N", help="images per step, over all ranks"
     )
-    command.add_argument("--seed", type=seed, default=0, metavar="N", help="of the order and of the permutations")
+    command.add_argument(
+        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to try, as 8x16,4x4"
+    )
+    command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the order and of the permutations")
     command.add_argument(
         "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where the shards go, and stay"
     )
@@ -109,13 +112,13 @@ def _add_shuffle(commands: Commands) -> None:
 
 def _add_soak(commands: Commands) -> None:
     command = _add(commands, "soak", "stream for long, and watch memory and open files")
-    command.add_argument("--seconds", type=positive_number, default=900, metavar="N", help="how long")
+    command.add_argument("--seconds", type=positive_number, default=900, metavar="N", help="how long to stream")
     command.add_argument(
         "--cache-bytes",
         type=num_bytes,
         default="1MB",
         metavar="SIZE",
-        help="of the cache; a small one evicts all the time",
+        help="size of the cache; a small one evicts all the time",
     )
     _add_batch_size(command, 64)
     _add_lanes(command)
@@ -141,12 +144,14 @@ def _add_batch_size(command: CommandParser, default: int) -> None:
 
 
 def _add_rounds(command: CommandParser) -> None:
-    command.add_argument("--rounds", type=positive, default=5, metavar="N", help="of which the median counts")
+    command.add_argument(
+        "--rounds", type=positive, default=5, metavar="N", help="measurements, of which the median counts"
+    )
 
 
 def _add_lanes(command: CommandParser) -> None:
     command.add_argument(
-        "--lanes", type=positive, default=8, metavar="N", help="of the order; a divisor of the batch size"
+        "--lanes", type=positive, default=8, metavar="N", help="lanes of the order; a divisor of the batch size"
     )
 
 
@@ -159,6 +164,6 @@ def _add_own_cache(command: CommandParser) -> None:
 def _orders(text: str) -> list[tuple[int, int]]:
     """`8x16,4x4` as lanes and block_shards."""
     if not re.fullmatch("[0-9]{1,9}x[0-9]{1,9}(,[0-9]{1,9}x[0-9]{1,9})*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LANESxBLOCK,..., as 8x16,4x4")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not of the form LANESxBLOCK,..., as 8x16,4x4")
     lanes, blocks = zip(*(pair.split("x") for pair in text.split(",")), strict=True)
     return list(zip(map(positive, lanes), map(positive, blocks), strict=True))

@@ -4,7 +4,7 @@ import argparse
 import re
 import tarfile
 
-from pipeline.command import not_empty, num_at_once, num_bytes, path, seed
+from pipeline.command import not_empty, num_at_once, num_bytes, path, quoted, seed
 from tools.shard_builder.readers import DATASETS
 
 _SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a header and a block
@@ -16,10 +16,14 @@ def add_plan_arguments(command: argparse.ArgumentParser) -> None:
         "--dataset", choices=DATASETS, required=True, metavar="NAME", help="see 'shard-builder datasets'"
     )
     command.add_argument("--source", type=path, required=True, metavar="DIR", help="folder of the images")
-    command.add_argument("--split", required=True, type=split_name, metavar="NAME", help="for example train")
-    command.add_argument("--shard-size", type=shard_size, default="256MB", metavar="SIZE", help="of a tar to aim at")
+    command.add_argument(
+        "--split", required=True, type=split_name, metavar="NAME", help="which part of the data set, for example train"
+    )
+    command.add_argument(
+        "--shard-size", type=shard_size, default="256MB", metavar="SIZE", help="size of each tar, about"
+    )
     order = command.add_mutually_exclusive_group()
-    order.add_argument("--shuffle-seed", type=seed, default=0, metavar="N", help="of the order of the images")
+    order.add_argument("--shuffle-seed", type=seed, default=0, metavar="N", help="seed of the order of the images")
     order.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
     command.add_argument(
         "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
@@ -35,7 +39,7 @@ def add_url_argument(command: argparse.ArgumentParser) -> None:
 def add_workers_flag(command: argparse._ActionsContainer) -> None:
     """How many shards at once; None is one per core."""
     command.add_argument(
-        "--num-workers", type=num_at_once, metavar="N", help="shards at once, a process each (default: one per core)"
+        "--num-workers", type=num_at_once, metavar="N", help="shards at once, one process each (default: one per core)"
     )
 
 
@@ -49,7 +53,7 @@ def shard_size(text: str) -> int:
     size = num_bytes(text)
     if size < _SMALLEST_SAMPLE:
         raise argparse.ArgumentTypeError(
-            f"{text!r} holds no image, the smallest takes {_SMALLEST_SAMPLE:,} bytes; write for example 256MB"
+            f"{quoted(text)} holds no image, the smallest takes {_SMALLEST_SAMPLE:,} bytes; write for example 256MB"
         )
     return size
 
@@ -58,12 +62,12 @@ def shard_range(text: str) -> slice:
     """`A:B`, `A:` or `:B`."""
     match = re.fullmatch(r"([0-9]{0,18}):([0-9]{0,18})", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range of shards; write for example 0:100")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a range of shards; write for example 0:100")
     return slice(int(match[1] or 0), int(match[2]) if match[2] else None)
 
 
 def split_name(text: str) -> str:
     """It becomes part of file names."""
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} may hold only a-z, 0-9, dash and underscore")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} may hold only a-z, 0-9, dash and underscore")
     return text

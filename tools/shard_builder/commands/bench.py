@@ -59,13 +59,15 @@ def add_bench_command(commands: Commands) -> None:
         type=not_empty,
         required=True,
         metavar="URL",
-        help="an empty place, local or S3; is emptied again",
+        help="an empty place, local or S3; emptied again",
     )
     command.add_argument(
         "--gigabytes", type=positive_number, default=2.0, metavar="G", help="repeat the images up to this size"
     )
     add_workers_flag(command)
-    command.add_argument("--rounds", type=positive, default=3, metavar="N", help="of which the median counts")
+    command.add_argument(
+        "--rounds", type=positive, default=3, metavar="N", help="measurements, of which the median counts"
+    )
     add_json_flag(command)
 
 
@@ -105,17 +107,17 @@ def _rate(num_bytes: int, seconds: Sequence[float]) -> float:
 
 def _check_places(dest: str, gigabytes: float) -> None:
     """Nothing that was there before may be removed at the end; the images and their shards need space."""
-    store = Store(dest)
-    if store.list():
-        raise BenchError(f"--dest {dest} is not empty, and bench removes it at the end; choose a new place")
-    store.put(_PROBE, b"")  # refused now, not after the images have been copied
-    store.delete(_PROBE)
     needed, free = 2e9 * gigabytes, shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
         raise BenchError(
             f"--gigabytes {gigabytes:g} needs {needed / 1e9:,.1f} GB in {tempfile.gettempdir()}, where "
             f"{free / 1e9:,.1f} GB are free; choose less, or another folder by the variable TMPDIR"
         )
+    store = Store(dest)
+    if store.list():
+        raise BenchError(f"--dest {dest} is not empty, and bench removes it at the end; choose a new place")
+    store.put(_PROBE, b"")  # refused now, not after the images have been copied
+    _remove(dest)
 
 
 def _repeat(source: Path, folder: Path, num_bytes: int) -> int:

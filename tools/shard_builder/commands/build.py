@@ -43,28 +43,38 @@ def add_build_command(commands: Commands) -> None:
     _add_outcome_options(command)
 
     images = command.add_argument_group("images (by default they enter byte for byte; what is changed becomes a JPEG)")
-    images.add_argument("--shorter-side", type=pixels, metavar="PIXELS", help="shrink to this shorter side")
-    images.add_argument("--longer-side", type=pixels, metavar="PIXELS", help="shrink to at most this longer side")
+    images.add_argument("--shorter-side", type=pixels, metavar="PIXELS", help="shrink images to this shorter side")
+    images.add_argument(
+        "--longer-side", type=pixels, metavar="PIXELS", help="shrink images to at most this longer side"
+    )
     images.add_argument("--to-jpeg", action="store_true", help="convert PNG, WebP, BMP, GIF, PPM and TIFF")
     images.add_argument(
-        "--jpeg-quality", type=whole(1, 100), default=95, metavar="N", help="1 to 100, of what becomes a JPEG"
+        "--jpeg-quality", type=whole(1, 100), default=95, metavar="N", help="1 to 100, for images that become JPEGs"
     )
-    images.add_argument("--grayscale", choices=_POLICIES, default="keep", help="of images with one channel")
-    images.add_argument("--cmyk", choices=_POLICIES, default="keep", help="of JPEGs in CMYK")
-    images.add_argument("--exif", choices=("keep", "strip", "rotate"), default="keep", help="strip it, or obey it")
-    images.add_argument("--decode-check", action="store_true", help="decode each in full, not only the header")
+    images.add_argument("--grayscale", choices=_POLICIES, default="keep", help="images of one channel; convert: to RGB")
+    images.add_argument("--cmyk", choices=_POLICIES, default="keep", help="CMYK images; convert: to RGB")
+    images.add_argument(
+        "--exif", choices=("keep", "strip", "rotate"), default="keep", help="EXIF metadata; rotate: set images upright"
+    )
+    images.add_argument("--decode-check", action="store_true", help="decode each image in full, not only its header")
 
     work = command.add_argument_group("who does the work")
     engines = ("process", "ray")
-    work.add_argument("--engine", choices=engines, default="process", help="processes here, or a Ray cluster")
     work.add_argument(
-        "--ray-address", type=not_empty, metavar="HOST:PORT", help="a running cluster; without, one starts here"
+        "--engine", choices=engines, default="process", help="processes of this machine, or a Ray cluster"
+    )
+    work.add_argument(
+        "--ray-address", type=not_empty, metavar="HOST:PORT", help="a running Ray cluster (default: one starts here)"
     )
     add_workers_flag(work)
-    work.add_argument("--shard-range", type=shard_range, metavar="A:B", help="shards A to B-1 only; finalize later")
-    work.add_argument("--metrics-port", type=port, metavar="PORT", help="serve Prometheus metrics; 0: any free port")
     work.add_argument(
-        "--metrics-address", type=not_empty, metavar="HOST", help=f"where to listen for them (default: {_LOCALHOST})"
+        "--shard-range", type=shard_range, metavar="A:B", help="build shards A to B-1 only; run finalize at the end"
+    )
+    work.add_argument(
+        "--metrics-port", type=port, metavar="PORT", help="serve Prometheus metrics there; 0: any free port"
+    )
+    work.add_argument(
+        "--metrics-address", type=not_empty, metavar="HOST", help=f"address of the metrics (default: {_LOCALHOST})"
     )
 
 
@@ -83,7 +93,9 @@ def _add_dest_flag(command: argparse.ArgumentParser) -> None:
 
 
 def _add_outcome_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--max-rejects", type=not_negative, default=0, metavar="N", help="bad images to tolerate")
+    command.add_argument(
+        "--max-rejects", type=not_negative, default=0, metavar="N", help="how many bad images to tolerate"
+    )
     add_json_flag(command)
 
 

@@ -48,7 +48,9 @@ def add_diff_command(commands: Commands) -> None:
     command = add_command(commands, "diff", "compare two data sets, sample by sample", _diff)
     command.add_argument("a", type=not_empty, metavar="A", help="URL of a data set")
     command.add_argument("b", type=not_empty, metavar="B", help="URL of the other")
-    command.add_argument("--limit", type=not_negative, default=20, metavar="N", help="differences to print at most")
+    command.add_argument(
+        "--limit", type=not_negative, default=20, metavar="N", help="print at most so many differences"
+    )
     add_json_flag(command)
 
 

@@ -46,17 +46,21 @@ def add_plan_command(commands: Commands) -> None:
     add_plan_arguments(command)
     add_json_flag(command)
     run = command.add_argument_group("the training run to foresee")
-    run.add_argument("--world-size", type=positive, default=8, metavar="N", help="ranks")
-    run.add_argument("--ranks-per-node", type=positive, default=8, metavar="N", help="ranks that share a cache")
-    run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images per step, of all ranks")
-    run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="of all ranks together")
-    run.add_argument("--lanes", type=positive, default=_ORDER.lanes, metavar="N", help="data.stream.order.lanes")
+    run.add_argument("--world-size", type=positive, default=8, metavar="N", help="number of ranks")
+    run.add_argument(
+        "--ranks-per-node", type=positive, default=8, metavar="N", help="ranks of a node, which share a cache"
+    )
+    run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images per step, over all ranks")
+    run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="speed of all ranks together")
+    run.add_argument(
+        "--lanes", type=positive, default=_ORDER.lanes, metavar="N", help="data.stream.order.lanes of the run"
+    )
     run.add_argument(
         "--block-shards",
         type=positive,
         default=_ORDER.block_shards,
         metavar="N",
-        help="data.stream.order.block_shards",
+        help="data.stream.order.block_shards of the run",
     )
 
 

@@ -30,10 +30,12 @@ def add_show_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
     command = add_command(commands, "show", "list samples, draw them on a contact sheet, or take them out", _show)
     add_url_argument(command)
-    command.add_argument("--index", type=not_negative, default=0, metavar="N", help="the first sample, from 0")
-    command.add_argument("--count", type=positive, default=16, metavar="N", help="how many")
+    command.add_argument(
+        "--index", type=not_negative, default=0, metavar="N", help="number of the first sample, from 0"
+    )
+    command.add_argument("--count", type=positive, default=16, metavar="N", help="how many samples")
     output = command.add_mutually_exclusive_group()
-    output.add_argument("--output", type=path, metavar="FILE.png", help="a contact sheet")
+    output.add_argument("--output", type=path, metavar="FILE.png", help="draw them on a contact sheet")
     output.add_argument("--extract", type=path, metavar="DIR", help="write the images there, byte for byte")
     add_json_flag(command)
 
