@@ -19,6 +19,7 @@ from pipeline.augment import CenterCropConfig
 from pipeline.command import write_json
 from pipeline.errors import UserError
 from pipeline.loader import DataConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
@@ -91,7 +92,7 @@ def _warn(message: str) -> None:
 
 def _data(arguments: argparse.Namespace, url: str) -> DataConfig:
     return DataConfig(
-        stream=StreamConfig(shards=url, cache_dir=arguments.cache_dir),
+        stream=StreamConfig(shards=url, cache=CacheConfig(folder=arguments.cache_dir)),
         executor=arguments.executor,
         num_threads=arguments.num_threads,
     )

@@ -35,6 +35,8 @@ Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 
 DEVICES = ("auto", "cpu", "cuda")
 """Of `--device`; "auto" is a GPU where there is one."""
+CACHE_DIR = "~/.cache/esvit-streaming"
+"""Where `--cache-dir` and `data.stream.cache.folder` point by default."""
 
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 _LARGEST = 2**31 - 1
@@ -129,8 +131,11 @@ def run_command(main: Callable[[], int | None]) -> None:
         if missing is None:
             raise
         _fail(missing)
-    except MemoryError as error:
-        _fail(f"not enough memory ({str(error).rstrip('.') or 'no details'}); choose smaller batches or images")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        _fail(f"not enough memory, choose smaller batches or images ({reason or 'no details'})")
     except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
@@ -138,6 +143,15 @@ def run_command(main: Callable[[], int | None]) -> None:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(status or EXIT_OK)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also in torch, which may not be imported here, and has its own errors for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _fail(error: object) -> NoReturn:

@@ -12,6 +12,7 @@ EXTRAS = {
     "cv2": "train",
     "simplejpeg": "train",
     "safetensors": "train",
+    "psutil": "train",
     "nvidia": "dali",
     "ray": "ray",
     "pyarrow": "parquet",

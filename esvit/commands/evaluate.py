@@ -9,6 +9,7 @@ import argparse
 import os
 
 from pipeline.command import (
+    CACHE_DIR,
     DEVICES,
     Commands,
     add_command,
@@ -71,9 +72,7 @@ def _add_knn(commands: Commands) -> None:
         "--num-threads", type=num_at_once, metavar="N", help="threads of the executor (default: one per core)"
     )
     command.add_argument("--device", choices=DEVICES, default="auto", help="where the network is; auto: a GPU if any")
-    command.add_argument(
-        "--cache-dir", type=not_empty, default="~/.cache/esvit-streaming", metavar="DIR", help="where remote shards go"
-    )
+    command.add_argument("--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where remote shards go")
     add_json_flag(command)
 
 

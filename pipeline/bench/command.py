@@ -14,6 +14,7 @@ import importlib
 import re
 
 from pipeline.command import (
+    CACHE_DIR,
     DEVICES,
     CommandParser,
     Commands,
@@ -38,7 +39,6 @@ from pipeline.errors import UserError
 CONTESTANTS = ("reference", "cpu", "dali", "original", "dali-native", "floor-decode", "floor-resize")
 RECIPES = ("dino", "linear", "deit", "eval")
 DTYPES = ("float32", "float16", "uint8")
-CACHE_DIR = "~/.cache/esvit-streaming"
 
 
 def main() -> None:

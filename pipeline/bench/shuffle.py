@@ -22,10 +22,9 @@ from pipeline.bench.report import Rows, print_table
 from pipeline.command import write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
-from pipeline.stream import StreamConfig
 
 _PERMUTATIONS = 8
 Ints = NDArray[np.int64]
@@ -87,7 +86,7 @@ def _ratio(value: float, expected: float) -> float | None:
 def _labels(url: str, cache_dir: str) -> tuple[list[int], Ints]:
     store = Store(url)
     manifest = read_manifest(store)
-    cache = ShardCache(store, manifest, cache_dir, StreamConfig(shards=url).cache_bytes)
+    cache = ShardCache(store, manifest, CacheConfig(folder=cache_dir))
     labels = [np.asarray(cache.shard(i).index["label"], dtype=np.int64) for i in range(len(manifest.shards))]
     joined = np.concatenate(labels)
     if joined.min() < 0:

@@ -8,7 +8,8 @@ import statistics
 import tempfile
 import time
 from contextlib import closing
-from pathlib import Path
+
+import psutil
 
 from pipeline.bench.folders import cache_folder
 from pipeline.bench.report import Rows, print_table
@@ -16,6 +17,7 @@ from pipeline.command import write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig
 from pipeline.progress import progress
+from pipeline.shards.cache import CacheConfig
 from pipeline.stream import StreamConfig, open_training_stream
 
 _INTERVAL_S = 0.25
@@ -24,6 +26,7 @@ _INTERVAL_S = 0.25
 def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, object]:
     """Stream for so long; what it moved and how memory and open files developed."""
     stream = open_training_stream(config, seed=0, global_batch=batch_size)
+    process = psutil.Process()
     memory: list[int] = []
     files: list[int] = []
     begin_s = time.monotonic()
@@ -33,8 +36,8 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
             now_s = time.monotonic()
             if now_s >= due_s:
                 advance(now_s - due_s + _INTERVAL_S)
-                memory.append(_resident_bytes())
-                files.append(len(list(Path("/proc/self/fd").iterdir())))
+                memory.append(process.memory_info().rss)
+                files.append(process.num_fds())
                 due_s = now_s + _INTERVAL_S
             if now_s > begin_s + seconds:
                 break
@@ -52,19 +55,13 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
     }
 
 
-def _resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
-
-
 def run(arguments: argparse.Namespace) -> None:
     """The command, from its flags to its report."""
     with cache_folder(arguments.cache_dir) as parent, tempfile.TemporaryDirectory(dir=parent) as folder:
         config = StreamConfig(
             shards=arguments.url,
             order=OrderConfig(lanes=arguments.lanes),
-            cache_dir=folder,
-            cache_bytes=arguments.cache_bytes,
+            cache=CacheConfig(folder=folder, max_bytes=arguments.cache_bytes),
             num_threads=arguments.num_threads,
         )
         row = soak(config, arguments.seconds, arguments.batch_size)

@@ -106,4 +106,5 @@ def _row(flag: Flag) -> str:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(REPOSITORY))
     REFERENCE.write_text(REFERENCE.read_text().partition(BEGIN)[0] + BEGIN + "\n" + reference())

@@ -154,9 +154,7 @@ def test_names_on_command_lines_are_those_of_the_tables() -> None:
     from pipeline.augment import EXECUTORS, RECIPES
     from pipeline.augment.executor import OUTPUT_TYPES
     from pipeline.bench import command, contestants
-    from pipeline.stream import StreamConfig
 
     assert command.CONTESTANTS == contestants.CONTESTANTS
     assert tuple(RECIPES) == command.RECIPES and tuple(OUTPUT_TYPES) == command.DTYPES
     assert evaluate.EXECUTORS == EXECUTORS
-    assert StreamConfig(shards="").cache_dir == command.CACHE_DIR

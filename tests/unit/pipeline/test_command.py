@@ -38,9 +38,15 @@ def test_the_result_is_the_exit_status(result: int | None, status: int) -> None:
             "error: this needs the package torch; run: pip install 'esvit-streaming[train]'\n",
         ),
         (
-            MemoryError("Unable to allocate 1 TiB"),
+            MemoryError("Unable to allocate 1 TiB."),
             command.EXIT_USER_ERROR,
-            "error: not enough memory (Unable to allocate 1 TiB); choose smaller batches or images\n",
+            "error: not enough memory, choose smaller batches or images (Unable to allocate 1 TiB)\n",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory\nframe 0"),
+            command.EXIT_USER_ERROR,
+            "error: not enough memory, choose smaller batches or images "
+            "([enforce fail] DefaultCPUAllocator: can't allocate memory)\n",
         ),
         (KeyboardInterrupt(), command.EXIT_INTERRUPTED, "interrupted\n"),
     ],
@@ -54,7 +60,9 @@ def test_a_mistake_of_the_user_is_one_line(
     assert capsys.readouterr() == ("", line)
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError("No module named 'x'", name="x")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), RuntimeError("no memory"), ModuleNotFoundError("No module named 'x'", name="x")]
+)
 def test_our_mistakes_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_command(lambda: raising(error))
@@ -95,6 +103,10 @@ def test_the_reference_has_every_exit_status() -> None:
         (command.seed, str(2**64 - 1), 2**64 - 1),
         (command.positive_number, "1.5e3", 1500.0),
         (command.positive_number, ".5", 0.5),
+        (command.num_bytes, "256MB", 256_000_000),
+        (command.num_bytes, "64kB", 64_000),
+        (command.num_bytes, "1.5M", 1_500_000),
+        (command.num_bytes, "10", 10),
         (command.num_bytes, "1 GiB", 2**30),
         (command.num_bytes, "2TB", 2 * 10**12),
         (several_of(["a", "b"]), "b,a", ["b", "a"]),
@@ -184,7 +196,7 @@ def test_json_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_optional_package_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingPackageError, match=r"package pyarrow; run: pip install 'esvit-streaming\[parquet\]'"):
         optional_module("pyarrow.parquet")
     assert optional_module("json") is json and missing_package("nosuch") is None

@@ -50,15 +50,13 @@ def test_a_log_gets_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("unit", ["bytes", "rounds"])
 @pytest.mark.usefixtures("at_once")
 def test_a_terminal_gets_a_bar_that_goes_at_the_end(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
     with progress("measuring", 8, unit) as advance:
         advance(4)
-        assert (
-            "measuring" in sys.stderr.getvalue()
-            and ("4/8" if unit == "rounds" else "4/8 bytes") in sys.stderr.getvalue()
-        )
-    assert sys.stderr.getvalue().endswith("\x1b[2K")  # the line is erased
+        assert "measuring" in terminal.getvalue() and "4/8" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\x1b[2K")  # the line is erased
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,6 @@ def test_verify_finds_labels_where_the_manifest_promises_none(shards: Path, tmp_
 
 def test_a_batch_says_unlabelled(shards: Path, tmp_path: Path) -> None:
     stream = open_training_stream(
-        StreamConfig(shards=str(shards), cache_dir=str(tmp_path / "cache"), order={"lanes": 1}), 0, 4
+        StreamConfig(shards=str(shards), cache={"folder": str(tmp_path / "cache")}, order={"lanes": 1}), 0, 4
     )
     assert next(iter(stream)).labels.tolist() == [UNLABELLED] * 4
