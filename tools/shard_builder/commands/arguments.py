@@ -13,7 +13,7 @@ _SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a he
 def add_plan_arguments(command: argparse.ArgumentParser) -> None:
     """What to build from, and how it is cut into shards."""
     command.add_argument(
-        "--dataset", choices=DATASETS, required=True, metavar="NAME", help="see 'shard-builder datasets'"
+        "--dataset", choices=tuple(DATASETS), required=True, metavar="NAME", help="see 'shard-builder datasets'"
     )
     command.add_argument("--source", type=path, required=True, metavar="DIR", help="folder of the images")
     command.add_argument(

@@ -13,7 +13,7 @@ def add_datasets_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
     summary = "list what can be built from, with sizes, licence page and layout"
     command = add_command(commands, "datasets", summary, _datasets)
-    command.add_argument("name", nargs="?", choices=DATASETS, metavar="NAME", help="only this one")
+    command.add_argument("name", nargs="?", choices=tuple(DATASETS), metavar="NAME", help="only this one")
     add_json_flag(command)
 
 
