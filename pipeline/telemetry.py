@@ -98,7 +98,7 @@ def start_exporter(port: int, address: str = "127.0.0.1") -> int:
     except OSError as error:
         raise MetricsPortError(
             f"metrics endpoint cannot listen on {address}:{port} ({error.strerror}); "
-            "choose another port, or 0 for any free one"
+            "choose another address or port; port 0 is any free one"
         ) from None
     return int(server.server_port)
 
