@@ -17,6 +17,10 @@ class DeviceError(UserError):
     """The device asked for is not on this machine."""
 
 
+class RefusedElsewhereError(UserError):
+    """Another rank cannot start."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all: `rank` of `size`, `local_rank` on its node, on `device`."""
@@ -82,6 +86,23 @@ class World:
         if self.size > 1:
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what may raise a `UserError`: where one rank does, all do. A collective call, at its end.
+
+        Raises:
+            RefusedElsewhereError: it was another rank; this one has no fault to report.
+        """
+        refusal = None
+        try:
+            yield
+        except UserError as error:
+            refusal = error
+        if self.any(refusal is not None):
+            raise refusal or RefusedElsewhereError(
+                f"rank {self.rank} does not start because another rank cannot; that rank says why"
+            )
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
