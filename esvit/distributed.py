@@ -120,15 +120,20 @@ def world(device: str) -> Iterator[World]:
     Raises:
         DeviceError: "cuda" was asked for and there is none for this rank.
     """
-    rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in _LAUNCHER.items())
-    chosen = _device(device, local_rank)
-    if size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    here = place(device)
+    if here.size > 1:
+        dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo")
     try:
-        yield World(rank, local_rank, size, chosen)
+        yield here
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def place(device: str) -> World:
+    """This process among all, without meeting the others: no collective call may follow. Raises as `world` does."""
+    rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in _LAUNCHER.items())
+    return World(rank, local_rank, size, _device(device, local_rank))
 
 
 # What torchrun sets, and what a process alone is.

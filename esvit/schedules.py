@@ -68,9 +68,8 @@ class ScheduleConfig(Config):
     def _warmups_end(self) -> Self:
         for key in ("warmup_epochs", "warmup_teacher_temperature_epochs"):
             if getattr(self, key) > self.epochs:
-                raise ValueError(
-                    f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs}); lower it, or leave it out for what fits"
-                )
+                longer = f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs})"
+                raise ValueError(f"{longer}; lower it, or leave it out for what fits")
         return self
 
 

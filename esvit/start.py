@@ -56,10 +56,9 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
             loader = stack.enter_context(loader_of(config, here))
             schedules = Schedules(config.schedule, steps_per_epoch(config, loader), config.global_batch)
             state = new_state(config, loader, here)
-            _check_writable(output)
+            check_writable(output)
             log = stack.enter_context(run_log(config.metrics, here, output, config.model.head.num_prototypes))
-            store = Store(config.checkpoint.url or str(output / "checkpoints"))
-            checkpoints = Checkpointer(config.checkpoint, store, schedules.steps_per_epoch, log.say)
+            checkpoints = Checkpointer(config.checkpoint, store_of(config), schedules.steps_per_epoch, log.say)
         run = Run(state, schedules, settings, stack.enter_context(checkpoints), log)
         resumed = _restore(run, config, here)
         with here.together():
@@ -107,7 +106,12 @@ def new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainStat
     )
 
 
-def _check_writable(folder: Path) -> None:
+def store_of(config: TrainConfig) -> Store:
+    """Where the checkpoints of this run are."""
+    return Store(config.checkpoint.url or str(Path(config.output) / "checkpoints"))
+
+
+def check_writable(folder: Path) -> None:
     """Raise `OutputError` if the folder cannot be made or written, without trying."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():

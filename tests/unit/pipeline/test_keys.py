@@ -29,7 +29,7 @@ class Schedule(Config):
             of meaning.
     """
 
-    def half(given: dict[str, Any]) -> int:  # type: ignore[misc]  # noqa: N805
+    def half(given: dict[str, Any]) -> int:  # type: ignore[misc]
         """half of it"""
         return given["epochs"] // 2  # type: ignore[no-any-return]
 
