@@ -106,8 +106,12 @@ class CollapseDetector:
         self._streaks: dict[str, int] = {}
 
     def center_drift(self, loss: nn.Module, teacher_temperature: float) -> Tensor:
-        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device."""
-        center = torch.cat([buffer.flatten() for buffer in loss.buffers()])
+        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device.
+
+        The centres are the buffers of the loss; 0 for a loss that has none.
+        """
+        buffers = [buffer.flatten() for buffer in loss.buffers() if buffer.is_floating_point()]
+        center = torch.cat(buffers) if buffers else torch.zeros(1)
         before, self._center = self._center, center.clone()
         return (center - (center if before is None else before)).square().mean().sqrt() / teacher_temperature
 

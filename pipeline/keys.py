@@ -137,6 +137,8 @@ def _default(field: FieldInfo) -> str:
     """The default as YAML; of one that depends on other keys, what its function says of itself."""
     if field.is_required():
         return "required"
+    if field.default_factory is dict:
+        return "{}"
     if field.default_factory is not None:
         return inspect.getdoc(field.default_factory) or ""
     if isinstance(field.default, BaseModel):
