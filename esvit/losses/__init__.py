@@ -31,7 +31,7 @@ class LossConfig(Config):
         name: "esvit", or `package.module:Class` for a module of your own (docs/training.md).
         region_weight: Share of the region task.
         student_temperature: Divides the student's logits.
-        center_momentum: Of the moving mean of the teacher's logits.
+        center_momentum: Momentum of the centre, the moving mean of the teacher's logits.
         fused: Prototypes and loss in tiles, with memory that does not grow with the batch; false for the direct
             form, the same numbers.
         tile_mib: Memory of the logits of one tile; the fused form takes a small multiple of it.

@@ -56,18 +56,18 @@ Stages = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class BackboneConfig(Config):
-    """A row of `BACKBONES` and what to change in it; None keeps the row's own value.
+    """A row of the table of backbones (`esvit.models.BACKBONES`) and what to change in it; null keeps the row's value.
 
     Attributes:
         name: The row; or `timm/NAME` for any model of timm that gives a map or a sequence of features; or
             `package.module:Class` for a subclass of `esvit.models.Backbone` (docs/training.md).
-        drop_path_rate: Of the student's last block; it rises linearly from 0 at the first.
-        window_size: Side of an attention window, in tokens.
-        patch_size: Side of a patch, in pixels.
+        drop_path_rate: Probability that the student skips its last block; it rises linearly from 0 at the first block.
+        window_size (tokens): Side of an attention window.
+        patch_size (pixels): Side of a patch.
         embed_dim: Width of the first stage; it doubles from stage to stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
-        image_size: Side, in pixels, for which windows and shifts are fixed; crops of any size may follow.
+        image_size (pixels): Side for which windows and shifts are fixed; crops of any size may follow.
         widths: Feature width of each stage, where it does not simply double.
         options: For models of timm, what else `timm.create_model` is given; for a class of your own, its arguments.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
