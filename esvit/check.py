@@ -94,8 +94,10 @@ def _estimate(
     _say("", f"{_size(kept)} activations of {at_once} images at once: counted in {sizes}")
     if last.peak_bytes is not None:
         _say("", f"{_size(last.peak_bytes)} at most in a step of {last.num_images}: measured on {here.device}")
-    hours = seconds * schedules.num_steps / 3600
-    _say("time", f"about {hours:.2g} hours on {here.device}, {seconds:.2g} s per step: measured in {sizes}")
+    _say(
+        "time",
+        f"about {_duration(seconds * schedules.num_steps)} on {here.device}, {seconds:.3g} s per step: measured in {sizes}",
+    )
     _say("", "computation alone, without waiting for data (pipeline-bench measures those)")
 
 
@@ -180,6 +182,10 @@ def _resident_bytes(state: TrainState, here: World) -> int:
 
 def _size(num_bytes: float) -> str:
     return decimal(round(num_bytes))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.2g} minutes"
 
 
 def _say(name: str, text: str) -> None:
