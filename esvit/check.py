@@ -94,10 +94,8 @@ def _estimate(
     _say("", f"{_size(kept)} activations of {at_once} images at once: counted in {sizes}")
     if last.peak_bytes is not None:
         _say("", f"{_size(last.peak_bytes)} at most in a step of {last.num_images}: measured on {here.device}")
-    _say(
-        "time",
-        f"about {_duration(seconds * schedules.num_steps)} on {here.device}, {seconds:.3g} s per step: measured in {sizes}",
-    )
+    duration = _duration(seconds * schedules.num_steps)
+    _say("time", f"about {duration} on {here.device}, {seconds:.3g} s per step: measured in {sizes}")
     _say("", "computation alone, without waiting for data (pipeline-bench measures those)")
 
 

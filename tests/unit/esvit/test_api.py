@@ -114,7 +114,7 @@ def test_a_config_is_a_name_a_file_keys_or_itself_and_later_ones_win(tmp_path: P
     assert config.model.backbone.name == "swin_tiny" and config.data.executor == "dali"
     assert resolved(config) == config
     assert resolved(config, {"schedule": {"epochs": 3}}).schedule.warmup_epochs == 1  # its default, not that of before
-    with pytest.raises(ConfigError, match="did you mean 'schedule.epochs'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'schedule\.epochs'"):
         resolved(config, {"schedule.epoch": 3})
 
 

@@ -29,11 +29,11 @@ def test_the_page_names_every_preset() -> None:
 
 def test_the_page_is_written_by_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{config_reference.BEGIN}old\n{config_reference.END}after\n")
+    page.write_text(f"before\n{config_reference.BEGIN}of before\n{config_reference.END}after\n")
     monkeypatch.setattr("sys.argv", ["config_reference", str(page)])
     config_reference.main()
     assert page.read_text().startswith("before\n") and page.read_text().endswith("after\n")
-    assert "`schedule.epochs`" in page.read_text() and "old" not in page.read_text()
+    assert "`schedule.epochs`" in page.read_text() and "of before" not in page.read_text()
 
 
 def test_every_key_of_the_page_is_one_that_a_run_takes() -> None:
