@@ -113,7 +113,7 @@ def _measured(
         TooLargeError: the GPU has too little memory.
     """
     guard, is_gpu = FiniteGuard(device), device.type == "cuda"
-    one_part = StepSettings(settings.optim, settings.precision, 1, settings.region_weight)
+    one_part = StepSettings(settings.optim, settings.precision, 1)
     values, epoch = schedules.at(0), config.optim.freeze_last_layer_epochs  # where the prototypes are trained
 
     def step(num_images: int) -> Measured:
