@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +12,7 @@ from esvit.models.cvt import CvtArchitecture
 from esvit.models.swin import SwinArchitecture
 from esvit.models.timm_backbone import TimmArchitecture
 from esvit.models.vil import VilArchitecture
+from esvit.models.vit import VitArchitecture
 from pipeline.config import Config
 
 __all__ = ["BACKBONES", "Backbone", "BackboneConfig", "Features", "build_backbone"]
@@ -25,10 +26,11 @@ BACKBONES: dict[str, Any] = {  # rows are `Architecture`s, and dataclasses
     "swin_large": SwinArchitecture(192, (2, 2, 18, 2), (6, 12, 24, 48), drop_path_rate=0.2),
     "cvt_tiny": CvtArchitecture((64, 192, 384, 768), (2, 2, 6, 2), (1, 3, 6, 12), drop_path_rate=0.1),
     "vil_2262": VilArchitecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24), drop_path_rate=0.1),
-    "deit_tiny": TimmArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
-    "deit_small": TimmArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
-    "vit_base": TimmArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
-    "resnet50": TimmArchitecture("resnet50"),
+    "deit_tiny": VitArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
+    "deit_small": VitArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
+    "vit_base": VitArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
+    # As torchvision's, which the authors train: residual branches do not start at zero.
+    "resnet50": TimmArchitecture("resnet50", options={"zero_init_last": False}),
 }
 _TIMM = "timm/"  # before the name of any other model there
 
@@ -48,7 +50,8 @@ class BackboneConfig(Config):
         num_heads: Attention heads of each stage.
         image_size: Side, in pixels, for which windows and shifts are fixed; crops of any size may follow.
         widths: Feature width of each stage, where it does not simply double.
-        options: What else `timm.create_model` is given, for models of timm.
+        mode: Of a ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
+        options: What else `timm.create_model` is given, for models of timm, beside the row's own options.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
             fraction of the memory.
     """
@@ -62,6 +65,7 @@ class BackboneConfig(Config):
     num_heads: Stages | None = None
     image_size: PositiveInt | None = None
     widths: Stages | None = None
+    mode: Literal[0, 1] | None = None
     options: dict[str, Any] | None = None
     recompute: bool = False
 
@@ -73,6 +77,8 @@ class BackboneConfig(Config):
         known = {field.name for field in fields(row)}
         if unknown := changes.keys() - known:
             raise ValueError(f"{self.name} has no {min(unknown)}; it has {', '.join(sorted(known))}")
+        if self.options is not None:
+            changes["options"] = {**row.options, **self.options}
         return replace(row, **changes)
 
     @field_validator("name")
