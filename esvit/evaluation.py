@@ -26,7 +26,8 @@ def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
     model = source.model_config(saved)
     prefix = "backbone."
     backbone = Network(model, drop_path=False, with_regions=False).backbone
-    state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
+    tensors = source.network_of(saved, network).items()
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
     backbone.load_state_dict(state)
     return backbone.eval()
 

@@ -63,8 +63,14 @@ class TrainState:
         """Take over the networks, centres and optimiser state of another run; returns the names that start fresh.
 
         Raises:
-            CheckpointError: `saved` has parameters that this network lacks, or of other shapes.
+            CheckpointError: `saved` lacks one of these, or has parameters that this network lacks, or of other shapes.
         """
+        words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
+        if lacking := [word for part, word in words.items() if part not in saved]:
+            raise CheckpointError(
+                f"the checkpoint has no {', no '.join(lacking)}, so this training cannot start from it; "
+                "checkpoint.start_backbone_from takes the backbone alone"
+            )
         return self._load_networks(saved, strict=False)
 
     def _load_networks(self, saved: dict[str, Any], strict: bool) -> list[str]:

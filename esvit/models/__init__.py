@@ -43,13 +43,17 @@ class BackboneConfig(Config):
     Attributes:
         name: The row, or `timm/NAME` for any model of timm that gives a map or a sequence of features.
         drop_path_rate: Of the student's last block; it rises linearly from 0 at the first.
-        window_size: Side of an attention window, in tokens.
+        window_size: Side of an attention window, in tokens: one number, or one per stage.
         patch_size: Side of a patch, in pixels.
         embed_dim: Width of the first stage; it doubles from stage to stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         image_size: Side, in pixels, for which windows and shifts are fixed; crops of any size may follow.
         widths: Feature width of each stage, where it does not simply double.
+        mlp_ratio: Of a Swin: width of a block's hidden layer over that of the stage.
+        absolute_positions: Of a Swin: add learned embeddings of their places to the patches.
+        relative_positions: Of a CvT: a learned bias of the scores by how far apart two tokens of a window are.
+        shift: Of a CvT: shift the windows of every second block by half a window, as Swin does.
         mode: Of a ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
         options: What else `timm.create_model` is given, for models of timm, beside the row's own options.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
@@ -58,13 +62,17 @@ class BackboneConfig(Config):
 
     name: str = "swin_tiny"
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    window_size: PositiveInt | None = None
+    window_size: PositiveInt | Stages | None = None
     patch_size: PositiveInt | None = None
     embed_dim: PositiveInt | None = None
     depths: Stages | None = None
     num_heads: Stages | None = None
     image_size: PositiveInt | None = None
     widths: Stages | None = None
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    absolute_positions: bool | None = None
+    relative_positions: bool | None = None
+    shift: bool | None = None
     mode: Literal[0, 1] | None = None
     options: dict[str, Any] | None = None
     recompute: bool = False

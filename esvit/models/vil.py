@@ -12,7 +12,7 @@ import torch
 from timm.layers import DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from torch import Tensor, nn
 
-from esvit.models.backbone import Backbone, Features
+from esvit.models.backbone import Backbone, Features, windows_of_stages
 from esvit.models.vil_attention import VilAttention
 from pipeline.errors import UserError
 
@@ -26,6 +26,7 @@ class VilArchitecture:
     The defaults are those of the command in the authors' README.
 
     Attributes:
+        window_size: Side of the windows in tokens: one number, or one per stage; of no meaning where attention is full.
         sparse: Which stages attend to neighbourhoods, and not in full.
         num_global: Global tokens of each stage.
         image_size: In pixels: sets how far the relative positions of full attention reach. Images may have any size.
@@ -42,7 +43,7 @@ class VilArchitecture:
     drop_path_rate: float
     sparse: tuple[bool, ...] = (True, True, False, False)
     num_global: tuple[int, ...] = (1, 1, 1, 0)
-    window_size: int = 7
+    window_size: int | tuple[int, ...] = 7
     image_size: int = 224
     mode: int = 1
 
@@ -52,6 +53,7 @@ class VilArchitecture:
         stages = (self.widths, self.depths, self.num_heads, self.sparse, self.num_global)
         if len({len(entries) for entries in stages}) > 1:
             raise UserError(f"widths, depths and num_heads of a ViL need {len(self.sparse)} entries each, one a stage")
+        windows_of_stages(self.window_size, len(self.widths))
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads or width % 2:
                 raise UserError(f"a ViL stage of width {width} must be even and split into {heads} attention heads")
@@ -108,7 +110,8 @@ class _Stage(nn.Module):
         self.norm = nn.LayerNorm(width, eps=_LN_EPS)
         if self.num_global:
             self.global_tokens = nn.Parameter(trunc_normal_(torch.empty(1, self.num_global, width), std=0.02))
-        heads, window = architecture.num_heads[stage], architecture.window_size
+        heads = architecture.num_heads[stage]
+        window = windows_of_stages(architecture.window_size, len(architecture.widths))[stage]
         self.blocks = nn.ModuleList()
         for rate in rates:
             if architecture.sparse[stage]:

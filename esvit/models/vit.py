@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from esvit.models.backbone import Backbone, Features
+from esvit.models.positions import resized
 from esvit.models.timm_backbone import TimmArchitecture, TimmBackbone
 from pipeline.errors import UserError
 
@@ -63,11 +63,7 @@ class Vit(TimmBackbone):
     def _positions(self, height: int, width: int) -> Tensor:
         """Embeddings [1, 1 + height * width, D] of the class token and the places of a map."""
         table, made_for = self.network.pos_embed, self.network.patch_embed.grid_size
-        if (height, width) == tuple(made_for):
-            return table  # type: ignore[no-any-return]
-        places = torch.unflatten(table[:, 1:].mT, 2, made_for)
-        resized = F.interpolate(places, size=(height, width), mode="bicubic")
-        return torch.cat([table[:, :1], resized.flatten(2).mT], dim=1)
+        return torch.cat([table[:, :1], resized(table[:, 1:], made_for, (height, width))], dim=1)
 
 
 def _is_plain(network: Any) -> bool:
