@@ -169,6 +169,10 @@ def _restore(state: TrainState, config: TrainConfig, checkpoints: Checkpointer, 
     elif config.checkpoint.start_from:
         fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
         log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
+    elif config.checkpoint.start_backbone_from:
+        resized = state.start_backbone_from(source.load(config.checkpoint.start_backbone_from, log.say))
+        how = f"; resized: {len(resized)} tables of positions" if resized else ""
+        log.say(f"starting with the backbone of {config.checkpoint.start_backbone_from}{how}")
     if here.is_main:
         checkpoints.continue_after(state.step if name else -1)
     if not name:
