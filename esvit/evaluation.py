@@ -17,6 +17,7 @@ from esvit.models import Backbone
 from esvit.models.student_teacher import Network
 from pipeline.augment import CenterCropConfig
 from pipeline.loader import DataConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
@@ -71,7 +72,7 @@ def _warn(message: str) -> None:
 
 def _data(arguments: argparse.Namespace, url: str) -> DataConfig:
     return DataConfig(
-        stream=StreamConfig(shards=url, cache_dir=arguments.cache_dir),
+        stream=StreamConfig(shards=url, cache=CacheConfig(folder=arguments.cache_dir)),
         executor=arguments.executor,
         num_threads=arguments.num_threads,
     )

@@ -5,25 +5,22 @@
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from prometheus_client import REGISTRY, write_to_textfile
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from esvit.distributed import World
+from esvit.guards import is_uniform
 from pipeline import telemetry
 from pipeline.config import Config
 from pipeline.loader import ViewBatch
-
-# A loss closer to ln K than this share of it has not left the uniform solution.
-_UNIFORM_MARGIN = 0.005
 
 
 class MetricsConfig(Config):
@@ -49,7 +46,7 @@ class RunLog:
         self, config: MetricsConfig, world: World, output: Path, num_prototypes: int, stack: ExitStack
     ) -> None:
         self._config, self._world = config, world
-        self._log_k = math.log(num_prototypes)
+        self._num_prototypes = num_prototypes
         self._log = _append(output / "log.jsonl", stack) if world.is_main else None
         samples = output / f"samples-rank-{world.rank}.jsonl"
         self._samples = _append(samples, stack) if config.record_samples else None
@@ -114,7 +111,7 @@ class RunLog:
             self.say(f"step {step}  {line}")
 
     def _line(self, epoch: float, scalars: dict[str, float], speed: dict[str, float]) -> str:
-        uniform = abs(scalars["view"] - self._log_k) < _UNIFORM_MARGIN * self._log_k
+        uniform = is_uniform(scalars["view"], self._num_prototypes)
         return (
             f"epoch {epoch:.2f}  {speed['images_per_second']:.1f} images/s  "
             f"waiting for data {100 * speed['data_wait_share']:.0f} %  loss {scalars['loss']:.4f}"
@@ -182,8 +179,3 @@ def _append(path: Path, stack: ExitStack) -> TextIO:
 
 def _progress_bar() -> Progress:
     return Progress(BarColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn(), refresh_per_second=4)
-
-
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]

@@ -72,7 +72,7 @@ def train(config: TrainConfig) -> int:
         _checkpointer(config, steps_per_epoch(config, loader), log) as checkpoints,
         _sigterm() as stopped,
     ):
-        settings = StepSettings(config.optim, config.precision, config.accumulation, config.loss.region_weight)
+        settings = StepSettings(config.optim, config.precision, config.accumulation)
         settings.check_batch(config.global_batch, here.size)
         schedules = Schedules(config.schedule, steps_per_epoch(config, loader), config.global_batch)
         _introduce(config, schedules, loader, here, log)

@@ -22,6 +22,9 @@ EXIT_RETRY = 75
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
+CACHE_DIR = "~/.cache/esvit-streaming"
+"""Where `--cache-dir` and `data.stream.cache.folder` point by default."""
+
 _EXTRAS = {
     "torch": "train",
     "torchvision": "train",
@@ -29,6 +32,7 @@ _EXTRAS = {
     "cv2": "train",
     "simplejpeg": "train",
     "safetensors": "train",
+    "psutil": "train",
     "nvidia": "dali",
     "ray": "ray",
 }

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, field_validator
+from pydantic import ByteSize, Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, field_validator
 
 from pipeline import telemetry
 from pipeline.buffers import Encoded
@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.format.index import INDEX_DTYPE, ROW_DTYPE
 from pipeline.order import MixtureOrder, Order, OrderConfig, OrderError, SampleOrder, rank_slice
 from pipeline.prefetch import prefetch
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import DataSet, JoinedDataSets, open_data_set
 from pipeline.shards.interface import OpenShard
 from pipeline.shards.window import ShardWindow
@@ -55,9 +56,8 @@ class StreamConfig(Config):
         shards: URL or folder that holds a `manifest.json`; or several of them with weights, [{url: ..., weight: ...}],
             of which every step has a mixture.
         order: How samples mix.
-        cache_dir: Local folder for the shards of a remote store, shared by the ranks of a node.
-        cache_bytes: Size that `cache_dir` is kept under; 0 keeps nothing there and reads every image by range.
-        shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards.
+        cache: The local copy of the shards of a remote store; `off` keeps none and reads every image by range.
+        shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards; also as 4GB.
         sample_look_ahead_steps: How many steps ahead the system is told to read encoded images from disk.
         num_threads: Parallel downloads; without a cache, steps that are read at once.
         max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
@@ -69,9 +69,8 @@ class StreamConfig(Config):
         Discriminator(lambda value: "(url)" if isinstance(value, str) else "(list)"),
     ]
     order: OrderConfig = OrderConfig()
-    cache_dir: str = "~/.cache/esvit-streaming"
-    cache_bytes: NonNegativeInt = 100_000_000_000
-    shard_look_ahead_bytes: NonNegativeInt = 4_000_000_000
+    cache: CacheConfig | None = CacheConfig()
+    shard_look_ahead_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(4_000_000_000)
     sample_look_ahead_steps: NonNegativeInt = 4
     num_threads: PositiveInt = 4
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
@@ -82,6 +81,15 @@ class StreamConfig(Config):
         if shards == ():
             raise ValueError("name a data set")
         return shards
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _may_be_off(cls, cache: Any) -> Any:
+        if cache is None or cache is False or cache == "off":  # YAML reads a bare off as False
+            return None
+        if not isinstance(cache, dict | CacheConfig):
+            raise ValueError("write 'off', or 'folder' and 'max_bytes' below it")
+        return cache
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -118,7 +126,7 @@ class SampleStream:
     ) -> None:
         self.order, self.config, self.rank = order, config, rank
         self._slice = rank_slice(order.global_batch, rank, world_size)
-        self._cache = JoinedDataSets(data_sets, config.cache_dir, config.cache_bytes)
+        self._cache = JoinedDataSets(data_sets, config.cache)
         self._starts = self._cache.shard_starts
         self._bad: list[set[int]] = [set() for _ in data_sets]
         self.position = 0

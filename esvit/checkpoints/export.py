@@ -18,15 +18,16 @@ from esvit.checkpoints.source import model_config, network_of
 from esvit.models import BackboneConfig
 from esvit.models.swin import SwinArchitecture
 from esvit.models.timm_backbone import TimmArchitecture
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import UserError
 from pipeline.store import Store
 
-# The evaluation view; mean and deviation are ImageNet's, which the executors normalise with.
+# The evaluation view, and what the executors normalise with.
 _VIEW: dict[str, Any] = {
     "interpolation": "bicubic",
     "crop_pct": 224 / 256,
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
 }
 
 

@@ -8,7 +8,7 @@ esvit-eval export --checkpoint runs/swin_tiny/checkpoints --dest swin_tiny   # t
 import argparse
 import os
 
-from pipeline.command import new_parser, run_command
+from pipeline.command import CACHE_DIR, new_parser, run_command
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     knn_parser.add_argument("--executor", default="cpu")
     knn_parser.add_argument("--num-threads", type=int, default=os.cpu_count())
     knn_parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    knn_parser.add_argument("--cache-dir", default="~/.cache/esvit-streaming")
+    knn_parser.add_argument("--cache-dir", default=CACHE_DIR)
     knn_parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     export_parser = protocols.add_parser("export", help="the backbone for timm: safetensors and config.json")
     export_parser.set_defaults(run="export_backbone")

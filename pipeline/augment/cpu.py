@@ -13,7 +13,6 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,21 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.augment.blur import blur_kernels
-from pipeline.augment.crop_plan import CropPlan, Interpolation
+from pipeline.augment.crop_plan import CropPlan
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
-from pipeline.augment.orientation import upright
+from pipeline.augment.resize import resize_into
 from pipeline.augment.threads import Threads
 from pipeline.augment.window import draw_window
 from pipeline.buffers import BufferPool, Encoded
+from pipeline.pixels import upright
 
 Pixels = NDArray[np.uint8]
 Kernels = NDArray[np.float32]
-# What F.interpolate calls, which takes no place for its result.
-_RESIZE: dict[Interpolation, Any] = {
-    "bicubic": torch._C._nn._upsample_bicubic2d_aa,
-    "bilinear": torch._C._nn._upsample_bilinear2d_aa,
-}
 
 
 class CpuExecutor:
@@ -171,13 +166,7 @@ def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, ca
         cv2.flip(window, 1, dst=pixels)
     else:
         np.copyto(pixels, window)
-    resize = _RESIZE[plan.interpolation]
-    resize(_channels_first(pixels), plan.sizes[v], False, out=_channels_first(out))
-
-
-def _channels_first(pixels: Pixels) -> torch.Tensor:
-    """[H, W, 3] as [1, 3, H, W], the same memory."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1)[None])
+    resize_into(out, pixels, plan.interpolation)
 
 
 def _normalise(views: Pixels, out: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.augment.orientation import transposed
+from pipeline.pixels import transposed
 
 Interpolation = Literal["bicubic", "bilinear"]
 Passes = int | NDArray[np.int64]

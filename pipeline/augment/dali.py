@@ -26,8 +26,8 @@ from pipeline.augment.blur import blur_kernels
 from pipeline.augment.crop_plan import CropPlan, Interpolation
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output, empty_stack
-from pipeline.augment.orientation import mirrored, transposed
 from pipeline.buffers import BufferPool, Encoded
+from pipeline.pixels import mirrored, transposed
 
 # Arrays of the plan, each fed as [V, ...] a sample.
 _INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")

@@ -17,9 +17,9 @@ from pydantic import PositiveInt, field_validator, model_validator
 
 from pipeline.augment.colour import ColourJitter, colour_maps
 from pipeline.augment.crop_plan import CropPlan, Interpolation, Passes
-from pipeline.augment.orientation import transposed
 from pipeline.config import Config
 from pipeline.philox import Domain, uniform, words
+from pipeline.pixels import transposed
 
 Probability = float
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop

@@ -15,9 +15,9 @@ from PIL import Image, ImageFilter, ImageOps
 from pipeline.augment.crop_plan import CropPlan
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
-from pipeline.augment.orientation import upright
 from pipeline.augment.window import draw_window
 from pipeline.buffers import Encoded
+from pipeline.pixels import upright
 
 
 class ReferenceExecutor:

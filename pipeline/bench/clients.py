@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from pipeline.bench.report import Rows, print_table
@@ -24,6 +25,7 @@ from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
+from pipeline.store.client import Client
 
 
 def _obstore() -> Any:
@@ -65,10 +67,15 @@ def _stores(url: str) -> dict[str, Store]:
     others: dict[str, Callable[[], Any]] = {"obstore": _obstore, "s3torchconnector": _Connector}
     for name, new_file_system in others.items():
         if importlib.util.find_spec(name):
-            stores[name] = Store(url)
-            client = stores[name]._client
-            client.fs, client.is_s3 = new_file_system(), False
+            stores[name] = Store(url, partial(_client, new_file_system))
     return stores
+
+
+def _client(new_file_system: Callable[[], Any], url: str) -> Client:
+    """That of the store, on another file system; what it knows of S3 beyond fsspec is for s3fs alone."""
+    client = Client(url)
+    client.fs, client.is_s3 = new_file_system(), False
+    return client
 
 
 def measure(url: str, threads: int, rounds: int) -> Rows:

@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import run_command
+from pipeline.command import CACHE_DIR, run_command
 from pipeline.order import OrderConfig, SampleOrder
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
-from pipeline.stream import StreamConfig
 
 _PERMUTATIONS = 8
 Ints = NDArray[np.int64]
@@ -77,7 +76,7 @@ def _ratio(value: float, expected: float) -> float:
 def _labels(url: str, cache_dir: str) -> tuple[list[int], Ints]:
     store = Store(url)
     manifest = read_manifest(store)
-    cache = ShardCache(store, manifest, cache_dir, StreamConfig(shards=url).cache_bytes)
+    cache = ShardCache(store, manifest, CacheConfig(folder=cache_dir))
     labels = [np.asarray(cache.shard(i).index["label"], dtype=np.int64) for i in range(len(manifest.shards))]
     return [entry.num_samples for entry in manifest.shards], np.concatenate(labels)
 
@@ -104,7 +103,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="global batch")
     parser.add_argument("--order", type=_configs, default=_configs(""), metavar="LANESxBLOCK,...", help="others to try")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache-dir", default=StreamConfig(shards="").cache_dir, metavar="DIR")
+    parser.add_argument("--cache-dir", default=CACHE_DIR, metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     arguments = parser.parse_args(words)
     run_command(lambda: _run(arguments))

@@ -12,10 +12,13 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import psutil
+
 from pipeline.bench.report import Rows, print_table
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.stream import StreamConfig, open_training_stream
 
 _INTERVAL_S = 0.25
@@ -24,6 +27,7 @@ _INTERVAL_S = 0.25
 def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, object]:
     """Stream for so long; what it moved and how memory and open files developed."""
     stream = open_training_stream(config, seed=0, global_batch=batch_size)
+    process = psutil.Process()
     memory: list[int] = []
     files: list[int] = []
     begin_s = due_s = time.monotonic()
@@ -31,8 +35,8 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
         for _ in batches:
             now_s = time.monotonic()
             if now_s >= due_s:
-                memory.append(_resident_bytes())
-                files.append(len(list(Path("/proc/self/fd").iterdir())))
+                memory.append(process.memory_info().rss)
+                files.append(process.num_fds())
                 due_s = now_s + _INTERVAL_S
             if now_s > begin_s + seconds:
                 break
@@ -50,18 +54,12 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
     }
 
 
-def _resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
-
-
 def _run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=arguments.cache_dir) as folder:
         config = StreamConfig(
             shards=arguments.data,
             order=OrderConfig(lanes=arguments.lanes),
-            cache_dir=folder,
-            cache_bytes=arguments.cache_bytes,
+            cache=CacheConfig(folder=folder, max_bytes=arguments.cache_bytes) if arguments.cache_bytes else None,
             num_threads=arguments.threads,
         )
         row = soak(config, arguments.seconds, arguments.batch_size)

@@ -33,6 +33,7 @@ from pipeline.command import run_command
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.prefetch import prefetch
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 
@@ -82,7 +83,7 @@ class StreamBench:
         return SampleOrder(self._data_set.shard_sizes, 0, self._batch_size, OrderConfig(lanes=self._lanes))
 
     def _new_stream(self, cache_dir: Path) -> SampleStream:
-        config = StreamConfig(shards=self._url, cache_dir=str(cache_dir), num_threads=self._threads)
+        config = StreamConfig(shards=self._url, cache=CacheConfig(folder=str(cache_dir)), num_threads=self._threads)
         return SampleStream([self._data_set], self._new_order(), config)
 
     def _epoch(self, stream: SampleStream) -> None:

@@ -29,7 +29,8 @@ Label = int | tuple[int, ...] | None
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
-_END_MARK = bytes(2 * tarfile.BLOCKSIZE)
+END_MARK = bytes(2 * tarfile.BLOCKSIZE)
+"""The end of a tar. What comes before it may be cut between two samples, and each part is, with this, a tar again."""
 
 
 def _blank_header() -> bytes:
@@ -111,7 +112,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write the end-of-archive mark, fill up the last record and close the file."""
-        self._hashing.write(_END_MARK)
+        self._hashing.write(END_MARK)
         self._hashing.write(bytes(-self._hashing.num_bytes % tarfile.RECORDSIZE))
         self._file.close()
 
@@ -178,7 +179,7 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
     with open(path, "rb") as file:  # tarfile takes garbage or a missing end mark for the end
         file.seek(end)
         tail = file.read(2 * tarfile.RECORDSIZE + 1)
-    if not tail.startswith(_END_MARK) or tail.strip(b"\0") or len(tail) > 2 * tarfile.RECORDSIZE:
+    if not tail.startswith(END_MARK) or tail.strip(b"\0") or len(tail) > 2 * tarfile.RECORDSIZE:
         raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
 
 

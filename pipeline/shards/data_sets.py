@@ -6,13 +6,12 @@ the first end. Each data set has its own store, and its own folder in the cache.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.interface import OpenShard, Shards
 from pipeline.shards.remote import RemoteShards
 from pipeline.store import MissingObjectError, Store
@@ -58,23 +57,21 @@ def read_manifest(store: Store) -> Manifest:
     return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
 
 
-def open_shards(store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> Shards:
-    """A cache of `max_bytes`, or none where that is 0. A store that is a local folder needs none."""
-    if max_bytes == 0 and store.local_path("") is None:
+def open_shards(store: Store, manifest: Manifest, cache: CacheConfig | None) -> Shards:
+    """The shards of `manifest`: cached, or, without a cache, read by range. Those of a local folder stay in place."""
+    if cache is None and store.local_path("") is None:
         return RemoteShards(store, manifest)
-    return ShardCache(store, manifest, directory, max_bytes)
+    return ShardCache(store, manifest, cache or CacheConfig())
 
 
 class JoinedDataSets:
-    """Data sets in a row, with the cache of each below `directory`, all caches together under `max_bytes`."""
+    """Data sets in a row. Each has a cache of its own, all of them together under the `max_bytes` of `cache`."""
 
-    def __init__(self, parts: Sequence[DataSet], directory: str | Path, max_bytes: int) -> None:
+    def __init__(self, parts: Sequence[DataSet], cache: CacheConfig | None) -> None:
         self.parts = parts
-        num_bytes = [part.manifest.num_bytes for part in parts]
-        budgets = split_evenly(max_bytes, num_bytes)
+        shares = _shares(cache, [part.manifest.num_bytes for part in parts])
         self._caches = [
-            open_shards(part.store, part.manifest, directory, budget)
-            for part, budget in zip(parts, budgets, strict=True)
+            open_shards(part.store, part.manifest, share) for part, share in zip(parts, shares, strict=True)
         ]
         self.max_bytes = sum(cache.max_bytes for cache in self._caches)
         # Of each shard its data set, and its number there.
@@ -136,6 +133,13 @@ class JoinedDataSets:
         shard = int(self.shard_of(sample_id))
         part, number = self._places[shard]
         return f"image {sample_id - self.shard_starts[shard]} of shard {self.parts[part].manifest.shards[number].name}"
+
+
+def _shares(cache: CacheConfig | None, needs: Sequence[int]) -> list[CacheConfig | None]:
+    """The cache of each data set: where there is one, each has one, however small."""
+    if cache is None:
+        return [None] * len(needs)
+    return [cache.replace(max_bytes=max(share, 1)) for share in split_evenly(cache.max_bytes, needs)]
 
 
 def split_evenly(budget: int, needs: Sequence[int]) -> list[int]:

@@ -81,8 +81,8 @@ class ShardWindow:
         if new and is_head and not self._has_warned and self._is_over_budget(set(new)):
             self._has_warned = True
             _log.warning(
-                "the %d bytes of shards that are needed at once leave no room in the %d of data.stream.cache_bytes to "
-                "fetch ahead, so training will wait; raise it, or lower data.stream.shard_look_ahead_bytes",
+                "the %d bytes of shards that are needed at once leave no room in the %d of data.stream.cache.max_bytes "
+                "to fetch ahead, so training will wait; raise it, or lower data.stream.shard_look_ahead_bytes",
                 self._cache.num_bytes(self._shards.keys() | set(new)),
                 self._cache.max_bytes,
             )

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline import telemetry
 from pipeline.order import OrderConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, open_training_stream
 from support.fault_proxy import Kind, fault_proxy
 from support.shards import jpegs, write_shards
@@ -114,8 +115,7 @@ def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, buc
     config = StreamConfig(
         shards=url,
         order=OrderConfig(lanes=2, block_shards=4),
-        cache_dir=str(folder / "cache"),
-        cache_bytes=manifest.num_bytes // 2,  # so that every epoch fetches
+        cache=CacheConfig(folder=str(folder / "cache"), max_bytes=manifest.num_bytes // 2),  # every epoch fetches
     )
     num_steps, chaos = num_samples // GLOBAL_BATCH, Chaos()
     chaos_before = _noticed()

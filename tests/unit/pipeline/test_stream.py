@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import ConfigError, load
+from pipeline.config import ConfigError, load, save
 from pipeline.order import OrderConfig, OrderError, SequentialOrder
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import open_data_set
 from pipeline.store import Store, StoreError
 from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, TooManyBadSamples, open_training_stream
@@ -148,12 +149,13 @@ def test_a_folder_without_manifest_is_one_sentence(tmp_path: Path) -> None:
         open_stream(tmp_path)
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 1, 10**9])  # none, one too small, one large enough
-def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path, cache_bytes: int) -> None:
+@pytest.mark.parametrize("max_bytes", [None, 1, 10**9])  # none, one too small, one large enough
+def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path, max_bytes: int | None) -> None:
     images = jpegs(37)
     remote = f"memory://{tmp_path.name}"
     write_shards(remote, images[:9], images[9:10], images[10:22], images[22:30], images[30:])
-    config = StreamConfig(shards=remote, order=ORDER, cache_dir=str(tmp_path / "cache"), cache_bytes=cache_bytes)
+    cache = CacheConfig(folder=str(tmp_path / "cache"), max_bytes=max_bytes) if max_bytes else None
+    config = StreamConfig(shards=remote, order=ORDER, cache=cache)
     stream = open_training_stream(config, seed=3, global_batch=8)
     assert ids_of(list(islice(stream, 5))) == ids_of(list(islice(open_stream(shards), 5)))
 
@@ -173,9 +175,48 @@ def test_the_shards_of_a_cold_start_are_fetched_in_parallel(tmp_path: Path, monk
 
     monkeypatch.setattr(Store, "parts", meet)
     order = OrderConfig(lanes=1, block_shards=4)
-    config = StreamConfig(shards=remote, order=order, cache_dir=str(tmp_path / "cache"), num_threads=4)
+    config = StreamConfig(shards=remote, order=order, cache=CacheConfig(folder=str(tmp_path / "cache")), num_threads=4)
     assert len(next(iter(open_training_stream(config, seed=0, global_batch=32))).ids) == 32
     assert len(met) == 4
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "null", "false"])
+def test_a_cache_that_is_off_stays_off(written: str, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("shards: a\ncache: {folder: /cache, max_bytes: 20GB}\n")
+    loaded = load(StreamConfig, [tmp_path / "some.yaml"], [f"cache={written}"])
+    assert loaded.cache is None and loaded.replace(num_threads=2).cache is None
+    save(loaded, tmp_path / "saved.yaml")
+    assert load(StreamConfig, [tmp_path / "saved.yaml"]) == loaded
+
+
+def test_sizes_are_numbers_of_bytes_or_text(tmp_path: Path) -> None:
+    overrides = ["shards=a", "cache.max_bytes=1.5TB", "shard_look_ahead_bytes=4GiB"]
+    loaded = load(StreamConfig, [], overrides)
+    assert loaded.cache is not None and loaded.cache.max_bytes == 1_500_000_000_000
+    assert loaded.shard_look_ahead_bytes == 4 * 2**30
+    assert loaded.cache.folder == "~/.cache/esvit-streaming"
+    save(loaded, tmp_path / "saved.yaml")
+    assert "max_bytes: 1500000000000\n" in (tmp_path / "saved.yaml").read_text()
+    assert load(StreamConfig, [tmp_path / "saved.yaml"]) == loaded
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("cache=0", "config key 'cache': .*write 'off', or 'folder' and 'max_bytes' below it"),
+        ("cache=on", "config key 'cache': .*write 'off', or 'folder' and 'max_bytes' below it"),
+        ("cache=/cache", "config key 'cache': .*write 'off', or 'folder' and 'max_bytes' below it"),
+        ("cache.max_bytes=0", r"config key 'cache\.max_bytes': Input should be greater than 0"),
+        ("cache.max_bytes=-1", r"config key 'cache\.max_bytes': "),
+        ("cache.max_bytes=much", r"config key 'cache\.max_bytes': .*could not parse value and unit"),
+        ("cache.dir=/cache", r"unknown config key 'cache\.dir'"),
+        ("cache_bytes=0", "unknown config key 'cache_bytes'"),
+    ],
+)
+def test_a_mistake_about_the_cache_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load(StreamConfig, [], ["shards=a", override])
+    assert "; " not in str(caught.value)
 
 
 def test_a_wrong_weight_is_named_by_its_place_in_the_file() -> None:

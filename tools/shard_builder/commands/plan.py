@@ -111,7 +111,7 @@ def foresee(shards: Sequence[ShardPlan], run: Run) -> dict[str, Any]:
         "store_bytes_per_epoch": read_bytes,
         "store_mb_per_s": round(read_bytes / seconds / 1e6, 1),
         "store_shards_per_minute": round(int(used.sum()) / seconds * 60, 2),
-        "cache_bytes_per_node": max(_most_at_once(first[node], last[node], sizes) for node in range(num_nodes)),
+        "cache_max_bytes": max(_most_at_once(first[node], last[node], sizes) for node in range(num_nodes)),
     }
 
 

@@ -1,7 +1,6 @@
 """The samples of a finished data set, wherever it lies: whole shards, or single ones by their number."""
 
 import contextlib
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,9 @@ import numpy as np
 from pipeline.format.index import Index
 from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.format.sidecars import energon_index
-from pipeline.format.tar import KEY_PATTERN, TarError, TarSample, iter_samples
+from pipeline.format.tar import END_MARK, KEY_PATTERN, TarError, TarSample, iter_samples
 from pipeline.store import Store
 from tools.shard_builder.build.indexes import read_index
-
-_END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
 class StoredSample(NamedTuple):
@@ -71,7 +68,7 @@ def _read_one(store: Store, entry: ShardEntry, index: Index, row: int) -> TarSam
     """What lies between the end of the sample before and the end of this one is, with an end mark, a tar too."""
     start, stop = np.frombuffer(energon_index(index), "<u8")[row : row + 2].tolist()
     with tempfile.NamedTemporaryFile(prefix="shard-builder-") as scratch:
-        scratch.write(store.read_range(entry.tar_name, start, stop - start) + _END_MARK)
+        scratch.write(store.read_range(entry.tar_name, start, stop - start) + END_MARK)
         scratch.flush()
         with contextlib.suppress(TarError):
             samples = list(iter_samples(scratch.name))

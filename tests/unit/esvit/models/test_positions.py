@@ -93,9 +93,7 @@ def test_other_families_start_from_resized_tables_too(
         assert bool(state.networks.student.backbone(torch.randn(1, 3, 96, 96)).regions.isfinite().all())
 
 
-@pytest.mark.parametrize(
-    "other", [NANO.replace(num_heads=(1, 2)), NANO.replace(embed_dim=16), NANO.replace(depths=(2, 1))]
-)
+@pytest.mark.parametrize("change", [{"num_heads": (1, 2)}, {"embed_dim": 16}, {"depths": (2, 1)}])
 def test_another_network_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(CheckpointError, match="the checkpoint's teacher's backbone does not fit this network"):
         new_state(NANO.replace(window_size=7)).start_backbone_from(saved(NANO.replace(**change), "teacher"))

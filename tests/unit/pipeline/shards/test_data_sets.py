@@ -15,7 +15,8 @@ from pipeline.augment.plan import ViewGroup
 from pipeline.config import ConfigError
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import OrderConfig, OrderError
-from pipeline.shards.data_sets import split_evenly
+from pipeline.shards.cache import CacheConfig
+from pipeline.shards.data_sets import JoinedDataSets, open_data_set, split_evenly
 from pipeline.store import StoreError
 from pipeline.stream import SampleStream, Source, StreamConfig, TooManyBadSamples, open_training_stream
 from support.shards import jpegs, write_shards
@@ -51,7 +52,7 @@ def both(request: pytest.FixtureRequest, shards: Path, second: Path, tmp_path: P
     write_shards(f"{remote}/a", images[:9], images[9:10], images[10:22], images[22:30], images[30:])
     images = jpegs(NUM_SECOND, 100)
     write_shards(f"{remote}/b", images[:5], images[5:])
-    return settings(f"{remote}/a", f"{remote}/b", cache_dir=str(tmp_path / "cache"), cache_bytes=0)
+    return settings(f"{remote}/a", f"{remote}/b", cache=None)
 
 
 def test_a_batch_holds_the_bytes_and_labels_of_its_samples(both: StreamConfig) -> None:
@@ -123,6 +124,19 @@ def test_each_data_set_has_a_budget_of_its_own(shards: Path, second: Path) -> No
 def test_a_data_set_that_is_not_there_is_named(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=rf"{tmp_path} holds no manifest\.json"):
         open_training_stream(settings(shards, tmp_path), 0, 8)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 2, 10**9])
+def test_every_data_set_of_a_mixture_has_a_cache_however_small(tmp_path: Path, max_bytes: int) -> None:
+    remote = f"memory://{tmp_path.name}"
+    for name in ("a", "b"):
+        write_shards(f"{remote}/{name}", jpegs(8), jpegs(8))
+    cache = CacheConfig(folder=str(tmp_path), max_bytes=max_bytes)
+    joined = JoinedDataSets([open_data_set(f"{remote}/{name}") for name in ("a", "b")], cache)
+    for shard in range(joined.num_shards):
+        joined.shard(shard)
+    assert joined.is_stored and {path.parent.parent for path in tmp_path.rglob("*.tar")} == {tmp_path}
+    assert not JoinedDataSets(joined.parts, None).is_stored
 
 
 def load_shards(value: str) -> StreamConfig:

@@ -1,11 +1,14 @@
-"""EXIF orientation, 1 to 8: which way up a camera says that its photograph is. The index of a shard has it.
+"""What the shard builder and the executors agree on: how many pixels an image may have, and which way up it is.
 
-The upright image is the stored one, transposed where the orientation is 5 or more, then mirrored left to right and top
-to bottom as below.
+EXIF orientation, 1 to 8, says how the camera was held; the index of a shard has it. The upright image is the stored
+one, transposed where the orientation is 5 or more, then mirrored left to right and top to bottom as below.
 """
 
 import numpy as np
 from numpy.typing import NDArray
+
+MAX_PIXELS = 89_478_485
+"""Of an image, 268 MB of RGB: where Pillow begins to warn of decompression bombs, we refuse."""
 
 
 def transposed(orientations: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -19,7 +22,7 @@ def mirrored(orientations: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The upright image [H, W, 3], without gaps in memory, of the stored one."""
+    """The upright image of the stored one, [H, W, 3] or, if it is gray, [H, W], without gaps in memory."""
     one = np.array([orientation])
     (left_right,), (top_bottom,) = mirrored(one)
     turned = pixels.swapaxes(0, 1) if transposed(one)[0] else pixels
