@@ -7,7 +7,8 @@ import sys
 from pipeline.telemetry import start_exporter
 from tools.shard_builder.build.images import ImagePolicy
 from tools.shard_builder.build.run import BuildOptions, BuildReport, build, finalize
-from tools.shard_builder.commands.arguments import Commands, add_plan_arguments, positive, shard_range, shuffle_seed
+from tools.shard_builder.commands.arguments import Commands, add_plan_arguments, plan_options, positive, shard_range
+from tools.shard_builder.readers.wording import counted
 
 
 def add_build_command(commands: Commands) -> None:
@@ -59,16 +60,10 @@ def _build(args: argparse.Namespace) -> None:
     _report(
         build(
             BuildOptions(
-                dataset=args.dataset,
-                source=args.source,
-                split=args.split,
+                **plan_options(args),
                 dest=args.dest,
-                shard_bytes=args.shard_size,
-                shuffle_seed=shuffle_seed(args),
                 num_workers=args.workers,
                 max_rejects=args.max_rejects,
-                allow_subset=args.allow_subset,
-                unlabelled=args.unlabelled,
                 images=ImagePolicy(**{name: getattr(args, name) for name in ImagePolicy.model_fields}),
                 deduplicate=args.deduplicate,
                 keep_metadata=args.keep_metadata,
@@ -95,6 +90,10 @@ def _summary(report: BuildReport) -> str:
         f"{report.url}: {report.num_samples:,} samples {classes} in "
         f"{report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB, {report.num_rejects:,} rejected"
     )
+    if report.rejects:
+        holds += f" ({counted(report.rejects)})"
+    if report.left_out:
+        holds += f"; {sum(report.left_out.values()):,} files left out, which are no images ({counted(report.left_out)})"
     if report.was_complete:
         return f"nothing to do, the data set is complete\n{holds}"
     rates = report.to_dict()
