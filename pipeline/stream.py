@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, field_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator
 
 from pipeline import telemetry
 from pipeline.buffers import Encoded
@@ -41,11 +41,11 @@ class Source(Config):
 
     Attributes:
         url: URL or folder that holds a `manifest.json`.
-        weight: Its share of the samples of every step, in proportion to the weights of the others.
+        weight: Its share of the samples of every step, in proportion to the weights of the others; at most a million.
     """
 
     url: str
-    weight: PositiveFloat
+    weight: Annotated[float, Field(gt=0, le=1e6)]
 
 
 class StreamConfig(Config):

@@ -127,12 +127,13 @@ def _records(seen: Iterable[Seen], left_out: Counter[str]) -> Iterator[Record]:
 def _check_keys(records: Iterable[Record]) -> None:
     paths: dict[str, str] = {}
     for record in records:
-        if (other := paths.setdefault(record.key, record.path)) is not record.path:
+        if (other := paths.get(record.key)) is not None:
             raise PlanError(
                 f"{record.path} is twice in the source, so two images have the same key; keep one of them"
                 if other == record.path
                 else f"{other} and {record.path} have the same key, {record.key}; rename one of them"
             )
+        paths[record.key] = record.path
 
 
 def _notes(

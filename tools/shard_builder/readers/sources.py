@@ -99,7 +99,8 @@ class ZipSource:
         start = self.header_offset + _ZIP_LOCAL_HEADER.size + name_length + extra_length
         data = read_range(self.archive, start, self.num_compressed_bytes)
         try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS) if self.method == _ZIP_DEFLATED else data
+            if self.method == _ZIP_DEFLATED:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.num_bytes + 1)
         except zlib.error as error:
             raise OSError(f"damaged in {self.archive}: {error}") from None
         if len(data) != self.num_bytes or zlib.crc32(data) != self.crc32:
