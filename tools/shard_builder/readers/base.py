@@ -12,10 +12,19 @@ from pipeline.format.tar import Label
 
 _SLUG_LENGTH = 69  # with the dash and the digest: 80, the longest key of the format
 _DIGEST_LENGTH = 10
+_HALF_MESSAGE = 500  # characters
 
 
 class SourceError(UserError):
-    """The source of a build cannot be read or is not laid out as expected; the message names the file or folder."""
+    """The source of a build cannot be read or is not laid out as expected; the message names the file or folder.
+
+    A garbled file may hold a name without end: the middle of a very long message is left out.
+    """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > 2 * _HALF_MESSAGE:
+            message = f"{message[:_HALF_MESSAGE]} ... {message[-_HALF_MESSAGE:]}"
+        super().__init__(message)
 
 
 class ByteSource(Protocol):

@@ -1,5 +1,6 @@
 """What a file in a source is, by its name and, where the name does not tell, by its first bytes."""
 
+import os
 import re
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def is_system_file(name: str) -> bool:
 
 def suffix_of(name: str) -> str:
     """The suffix of a file name or path, in lower case: what accounts are kept by."""
-    stem, dot, suffix = name.rpartition("/")[2].rpartition(".")
-    return f".{suffix.lower()}" if dot and stem and suffix else "(no suffix)"
+    suffix = os.path.splitext(name)[1]
+    return suffix.lower() if len(suffix) > 1 else "(no suffix)"
 
 
 def is_image_name(name: str) -> bool:
@@ -77,6 +78,7 @@ def is_image_content(path: Path) -> bool:
         return False
     return (
         head.startswith(_MAGIC)
+        or (head[:2] == b"BM" and head[6:10] == bytes(4))
         or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
         or (head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"heic", b"heix", b"mif1"))
     )

@@ -69,8 +69,9 @@ def walk_images(root: Path, folder: str, label: Label, excluded: frozenset[str] 
         SourceError: a folder or a file cannot be read.
     """
     try:
-        above = _identity(os.stat(root / folder))
-        stack = [(_entries(root / folder, excluded), folder, False, frozenset({above}))]
+        top = (root / folder).resolve(strict=True)
+        above = frozenset(_identity(os.stat(place)) for place in (top, *top.parents))
+        stack = [(_entries(root / folder, excluded), folder, False, above)]
         while stack:
             entries, place, is_hidden, ancestors = stack[-1]
             entry = next(entries, None)

@@ -124,6 +124,7 @@ class Classes:
 
     def __init__(self, labels: Iterable[str | tuple[str, ...]], place: object) -> None:
         names: set[str] = set()
+        label: str | tuple[str, ...] | None = None
         for label in labels:
             names.update((label,) if isinstance(label, str) else label)
             if len(names) > MAX_CLASSES:
@@ -131,6 +132,8 @@ class Classes:
                     f"{place} holds more than {MAX_CLASSES:,} different labels: are these the labels? "
                     "name their column with --label-column"
                 )
+        if label == () and not names:
+            raise SourceError(f"no label of {place} names a class; pass --unlabelled to take no labels")
         self.names = classes_of(names, place)
         self._numbers = {name: number for number, name in enumerate(self.names)}
 

@@ -152,9 +152,14 @@ def _column_bytes(metadata: Any, column: str) -> int:
 
 
 def _find_tables(source: Path, split: str) -> list[Path]:
-    for folder in (source / "data", source):
-        if tables := sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")]):
-            return tables
+    found = [
+        sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
+        for folder in (source / "data", source)
+    ]
+    if all(found):
+        raise SourceError(f"{source} holds tables in data/ and beside it; give --source the folder of those to read")
+    if tables := found[0] or found[1]:
+        return tables
     there = sorted(str(path.relative_to(source)) for path in (*source.glob("data/*"), *source.glob("*.parquet")))
     holds = f"it holds {listed(there)}" if there else "neither is there"
     raise SourceError(f"expected {source}/data/{split}-*.parquet or {source}/{split}-*.parquet, {holds}")

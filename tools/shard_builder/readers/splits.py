@@ -37,13 +37,18 @@ def split_folder(source: Path, split: str, *, has_classes: bool) -> Path:
 
 
 def folder_names(folder: Path) -> list[str]:
-    """The sub-folders, sorted, without those that operating systems make.
+    """The sub-folders, sorted, without those that operating systems make, and without links to a folder above.
 
     Raises:
         SourceError: it cannot be read.
     """
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not is_system_file(entry.name))
+        here = folder.resolve(strict=True)
+        above = (here, *here.parents)
+        folders = [entry for entry in os.scandir(folder) if entry.is_dir() and not is_system_file(entry.name)]
+        return sorted(
+            entry.name for entry in folders if not (entry.is_symlink() and Path(entry.path).resolve() in above)
+        )
     except OSError as error:
         raise SourceError(f"cannot read source {error.filename or folder}: {error.strerror}") from None
 
