@@ -9,23 +9,23 @@ eps of the LayerNorms, 1e-6 here and 1e-5 in timm, which moves features by about
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import safetensors.torch
 
 from esvit.checkpoints.source import model_config
 from esvit.models.swin import SwinArchitecture
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import UserError
 from pipeline.store import Store
-
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's: what the executors normalise with
 
 
 class ExportError(UserError):
     """The network has no counterpart in timm."""
 
 
-def export(saved: dict[str, Any], network: str, store: Store) -> list[str]:
+def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequence[str] = ()) -> list[str]:
     """Write the backbone of a checkpoint's "teacher" or "student" into `store`; returns the names of the files.
 
     At the image size that the windows were made for, timm's outputs are ours, but for the eps above. At sizes whose
@@ -36,7 +36,7 @@ def export(saved: dict[str, Any], network: str, store: Store) -> list[str]:
         ExportError: the backbone is no Swin.
         StoreError: the store cannot be written.
     """
-    model = model_config(saved)
+    model = model_config(saved, allow_import)
     architecture = model.backbone.architecture
     if not isinstance(architecture, SwinArchitecture):
         raise ExportError(f"timm has no counterpart of {model.backbone.name}; only Swin backbones can be exported")
@@ -78,8 +78,8 @@ def timm_config(architecture: SwinArchitecture) -> dict[str, Any]:
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 224 / 256,
-            "mean": _MEAN,
-            "std": _STD,
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
             "num_classes": 0,
             "first_conv": "patch_embed.proj",
             "classifier": "head.fc",

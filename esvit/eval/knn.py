@@ -56,8 +56,8 @@ def _difference(train: tuple[str, ...], test: tuple[str, ...]) -> str:
         else ("build both from the same data set, or the test set with --classes-of TRAIN")
     )
     return (
-        f"the training set has {len(train)} classes and the test set {len(test)}; class {number} is {ours!a} in one and "
-        f"{theirs!a} in the other: {hint}"
+        f"the training set has {len(train)} classes and the test set {len(test)}; class {number} is {ours!a} in one "
+        f"and {theirs!a} in the other: {hint}"
     )
 
 

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.prefetch import prefetch
 from pipeline.store import ranges
 from pipeline.store.atomic import is_partial, scratch_folder, write_file
-from pipeline.store.client import AddressError, Client
+from pipeline.store.client import Client
 from pipeline.store.faults import MissingBucketError, explain, is_conflict, one_line, raise_hidden
 from pipeline.store.ranges import Version
 from pipeline.store.retry import GaveUpError, Retries
@@ -45,32 +45,32 @@ class Store:
     """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any that fsspec knows.
 
     Names are relative, with `/`. Every method raises `StoreError` once it gives up. Instances are cheap, may
-    be shared by threads, pickled, and used on both sides of a fork.
+    be shared by threads, pickled, and used on both sides of a fork. `new_client` is for measuring other clients.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, new_client: Callable[[str], Client] = Client) -> None:
         text = str(url)
         is_bare = re.fullmatch(r"/*|[a-z0-9+]+:/*", text)  # nothing is left after these slashes
         self.url = text[:1] if is_bare and text[:1] == "/" else text if is_bare else text.rstrip("/")
-        self._retries = Retries()
-        self._client = self._new_client()
+        self._retries, self._new_client = Retries(), new_client
+        self._client = self._open_client()
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        return Store, (self.url,)
+    def __reduce__(self) -> tuple[type["Store"], tuple[str, Callable[[str], Client]]]:
+        return Store, (self.url, self._new_client)
 
-    def _new_client(self) -> Client:
+    def _open_client(self) -> Client:
         try:
-            return Client(self.url)
-        except AddressError as error:
-            raise StoreError(f"cannot use {self.url or repr(self.url)} as a store: {error}") from None
+            return self._new_client(self.url)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"cannot use {self.url or repr(self.url)} as a store: {one_line(error)}") from None
 
     def _connect(self) -> Client:
         """The client of this process."""
         if self._client.pid != os.getpid():
-            self._client = self._new_client()
+            self._client = self._open_client()
         return self._client
 
     def _path(self, name: str) -> str:

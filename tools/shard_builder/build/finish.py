@@ -11,7 +11,7 @@ from pipeline.store import Store
 from tools.shard_builder.build.indexes import image_spreads, read_indexes
 from tools.shard_builder.build.journal import Claim, Reject, check_claim, publish, read_done
 from tools.shard_builder.readers.file_kinds import suffix_of
-from tools.shard_builder.readers.wording import counted
+from tools.shard_builder.readers.wording import tally
 
 REJECTS_NAME = "rejects.jsonl"
 
@@ -58,7 +58,7 @@ def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
     if len(bad) > max_rejects:
         raise BuildError(
             f"{len(bad)} images were rejected, more than --max-rejects {max_rejects}: first "
-            f"{bad[0].path} ({bad[0].reason}), all ({counted(by_suffix(bad))}) in {store.url}/{REJECTS_NAME}; "
+            f"{bad[0].path} ({bad[0].reason}), all ({tally(by_suffix(bad))}) in {store.url}/{REJECTS_NAME}; "
             "repair or remove them "
             "and build into an empty destination, or raise --max-rejects and run this command again"
         )

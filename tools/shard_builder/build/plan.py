@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from tools.shard_builder.build.images import AS_THEY_ARE, ImagePolicy
 from tools.shard_builder.readers import Lost, MetadataSource, Other, Record, Seen, UnusableSource
 from tools.shard_builder.readers.file_kinds import CONVERTED_SUFFIXES, suffix_of
-from tools.shard_builder.readers.wording import counted, listed
+from tools.shard_builder.readers.wording import listed, tally
 
 FORMAT_VERSION = 2  # goes up when the same records and options would give other bytes
 
@@ -95,7 +95,7 @@ def make_plan(
         records = (record._replace(metadata=None) if record.metadata else record for record in records)
     ordered = sorted(records, key=_path_order if shuffle_seed is None else _shuffled_order(shuffle_seed))
     if not ordered:
-        others = f"; it holds other files: {counted(left_out)}" if left_out else ""
+        others = f"; it holds other files: {tally(left_out)}" if left_out else ""
         raise PlanError(f"the source holds no images (.jpg, .jpeg, .png, .webp and so on){others}")
     _check_keys(ordered)
     notes = (*notes, *_notes(ordered, classes, images, left_out))
@@ -149,11 +149,11 @@ def _notes(
         yield f"no image of {len(empty)} of the {len(classes)} classes, which keep their labels: {listed(empty)}"
     odd = Counter(suffix for record in usable if (suffix := suffix_of(record.path)) in CONVERTED_SUFFIXES)
     if odd and not images.to_jpeg:
-        yield f"files that may need --to-jpeg, and are rejected without it: {counted(odd)}"
+        yield f"files that may need --to-jpeg, and are rejected without it: {tally(odd)}"
     if lost:
         yield f"{len(lost)} images cannot be taken, the first is {lost[0][0]}: {lost[0][1]}"
     if left_out:
-        yield f"{sum(left_out.values())} files left out, which are no images: {counted(left_out)}"
+        yield f"{sum(left_out.values())} files left out, which are no images: {tally(left_out)}"
 
 
 def _path_order(record: Record) -> bytes:

@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.extras import optional_module
 from tools.shard_builder.readers.annotations import reading
 from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
 from tools.shard_builder.readers.labels import Classes, fault_of, label_column, numbers, plain
-from tools.shard_builder.readers.layout import optional_module
 from tools.shard_builder.readers.wording import listed
 
 _BATCH_ROWS = 8192
@@ -182,7 +182,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
 
 
 def _open(table: Path) -> Any:
-    parquet = optional_module("pyarrow.parquet", "parquet")
+    parquet = optional_module("pyarrow.parquet")
     with reading(table, "a Parquet file"):
         if not table.is_file():  # to open a named pipe would wait for ever
             raise FileNotFoundError(errno.ENOENT, "no such file")

@@ -12,7 +12,7 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, every[:_MAX_LISTED])) + rest
 
 
-def counted(numbers: Mapping[str, int]) -> str:
+def tally(numbers: Mapping[str, int]) -> str:
     """Kinds and how many there are of each, most first, for example ".bmp 12, .gif 3"; the first few of many."""
     every = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
     rest = f" and {len(every) - _MAX_LISTED} other kinds" if len(every) > _MAX_LISTED else ""

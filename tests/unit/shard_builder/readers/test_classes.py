@@ -99,7 +99,7 @@ def labelled(source: Path, **options: Any) -> dict[str, str]:
 def test_the_classes_of_another_data_set_are_taken_by_name(run: Run, tmp_path: Path) -> None:
     folder(tmp_path / "in/train", "ant", "bee", "cat")
     folder(tmp_path / "in/val", "bee")
-    args = ["build", "--dataset", "image-folder", "--source", tmp_path / "in", "--workers", 1]
+    args = ["build", "--dataset", "image-folder", "--source", tmp_path / "in", "--num-workers", 1]
     run(*args, "--split", "train", "--dest", tmp_path / "train")
     run(*args, "--split", "val", "--dest", tmp_path / "val", "--classes-of", tmp_path / "train")
     manifest = read_manifest(Store(tmp_path / "val"))
@@ -171,7 +171,7 @@ def test_names_of_all_languages_are_taken(name: str, tmp_path: Path) -> None:
 def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.cls": b"1", "a.jpg": jpegs(1)[0]})
     (tmp_path / "classes.txt").write_text("ant\nbee\nant\n")
-    with pytest.raises(SourceError, match="two classes of .* are called 'ant'"):
+    with pytest.raises(SourceError, match=r"two classes of .* are called 'ant'"):
         DATASETS["webdataset"].open(tmp_path, "train")
 
 

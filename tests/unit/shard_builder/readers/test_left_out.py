@@ -72,7 +72,7 @@ def test_the_account_is_in_what_the_commands_print(run: Run, tmp_path: Path) -> 
     source = folder(tmp_path / "in", "train/a/1.jpg", "train/a/2.jpg")
     folder(source, "train/a/3.gif", "train/a/4.txt", data=b"#, cut")
     args = ["--dataset", "image-folder", "--source", source, "--split", "train"]
-    build_args = ["build", *args, "--dest", tmp_path / "out", "--workers", 1]
+    build_args = ["build", *args, "--dest", tmp_path / "out", "--num-workers", 1]
     assert "(.gif 1)" in run(*build_args, status=2)
     out = run(*build_args, "--max-rejects", 1)
     assert "1 rejected (.gif 1); 1 files left out, which are no images (.txt 1)" in out
@@ -90,8 +90,8 @@ def test_parts_that_are_built_elsewhere_keep_the_account(run: Run, tmp_path: Pat
     source = folder(tmp_path / "in", *(f"train/a/{i}.jpg" for i in range(9)))
     folder(source, "train/a/4.txt", data=b"x")
     args = ["build", "--dataset", "image-folder", "--source", source, "--split", "train", "--dest", tmp_path / "out"]
-    run(*args, "--shard-size", "6kB", "--workers", 1, "--shard-range", ":1")
-    run(*args, "--shard-size", "6kB", "--workers", 1, "--shard-range", "1:")
+    run(*args, "--shard-size", "6kB", "--num-workers", 1, "--shard-range", ":1")
+    run(*args, "--shard-size", "6kB", "--num-workers", 1, "--shard-range", "1:")
     assert json.loads(run("finalize", "--dest", tmp_path / "out", "--json"))["left_out"] == {".txt": 1}
 
 
