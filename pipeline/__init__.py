@@ -128,13 +128,12 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and is to find 
         try:
             value = getattr(import_module(_MODULES[name]), name)
         except ModuleNotFoundError as error:
-            from pipeline.command import EXTRAS
+            from pipeline.extras import missing_package
 
-            extra = EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
+            missing = missing_package(error.name or "")
+            if missing is None:
                 raise
-            sentence = f"pipeline.{name} needs {error.name}; run: pip install 'esvit-streaming[{extra}]'"
-            raise ModuleNotFoundError(sentence, name=error.name) from None
+            raise ModuleNotFoundError(f"pipeline.{name}: {missing}", name=error.name) from None
         globals()[name] = value
         return value
 

@@ -287,7 +287,7 @@ def open_training_stream(
 def open_sequential_stream(
     config: StreamConfig, global_batch: int, rank: int | None = None, world_size: int | None = None
 ) -> SampleStream:
-    """The stream of an evaluation: every sample once, by id; `mask` says where the last batch is filled up.
+    """The stream of an evaluation: every sample once, by id, in batches no larger than the data; see `mask`.
 
     Raises:
         ManifestError, StoreError: there is no readable manifest at one of `config.sources`.
@@ -295,4 +295,6 @@ def open_sequential_stream(
     """
     data_sets = [open_data_set(source.url) for source in config.sources]
     num_samples = sum(data_set.manifest.num_samples for data_set in data_sets)
-    return SampleStream(data_sets, SequentialOrder(num_samples, global_batch), config, rank, world_size)
+    num_ranks = find_ranks(rank, world_size).world_size
+    order = SequentialOrder(num_samples, min(global_batch, -(-num_samples // num_ranks) * num_ranks))
+    return SampleStream(data_sets, order, config, rank, world_size)

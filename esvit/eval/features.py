@@ -1,5 +1,6 @@
 """Frozen features of a whole data set, through the same shards, plan and executors as training."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,9 @@ from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
 from pipeline.errors import UserError
-from pipeline.loader import DataConfig, open_loader
+from pipeline.loader import DataConfig, ViewBatch, open_loader
 from pipeline.order import rank_slice
+from pipeline.progress import counted
 from pipeline.stream import open_sequential_stream
 
 
@@ -34,8 +36,8 @@ def extract(
 ) -> LabelledFeatures:
     """The pooled feature of the centre crop of every sample, on every rank; a collective call.
 
-    Each rank computes `batch_size` samples of every batch, and each sample is computed by one of them: where the
-    last batch is filled up, its mask leaves the repeats out.
+    Each rank computes `batch_size` samples of every batch, at most its share of all, and each sample is computed by
+    one of them: where the last batch is filled up, its mask leaves the repeats out.
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
@@ -50,13 +52,16 @@ def extract(
     labels = torch.zeros(manifest.num_samples, dtype=torch.long, device=here.device)
     mine = rank_slice(order.global_batch, here.rank, here.size)
     with open_loader(stream, CenterCrop(crop), data, here.device) as loader:
-        for batch in loader:
+        batches: Iterator[ViewBatch] = iter(loader)
+        if here.is_main:
+            batches = counted(batches, "computing features", order.num_steps, "batches")
+        for batch in batches:
             # Not `batch.ids`: an undecodable sample keeps its row, with what its neighbour has.
             rows = torch.from_numpy(order.batch(batch.epoch, batch.step)[mine][batch.mask]).to(here.device)
-            counted = torch.from_numpy(batch.mask).to(here.device)
-            pooled = backbone(batch.views[0][0]).pooled[counted]
+            is_counted = torch.from_numpy(batch.mask).to(here.device)
+            pooled = backbone(batch.views[0][0]).pooled[is_counted]
             features[rows] = F.normalize(pooled.float(), dim=1)
-            labels[rows] = batch.labels[counted]
+            labels[rows] = batch.labels[is_counted]
     # The rows of the other ranks are zero here.
     return LabelledFeatures(here.sum(features), here.sum(labels), manifest.classes)
 

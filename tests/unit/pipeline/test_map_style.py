@@ -196,4 +196,5 @@ def test_the_base_install_has_it_and_says_what_the_rest_needs(shards: Path) -> N
     found = json.loads(done.stdout or done.stderr)
     assert (found["samples"], found["size"], found["step"]) == (NUM, [WIDTH, HEIGHT], 32)
     for name in ("view_loader", "views", "ViewLoader", "RECIPES"):
-        assert found[name] == f"pipeline.{name} needs torch; run: pip install 'esvit-streaming[train]'"
+        what_to_do = "this needs the package torch; run: pip install 'esvit-streaming[train]'"
+        assert found[name] == f"pipeline.{name}: {what_to_do}"
