@@ -97,7 +97,11 @@ def new_parser(prog: str, description: str) -> CommandParser:
     version = f"%(prog)s {importlib.metadata.version('esvit-streaming')}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     parser.add_argument(
-        "--print-completion", action=_PrintCompletion, choices=_SHELLS, help="print the completion script of a shell"
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=_SHELLS,
+        default=argparse.SUPPRESS,
+        help="print the completion script of a shell",
     )
     return parser
 
