@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,9 +13,8 @@ from esvit.checkpoints.export import export
 from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
-from esvit.models import Backbone
+from esvit.models import Backbone, build_backbone
 from esvit.models.sizes import check_image_size
-from esvit.models.student_teacher import Network
 from pipeline.augment import CenterCropConfig
 from pipeline.command import write_json
 from pipeline.loader import DataConfig
@@ -23,12 +23,13 @@ from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
 
-def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
-    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode."""
-    model = source.model_config(saved)
+def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[str] = ()) -> Backbone:
+    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode; see `source.model_config`."""
+    model = source.model_config(saved, allow_import)
     prefix = "backbone."
-    backbone = Network(model, drop_path=False, with_regions=False).backbone
-    state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
+    backbone = build_backbone(model.backbone, drop_path=False)
+    tensors = source.network_of(saved, network).items()
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
     backbone.load_state_dict(state)
     return backbone.eval()
 
@@ -38,7 +39,7 @@ def knn(arguments: argparse.Namespace) -> int:
     saved = source.load(arguments.checkpoint, _warn)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:
-        backbone = load_backbone(saved, arguments.network).to(here.device)
+        backbone = load_backbone(saved, arguments.network, arguments.allow_import).to(here.device)
         check_image_size(backbone, arguments.size, here.device, f"--size {arguments.size}")
         train, test = (
             extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
@@ -63,7 +64,7 @@ def export_backbone(arguments: argparse.Namespace) -> int:
     """`esvit-eval export`: the backbone as safetensors and config, for timm."""
     store = Store(arguments.dest)
     saved = source.load(arguments.checkpoint, _warn)
-    files = [f"{store.url}/{name}" for name in export(saved, arguments.network, store)]
+    files = [f"{store.url}/{name}" for name in export(saved, arguments.network, store, arguments.allow_import)]
     if arguments.json:
         write_json({"step": saved["step"], "network": arguments.network, "files": files})
     else:

@@ -88,3 +88,11 @@ def _add_checkpoint_flags(command: argparse.ArgumentParser) -> None:
         "--checkpoint", type=not_empty, required=True, metavar="URL", help="file, or folder whose newest is taken"
     )
     command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="which of the two")
+    command.add_argument(
+        "--allow-import",
+        type=not_empty,
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or package from which the checkpoint may name a class of your own",
+    )

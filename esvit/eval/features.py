@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +12,9 @@ from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
 from pipeline.errors import UserError
 from pipeline.loader import DataConfig, ViewBatch, open_loader
-from pipeline.order import SequentialOrder, rank_slice
+from pipeline.order import rank_slice
 from pipeline.progress import counted
-from pipeline.shards.data_sets import open_data_set
-from pipeline.stream import SampleStream
+from pipeline.stream import open_sequential_stream
 
 
 class TooFewClasses(UserError):
@@ -45,19 +43,16 @@ def extract(
         ManifestError, StoreError: the shards cannot be read.
         TooFewClasses: there are fewer than two classes.
     """
-    (source,) = data.stream.sources
-    data_set = open_data_set(source.url)
+    stream = open_sequential_stream(data.stream, batch_size * here.size, here.rank, here.size)
+    (data_set,), order = stream.data_sets, stream.order
     manifest = data_set.manifest
-    check_classes(manifest.classes, source.url)
-    batch_size = min(batch_size, -(-manifest.num_samples // here.size))
-    order = SequentialOrder(manifest.num_samples, batch_size * here.size)
-    stream = SampleStream([data_set], order, data.stream, here.rank, here.size)
+    check_classes(manifest.classes, data_set.store.url)
     backbone.eval()
     features = torch.zeros(manifest.num_samples, backbone.width, device=here.device)
     labels = torch.zeros(manifest.num_samples, dtype=torch.long, device=here.device)
     mine = rank_slice(order.global_batch, here.rank, here.size)
     with open_loader(stream, CenterCrop(crop), data, here.device) as loader:
-        batches: Iterator[ViewBatch] = islice(loader, order.num_steps)
+        batches: Iterator[ViewBatch] = iter(loader)
         if here.is_main:
             batches = counted(batches, "computing features", order.num_steps, "batches")
         for batch in batches:

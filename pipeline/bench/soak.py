@@ -31,7 +31,7 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
     files: list[int] = []
     begin_s = time.monotonic()
     due_s = begin_s + _INTERVAL_S
-    with progress("streaming", seconds, "seconds") as advance, closing(iter(stream)) as batches:  # type: ignore[type-var]
+    with progress("streaming", seconds, "seconds") as advance, closing(stream.forever()) as batches:
         for _ in batches:
             now_s = time.monotonic()
             if now_s >= due_s:

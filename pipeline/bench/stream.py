@@ -19,8 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +85,9 @@ class StreamBench:
         return SampleStream([self._data_set], self._new_order(), config)
 
     def _epoch(self, stream: SampleStream) -> None:
-        with closing(iter(stream)) as batches:  # type: ignore[type-var]
-            for batch in islice(batches, stream.steps_per_epoch):
-                for image in batch.images:
-                    np.frombuffer(image, np.uint8)[:: mmap.PAGESIZE].max()
+        for batch in stream:
+            for image in batch.images:
+                np.frombuffer(image, np.uint8)[:: mmap.PAGESIZE].max()
 
     def _cold(self) -> None:
         with tempfile.TemporaryDirectory(dir=self._cache_dir) as folder:

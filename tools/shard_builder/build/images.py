@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from pipeline.config import Config
-from pipeline.pixels import MAX_PIXELS, upright
-from tools.shard_builder.build.metadata import ORIENTATION_TAG, jpeg_size, orientation, strip_metadata
+from pipeline.pixels import MAX_PIXELS, ORIENTATION_TAG, orientation, upright
+from tools.shard_builder.build.metadata import jpeg_size, strip_metadata
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _FORMATS = ("JPEG", "PNG", "WEBP")
