@@ -10,7 +10,8 @@ Ctrl-C saves and exits with 130.
 import argparse
 import sys
 
-from pipeline.command import new_parser, not_empty, run_command
+from pipeline.command import add_json_flag, new_parser, not_empty, run_command
+from pipeline.errors import UserError
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def _run() -> int:
     if arguments.check:
         from esvit.check import check
 
-        return check(config)
+        return check(config, arguments.json)
     from esvit.training import train
 
     return train(config)
@@ -56,4 +57,8 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="open data and networks, estimate memory and hours; train nothing",
     )
-    return parser.parse_args()
+    add_json_flag(parser)
+    arguments = parser.parse_args()
+    if arguments.json and not arguments.check:
+        raise UserError("--json is for --check; a run writes its log as log.jsonl")
+    return arguments
