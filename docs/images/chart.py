@@ -7,13 +7,17 @@ from xml.sax.saxutils import escape
 Points = Sequence[tuple[float, float]]
 
 STYLE = """<style>
-.page { fill: #ffffff } .panel { fill: #f7f9fb; stroke: #d5dde5 } text { fill: #1c2733 } .small { fill: #51606f; font-size: 11px }
-.name { font-weight: 600 } .big { font-size: 24px; font-weight: 600 } .grid { stroke: #dfe6ec } .mark { stroke: #8796a8; stroke-dasharray: 4 4 }
+.page { fill: #ffffff } .panel { fill: #f7f9fb; stroke: #d5dde5 }
+text { fill: #1c2733 } .small { fill: #51606f; font-size: 11px }
+.name { font-weight: 600 } .big { font-size: 24px; font-weight: 600 }
+.grid { stroke: #dfe6ec } .mark { stroke: #8796a8; stroke-dasharray: 4 4 }
 polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round }
 .c0 { stroke: #2f6fb3 } .c1 { stroke: #d1682b } .c2 { stroke: #3b8f5a } .c3 { stroke: #8a5bb5 }
 .t0 { fill: #2f6fb3 } .t1 { fill: #d1682b } .t2 { fill: #3b8f5a } .t3 { fill: #8a5bb5 }
 @media (prefers-color-scheme: dark) {
-.page { fill: #12171d } .panel { fill: #1a2129; stroke: #35414d } text { fill: #e7edf3 } .small { fill: #a9b6c3 } .grid { stroke: #2b3641 } .mark { stroke: #6d7d8e }
+.page { fill: #12171d } .panel { fill: #1a2129; stroke: #35414d }
+text { fill: #e7edf3 } .small { fill: #a9b6c3 }
+.grid { stroke: #2b3641 } .mark { stroke: #6d7d8e }
 .c0 { stroke: #6fb1f5 } .c1 { stroke: #f39a5f } .c2 { stroke: #72c993 } .c3 { stroke: #bd94e6 }
 .t0 { fill: #6fb1f5 } .t1 { fill: #f39a5f } .t2 { fill: #72c993 } .t3 { fill: #bd94e6 }
 }
@@ -67,9 +71,7 @@ def line_chart(
         drawn = " ".join(place(x, y) for x, y in points)
         parts.append(f'<polyline class="c{number % 4}" points="{drawn}"/>')
         if name:
-            parts.append(
-                f'<text class="t{number % 4}" font-size="11" x="{legend:.1f}" y="{top + height + 15}">{escape(name)}</text>'
-            )
+            parts.append(text(legend, top + height + 15, name, f"small t{number % 4}"))
             legend += 7 * len(name) + 14
     return parts
 

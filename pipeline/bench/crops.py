@@ -165,7 +165,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the views go")
     parser.add_argument("--output", choices=list(OUTPUT_TYPES), default="float32", help="type of the executors' views")
     parser.add_argument("--parity", action="store_true", help="compare with the first executor instead of timing")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="write a contact sheet (.png or .jpg) instead of timing")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE", help="draw a contact sheet (PNG or JPEG) instead of timing"
+    )
     parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the speeds as bars")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the peak memory")
     words = sys.argv[1:]
