@@ -1,11 +1,11 @@
-# make setup | check | test | demo | campaign | clean. CI calls the same targets.
+# make setup | check | test | test-base | demo | campaign | clean. CI calls the same targets.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRAS ?= train,dali,ray,parquet,transfer,dev
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup check test acceptance demo campaign services clean
+.PHONY: setup check test test-base acceptance demo campaign services clean
 
 setup: $(STAMP)
 
@@ -22,8 +22,28 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
+# On all cores, a file at a time on one of them; then what measures wall-clock time, by itself. CI adds coverage.
+COVERAGE := $(if $(CI),--cov --cov-append --cov-report=)
+
 test: setup
-	$(BIN)/python -m pytest
+	rm -f .coverage
+	$(BIN)/python -m pytest -m 'not acceptance and not alone' --numprocesses auto --dist loadfile $(COVERAGE)
+	$(BIN)/python -m pytest -m 'alone and not acceptance' $(COVERAGE)
+	$(if $(CI),$(BIN)/coverage report)
+
+# The shard builder on the newest Python, in the base install, which has no torch.
+PYTHON_313 := $(firstword $(foreach python,python3.13 $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python),\
+  $(if $(shell $(python) --version 2>/dev/null),$(python))))
+BASE_TESTS := tests/unit/shard_builder tests/unit/pipeline/format tests/unit/pipeline/order tests/unit/pipeline/store
+
+test-base: .venv-base/.installed
+	.venv-base/bin/python -m pytest --numprocesses auto --dist loadfile $(BASE_TESTS)
+
+.venv-base/.installed: pyproject.toml constraints.txt
+	test -n "$(PYTHON_313)" || { echo "there is no Python 3.13 here"; exit 1; }
+	test -x .venv-base/bin/python || $(PYTHON_313) -m venv .venv-base
+	.venv-base/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[parquet,ray,test,transfer]'
+	touch $@
 
 # The tests that are too long for every run.
 acceptance: setup
@@ -54,4 +74,4 @@ campaign: setup
 	ESVIT_CAMPAIGN_SAMPLES=50000 $(BIN)/python -m pytest -q tests/integration/test_fault_campaign.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs demo-output
+	rm -rf $(VENV) .venv-base build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs demo-output

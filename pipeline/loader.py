@@ -59,7 +59,7 @@ class ViewBatch:
     step: int
     ids: NDArray[np.int64]  # [B]
     mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
-    labels: torch.Tensor  # int64 [B]
+    labels: torch.Tensor  # int64 [B], see EncodedBatch
     views: list[torch.Tensor]  # one a group of equal sizes: float32 [V, B, 3, H, W], normalised
     num_encoded_bytes: int
 

@@ -98,7 +98,7 @@ class EncodedBatch:
     ids: NDArray[np.int64]  # [B]
     passes: NDArray[np.int64]  # [B], how often its data set was gone through before: with the id, the key of its views
     mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
-    labels: NDArray[np.int32]  # [B]
+    labels: NDArray[np.int32]  # [B], positions in the classes; or MULTI_LABEL, UNLABELLED of pipeline.format.index
     heights: NDArray[np.int64]  # [B], in pixels, before any EXIF rotation
     widths: NDArray[np.int64]  # [B]
     orientations: NDArray[np.int64]  # [B], EXIF 1 to 8

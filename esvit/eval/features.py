@@ -10,10 +10,15 @@ from torch import Tensor
 from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
+from pipeline.errors import UserError
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import SequentialOrder, rank_slice
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream
+
+
+class TooFewClasses(UserError):
+    """The data set has no labels, or one class only: nothing can be recognised."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,12 @@ def extract(
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
+        TooFewClasses: there are fewer than two classes.
     """
     (source,) = data.stream.sources
     data_set = open_data_set(source.url)
     manifest = data_set.manifest
+    check_classes(manifest.classes, source.url)
     order = SequentialOrder(manifest.num_samples, batch_size * here.size)
     stream = SampleStream([data_set], order, data.stream, here.rank, here.size)
     backbone.eval()
@@ -56,3 +63,14 @@ def extract(
             labels[rows] = batch.labels[counted]
     # The rows of the other ranks are zero here.
     return LabelledFeatures(here.sum(features), here.sum(labels), manifest.classes)
+
+
+def check_classes(classes: tuple[str, ...], name: str) -> None:
+    """Refuse what cannot be evaluated with labels: with one class, every answer would be right.
+
+    Raises:
+        TooFewClasses: there are fewer than two.
+    """
+    if len(classes) < 2:
+        found = f"one class, {classes[0]!r}" if classes else "no labels"
+        raise TooFewClasses(f"{name} has {found}; evaluation needs a data set of two classes or more")

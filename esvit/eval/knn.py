@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 
-from esvit.eval.features import LabelledFeatures
+from esvit.eval.features import LabelledFeatures, check_classes
 from pipeline.errors import UserError
 
 TEMPERATURE = 0.07
@@ -24,7 +24,9 @@ def knn_accuracy(
 
     Raises:
         ClassMismatch: the data sets have different classes.
+        TooFewClasses: they have fewer than two.
     """
+    check_classes(train.classes, "the training set")
     if train.classes != test.classes:
         raise ClassMismatch(
             f"the training set has {len(train.classes)} classes and the test set {len(test.classes)}, "

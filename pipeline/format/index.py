@@ -18,7 +18,7 @@ INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),  # first byte of the image inside the tar
         ("size", "<u4"),  # bytes of the encoded image
-        ("label", "<i4"),  # position in the manifest's classes; MULTI_LABEL where the tar has any number of them
+        ("label", "<i4"),  # position in the manifest's classes, or one of the two constants below
         ("height", "<u4"),  # pixels as stored, before any EXIF rotation
         ("width", "<u4"),
         ("orientation", "u1"),  # EXIF orientation 1..8; 1 where the image has none
@@ -28,6 +28,9 @@ INDEX_DTYPE = np.dtype(
 ROW_DTYPE = np.dtype((np.void, INDEX_DTYPE.itemsize))
 
 MULTI_LABEL = -1
+"""The sample has any number of labels; the tar has them."""
+UNLABELLED = -2
+"""The sample has no label: nobody has said what it shows. Then the manifest has no classes."""
 
 _MAGIC = b"\x93NUMPY\x01\x00"  # of version 1.0; then two bytes with the length of the header, and the header
 

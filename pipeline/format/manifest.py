@@ -58,6 +58,7 @@ class Manifest(Config):
     dataset: str
     split: str
     classes: tuple[str, ...]
+    """Empty where the data set is unlabelled."""
     shards: tuple[ShardEntry, ...]
     num_samples: PositiveInt
     num_bytes: PositiveInt

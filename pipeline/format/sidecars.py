@@ -1,7 +1,7 @@
 """What other readers want beside a shard: DALI and Energon an index of it, wids and Energon a description of them all.
 
 Our own readers use none of these. All follow from the members of the tars, so they need no hash in the manifest.
-- DALI: `<shard>.idx`, text: `v1.2 N`, then a line a sample, of each member `ext offset size name`. Without it DALI
+- DALI: `<shard>.idx`, text: `v1.2 N`, then a line per sample, of each member `ext offset size name`. Without it DALI
   reads a tar that was cut between two members as a shorter one, without an error.
 - Energon (Megatron): `<shard>.tar.idx`, u64 little-endian: where each sample begins, and where the last one ends; and
   three small files in `.nv-meta/`. Its `index.sqlite`, for joins by key, is left to `energon prepare`.
@@ -18,6 +18,9 @@ import numpy as np
 
 from pipeline.format.index import Index
 from pipeline.format.manifest import Manifest, ShardEntry
+
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+"""Of the images in our shards, by content."""
 
 
 class Member(NamedTuple):
@@ -81,10 +84,10 @@ def data_set_sidecars(manifest: Manifest) -> dict[str, bytes]:
     info = {"shard_counts": {entry.tar_name: entry.num_samples for entry in manifest.shards}}
     split = {"split_parts": {manifest.split: names}, "exclude": []}
     # JSON is YAML. A field lists its alternatives: images are of three kinds, labels one number or a list.
-    dataset = {
-        "sample_type": {"__module__": "megatron.energon", "__class__": "ImageClassificationSample"},
-        "field_map": {"image": "jpg,png,webp", "label": "cls,json[labels]"},
-    }
+    kind, fields = "ImageSample", {"image": ",".join(IMAGE_EXTENSIONS)}
+    if manifest.classes:
+        kind, fields = "ImageClassificationSample", {**fields, "label": "cls,json[labels]"}
+    dataset = {"sample_type": {"__module__": "megatron.energon", "__class__": kind}, "field_map": fields}
     return {
         "wids.json": _json(wids),
         ".nv-meta/.info.json": _json(info),

@@ -1,7 +1,8 @@
-"""Tar shards: plain USTAR, two members a sample (its label and its image), the same input the same bytes.
+"""Tar shards: plain USTAR, two members per sample (its label and its image), the same input the same bytes.
 
 The label is `<key>.cls`, a class number, or, in a multi-label data set, `<key>.json`: `{"labels": [3, 7]}`. The image
-follows as `<key>.<ext>`. Where a build keeps metadata, `<key>.meta.json` stands between the two.
+follows as `<key>.<ext>`. Where a build keeps metadata, `<key>.meta.json` stands between the two. An unlabelled data
+set has no label members.
 
 The layout is the one of webdataset. Beyond it, nothing of the machine or the moment gets in, the index falls out of
 the same pass, and a cut file does not pass unseen: a tar that ends at a member boundary reads as a shorter tar
@@ -20,11 +21,11 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.format.checksum import HashingWriter
-from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, Index
-from pipeline.format.sidecars import Member, dali_index, dali_row
+from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, UNLABELLED, Index
+from pipeline.format.sidecars import IMAGE_EXTENSIONS, Member, dali_index, dali_row
 
-Label = int | tuple[int, ...]
-"""A position in the manifest's classes, or, in a multi-label data set, all of them in ascending order."""
+Label = int | tuple[int, ...] | None
+"""A position in the manifest's classes; in a multi-label data set all of them in ascending order; None: unlabelled."""
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
@@ -60,8 +61,8 @@ class TarSample(NamedTuple):
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """All of them: one, unless the data set is a multi-label one."""
-        return (self.label,) if isinstance(self.label, int) else self.label
+        """All of them: one, unless the data set is a multi-label one, or unlabelled."""
+        return (self.label,) if isinstance(self.label, int) else self.label or ()
 
 
 class ShardWriter:
@@ -89,10 +90,11 @@ class ShardWriter:
     ) -> None:
         """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
+        members = []
         if isinstance(label, int):
-            members = [self._write_member(f"{key}.cls", str(label).encode())]
-        else:
-            members = [self._write_member(f"{key}.json", json.dumps({"labels": label}).encode())]
+            members.append(self._write_member(f"{key}.cls", str(label).encode()))
+        elif label is not None:
+            members.append(self._write_member(f"{key}.json", json.dumps({"labels": label}).encode()))
         if metadata:
             members.append(self._write_member(f"{key}.{_METADATA}", metadata))
         members.append(self._write_member(f"{key}.{ext}", image))
@@ -152,7 +154,9 @@ def _header(name: str, num_bytes: int) -> bytes:
 
 
 def index_label(label: Label) -> int:
-    """What the index says of a label: itself, or `MULTI_LABEL`, for then only the tar has them."""
+    """What the index says of a label: itself, or `UNLABELLED`, or `MULTI_LABEL`, for then only the tar has them."""
+    if label is None:
+        return UNLABELLED
     return label if isinstance(label, int) else MULTI_LABEL
 
 
@@ -164,8 +168,8 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
     """
     try:
         with tarfile.open(path, "r:") as tar:
-            while label_member := tar.next():
-                yield _read_sample(path, tar, label_member)
+            while first := tar.next():
+                yield _read_sample(path, tar, first)
             end = tar.offset
     except tarfile.TarError as error:
         raise TarError(f"shard {path} is not a whole tar file: {error}") from None
@@ -178,16 +182,19 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
         raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
 
 
-def _read_sample(path: str | Path, tar: tarfile.TarFile, label_member: tarfile.TarInfo) -> TarSample:
-    key, _, suffix = label_member.name.partition(".")
-    image_member, metadata = tar.next(), b""
+def _read_sample(path: str | Path, tar: tarfile.TarFile, first: tarfile.TarInfo) -> TarSample:
+    key, _, suffix = first.name.partition(".")
+    image_member: tarfile.TarInfo | None = first
+    text, metadata, is_labelled = b"", b"", suffix in ("cls", "json")
+    if is_labelled:
+        text, image_member = _content(tar, first), tar.next()
     if image_member and image_member.name == f"{key}.{_METADATA}":
         metadata, image_member = _content(tar, image_member), tar.next()
     image_key, _, ext = image_member.name.partition(".") if image_member else ("", "", "")
-    if image_member is None or suffix not in ("cls", "json") or image_key != key:
-        raise TarError(f"shard {path}: member {label_member.name} is not followed by the image of its sample")
-    label, image = _parse_label(suffix, _content(tar, label_member)), _content(tar, image_member)
-    if len(image) != image_member.size or label is None:
+    if image_member is None or image_key != key or ext not in IMAGE_EXTENSIONS:
+        raise TarError(f"shard {path}: member {first.name} is not followed by the image of its sample")
+    image, label = _content(tar, image_member), _parse_label(suffix, text) if is_labelled else None
+    if len(image) != image_member.size or (is_labelled and label is None):
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
     return TarSample(key, ext, image_member.offset_data, image, label, metadata)
 

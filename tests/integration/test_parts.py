@@ -15,7 +15,7 @@ from pipeline.telemetry import STORE_HEDGES, STORE_READ_BYTES
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
 from support.shards import image, jpegs, write_shards
 
-pytestmark = pytest.mark.s3
+pytestmark = [pytest.mark.s3, pytest.mark.alone]
 
 PART = 2**18
 CONTENT = os.urandom(10 * PART + 1)

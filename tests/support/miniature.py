@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.format.tar import Label
 from support.shards import encode
 from tools.shard_builder.readers import DATASETS, Reader
 
@@ -65,9 +66,9 @@ def found(dataset: str, source: Path, split: str, *, as_pixels: bool = False) ->
     return sorted(zip((names_of(reader, record.label) for record in records), contents, strict=True))
 
 
-def names_of(reader: Reader, label: int | tuple[int, ...]) -> tuple[str, ...]:
-    """The class names of a label."""
-    return tuple(reader.classes[number] for number in ((label,) if isinstance(label, int) else label))
+def names_of(reader: Reader, label: Label) -> tuple[str, ...]:
+    """The class names of a label; none where there is no label."""
+    return tuple(reader.classes[number] for number in ((label,) if isinstance(label, int) else label or ()))
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> bytes:

@@ -109,7 +109,9 @@ def _shuffled_order(seed: int) -> Callable[[Record], bytes]:
 
 def _tar_bytes(record: Record) -> int:
     """What the sample takes in the tar: label, metadata and image, each a header and whole blocks."""
-    num_blocks = 3 - (-record.num_bytes // tarfile.BLOCKSIZE)
+    num_blocks = 1 - (-record.num_bytes // tarfile.BLOCKSIZE)
+    if record.label is not None:
+        num_blocks += 2
     if record.metadata:
         num_blocks += 1 - (-record.metadata.num_bytes // tarfile.BLOCKSIZE)
     return num_blocks * tarfile.BLOCKSIZE

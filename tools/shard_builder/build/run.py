@@ -48,6 +48,8 @@ class BuildOptions:
     """More images than this that cannot be used are an error."""
     allow_subset: bool = False
     """Take a data set of which fewer classes or images are there than were published."""
+    unlabelled: bool = False
+    """Take images only: no labels, no classes, no class folders."""
     images: ImagePolicy = AS_THEY_ARE
     deduplicate: bool = False
     """Of images with equal bytes, leave out all but the first by path."""
@@ -159,7 +161,13 @@ def _report(
 
 
 def _plan(options: BuildOptions) -> Plan:
-    reader = open_reader(options.dataset, options.source, options.split, allow_subset=options.allow_subset)
+    reader = open_reader(
+        options.dataset,
+        options.source,
+        options.split,
+        allow_subset=options.allow_subset,
+        unlabelled=options.unlabelled,
+    )
     return make_plan(
         reader.records(),
         reader.classes,

@@ -24,6 +24,9 @@ def add_plan_arguments(command: argparse.ArgumentParser) -> None:
     order = command.add_mutually_exclusive_group()
     order.add_argument("--shuffle-seed", type=int, default=0, metavar="N")
     order.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
+    command.add_argument(
+        "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
+    )
     command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
 
 

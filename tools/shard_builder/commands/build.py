@@ -68,6 +68,7 @@ def _build(args: argparse.Namespace) -> None:
                 num_workers=args.workers,
                 max_rejects=args.max_rejects,
                 allow_subset=args.allow_subset,
+                unlabelled=args.unlabelled,
                 images=ImagePolicy(**{name: getattr(args, name) for name in ImagePolicy.model_fields}),
                 deduplicate=args.deduplicate,
                 keep_metadata=args.keep_metadata,
@@ -89,8 +90,9 @@ def _report(report: BuildReport, as_json: bool) -> None:
 
 
 def _summary(report: BuildReport) -> str:
+    classes = f"of {report.num_classes:,} classes" if report.num_classes else "without labels"
     holds = (
-        f"{report.url}: {report.num_samples:,} samples of {report.num_classes:,} classes in "
+        f"{report.url}: {report.num_samples:,} samples {classes} in "
         f"{report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB, {report.num_rejects:,} rejected"
     )
     if report.was_complete:

@@ -57,7 +57,9 @@ def add_plan_command(commands: Commands) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    reader = open_reader(args.dataset, args.source, args.split, allow_subset=args.allow_subset)
+    reader = open_reader(
+        args.dataset, args.source, args.split, allow_subset=args.allow_subset, unlabelled=args.unlabelled
+    )
     plan = make_plan(
         reader.records(),
         reader.classes,

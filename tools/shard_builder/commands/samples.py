@@ -82,4 +82,6 @@ def _read_one(store: Store, entry: ShardEntry, index: Index, row: int) -> TarSam
 
 def label_names(sample: TarSample, classes: Sequence[str]) -> tuple[str, ...]:
     """The classes of a sample; a number where there is no such class."""
+    if sample.label is None:
+        return ("(unlabelled)",)
     return tuple(classes[label] if 0 <= label < len(classes) else str(label) for label in sample.labels)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.errors import UserError
-from pipeline.format.index import MULTI_LABEL, Index
+from pipeline.format.index import Index
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.indexes import read_indexes
@@ -67,7 +67,7 @@ def collect_stats(store: Store) -> dict[str, Any]:
     indexes = list(read_indexes(store, manifest.shards))
     for index in indexes:
         labels = index["label"]
-        counts += np.bincount(labels[labels != MULTI_LABEL], minlength=len(counts))
+        counts += np.bincount(labels[labels >= 0], minlength=len(counts))
     summary = manifest.model_dump(mode="json", exclude={"shards", "classes", "schema_version"})
     return summary | {
         "url": store.url,
@@ -97,7 +97,7 @@ def render_stats(stats: dict[str, Any], console: Console) -> None:
     totals.add_row("data set, split", f"{stats['dataset']}, {stats['split']}")
     totals.add_row("samples", f"{stats['num_samples']:,}")
     totals.add_row("rejected images", f"{stats['num_rejects']:,}")
-    totals.add_row("classes", f"{stats['num_classes']:,}")
+    totals.add_row("classes", f"{stats['num_classes']:,}" if stats["num_classes"] else "none: unlabelled")
     totals.add_row("shards", f"{stats['num_shards']:,}")
     totals.add_row("bytes", f"{stats['num_bytes']:,} ({stats['num_bytes'] / 1e6:,.1f} MB)")
     totals.add_row("manifest digest", stats["digest"])
@@ -106,7 +106,8 @@ def render_stats(stats: dict[str, Any], console: Console) -> None:
     for percent in map(str, _PERCENTS):
         sizes.add_row(percent, *(f"{stats[name]['percentiles'][percent]:,}" for name in _COLUMNS))
     console.print(sizes)
-    console.print(_class_table(stats["samples_per_class"]))
+    if stats["num_classes"]:
+        console.print(_class_table(stats["samples_per_class"]))
 
 
 def _class_table(counts: dict[str, int]) -> Table:

@@ -22,8 +22,8 @@ def render_page(stats: dict[str, Any]) -> str:
     body = [
         f"<h1>{title}</h1><p>{html.escape(stats['url'])}<br>manifest digest <code>{stats['digest']}</code></p>",
         _table([(name.removeprefix("num_"), [f"{value:,}"]) for name, value in facts]),
-        "<h2>Samples per class</h2>",
-        _classes(stats["samples_per_class"]),
+        "<h2>Samples per class</h2>" if stats["num_classes"] else "<p>The images are unlabelled.</p>",
+        _classes(stats["samples_per_class"]) if stats["num_classes"] else "",
         *(_distribution(name, unit, stats[name]) for name, unit in _UNITS.items()),
     ]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'

@@ -171,6 +171,9 @@ def _check_rows(task: _Task, tar: Path) -> list[str]:
             return [*problems, f"{entry.tar_name}: does not hold the {entry.num_samples} samples of its index"]
         if (row["offset"], row["size"], row["label"]) != (sample.offset, len(sample.image), index_label(sample.label)):
             problems.append(f"{entry.tar_name}: sample {sample.key} is not where or what the index says")
+        elif (sample.label is None) != (task.num_classes == 0):
+            has, should = ("no label", "all") if sample.label is None else ("a label", "none")
+            problems.append(f"{entry.tar_name}: sample {sample.key} has {has}; by the manifest {should} of them have")
         elif not all(0 <= label < task.num_classes for label in sample.labels):
             problems.append(f"{entry.tar_name}: sample {sample.key} has label {sample.label}, which is no class")
         elif task.decode and (fault := _fault_of_image(sample, row)):

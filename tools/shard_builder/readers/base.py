@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol, Self
 
 from pipeline.errors import UserError
@@ -55,12 +56,20 @@ class Record(NamedTuple):
         return cls(make_key(path), path, label, source, metadata)
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a source is read where its layout leaves a choice."""
+
+    unlabelled: bool = False
+    """Take images only: no labels, and so no classes."""
+
+
 class Reader(Protocol):
-    """A source of labelled images."""
+    """A source of images."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is a position in it."""
+        """Class names; a label is a position in it. Empty where the images are unlabelled."""
 
     def records(self) -> Iterator[Record]:
         """Every image, in a fixed order, without reading its content; may be asked for more than once.
@@ -79,6 +88,21 @@ class Listing:
 
     def records(self) -> Iterator[Record]:
         return self.list_records()
+
+
+def without_labels(reader: Reader) -> Listing:
+    """The images of a reader, unlabelled."""
+    return Listing((), lambda: (record._replace(label=None) for record in reader.records()))
+
+
+def fixed_layout(read: Callable[[Path, str], Reader]) -> Callable[[Path, str, ReadOptions], Reader]:
+    """The reader of a data set whose layout leaves nothing to choose but to take its labels or not."""
+
+    def read_with_options(source: Path, split: str, options: ReadOptions) -> Reader:
+        reader = read(source, split)
+        return without_labels(reader) if options.unlabelled else reader
+
+    return read_with_options
 
 
 def make_key(path: str) -> str:

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
 from tools.shard_builder.readers.layout import class_names
 
 Metric = Literal["accuracy", "mean-per-class", "roc-auc", "11-point-map"]
 Use = Literal["format", "pre-training", "transfer"]
 Suite = Literal["elevater", "clip-18"]
+_AS_IT_IS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class Dataset:
 
     name: str
     use: Use
-    read: Callable[[Path, str], Reader]
-    """Of the source folder and the split."""
+    read: Callable[[Path, str, ReadOptions], Reader]
+    """Of the source folder, the split and the options."""
     layout: str
     """What the source folder holds, for people; alternatives are separated by `or`."""
     page: str = ""
@@ -32,7 +33,7 @@ class Dataset:
     suites: tuple[Suite, ...] = ()
     """The benchmarks that a transfer set is part of: ELEVATER's 20, or the 18 of the EsViT paper (CLIP's)."""
 
-    def open(self, source: Path, split: str, *, allow_subset: bool = False) -> Reader:
+    def open(self, source: Path, split: str, *, allow_subset: bool = False, options: ReadOptions = _AS_IT_IS) -> Reader:
         """The reader of one split, which checks classes at once and counts images while they are listed.
 
         With `allow_subset` some classes and images may be missing, but none may be unknown.
@@ -44,11 +45,12 @@ class Dataset:
         if not source.exists():
             raise SourceError(f"cannot read source {source}: there is no such file or folder")
         if not self.num_images:
-            return self.read(source, split)
+            return self.read(source, split, options)
         if split not in self.num_images:
             raise SourceError(f"{self.name} has the splits {', '.join(self.num_images)}, not {split!r}")
-        reader = self.read(source, split)
-        self._check_classes(reader.classes, source, allow_subset)
+        reader = self.read(source, split, options)
+        if reader.classes:
+            self._check_classes(reader.classes, source, allow_subset)
         return Listing(reader.classes, lambda: self._counted(reader.records(), source, split, allow_subset))
 
     def _check_classes(self, found: tuple[str, ...], source: Path, allow_subset: bool) -> None:

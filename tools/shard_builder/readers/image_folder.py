@@ -1,13 +1,31 @@
-"""A folder with one sub-folder a class: `SOURCE/[SPLIT/]CLASS/**/IMAGE`."""
+"""A folder of images: with a sub-folder per class, `SOURCE/[SPLIT/]CLASS/**/IMAGE`, or unlabelled."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tools.shard_builder.readers.base import Record, SourceError
+from pipeline.format.tar import Label
+from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
 from tools.shard_builder.readers.sources import FileSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def image_folder(source: Path, split: str, options: ReadOptions) -> Reader:
+    """`ImageFolder`, or, unlabelled, every image at any depth below the same folder: class folders mean nothing.
+
+    Raises:
+        SourceError: the folder cannot be read, or has no class folders where labels are wanted.
+    """
+    if not options.unlabelled:
+        return ImageFolder(source, split)
+    root = split_folder(source, split)
+    return Listing((), lambda: walk_images(root, "", None))
+
+
+def split_folder(source: Path, split: str) -> Path:
+    """`source/split` where that is a folder, else `source`."""
+    return source / split if (source / split).is_dir() else source
 
 
 class ImageFolder:
@@ -18,14 +36,17 @@ class ImageFolder:
     """
 
     def __init__(self, source: Path, split: str) -> None:
-        self._root = source / split if (source / split).is_dir() else source
+        self._root = split_folder(source, split)
         try:
             names = [entry.name for entry in os.scandir(self._root) if entry.is_dir()]
         except OSError as error:
             raise SourceError(f"cannot read source {self._root}: {error.strerror}") from None
         self.classes = tuple(sorted(name for name in names if not name.startswith(".")))
         if not self.classes:
-            raise SourceError(f"source {self._root} has no class folders; expected {self._root}/CLASS/IMAGE.jpg")
+            raise SourceError(
+                f"source {self._root} has no class folders; expected {self._root}/CLASS/IMAGE.jpg, "
+                "or pass --unlabelled to take images without classes"
+            )
         if unprintable := [name for name in self.classes if not name.isprintable()]:
             raise SourceError(f"the name of class folder {unprintable[0]!r} is no clean text; rename it")
 
@@ -34,15 +55,15 @@ class ImageFolder:
             yield from walk_images(self._root, name, label)
 
 
-def walk_images(root: Path, folder: str, label: int) -> Iterator[Record]:
-    """The images at any depth below `root/folder`, in sorted order; their paths are relative to `root`.
+def walk_images(root: Path, folder: str, label: Label) -> Iterator[Record]:
+    """The images at any depth below `root/folder` ("": `root` itself), sorted; their paths are relative to `root`.
 
     Raises:
         SourceError: a folder or a file cannot be read.
     """
     try:
         for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
-            path = f"{folder}/{entry.name}"
+            path = f"{folder}/{entry.name}" if folder else entry.name
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():

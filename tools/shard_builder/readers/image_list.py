@@ -1,4 +1,4 @@
-"""A table of images: CSV or Parquet with the columns `path` and `label`."""
+"""A table of images: CSV or Parquet with the columns `path` and, unless the images are unlabelled, `label`."""
 
 import json
 from collections.abc import Iterator
@@ -6,34 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from tools.shard_builder.readers.annotations import csv_columns, read_csv
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
 from tools.shard_builder.readers.parquet import parquet_columns, read_parquet_columns
 from tools.shard_builder.readers.sources import FileSource, TextSource
 
 _FORMATS = (".csv", ".parquet")
 
 
-def image_list(source: Path, split: str) -> Reader:
+def image_list(source: Path, split: str, options: ReadOptions) -> Reader:
     """The source is the table, or a folder that holds `<split>.csv` or `<split>.parquet`.
 
     Paths are absolute or relative to the folder of the table. Labels that are all whole numbers are class numbers,
     and the classes are named by them; other labels are class names. The table is read twice, not held in memory.
-    Metadata are its other columns.
+    Metadata are its other columns. Unlabelled, the column `label` is one of these, and need not be there.
     """
     table = _find_table(source, split)
-    classes = numbered_or_sorted({str(label) for _, label in _rows(table)})
+    columns = ("path",) if options.unlabelled else ("path", "label")
+    others = [name for name in _columns(table) if name not in columns]
+    classes = () if options.unlabelled else numbered_or_sorted({str(label) for _, label in _rows(table, *columns)})
     labels = {name: label for label, name in enumerate(classes)}
 
     def records() -> Iterator[Record]:
-        others = [name for name in _columns(table) if name not in ("path", "label")]
-        for path, label, *values in _rows(table, *others):
+        for path, *values in _rows(table, *columns, *others):
+            label = None if options.unlabelled else labels[str(values.pop(0))]
             metadata = json.dumps(dict(zip(others, values, strict=True)), default=str) if others else None
-            yield Record.of(
-                str(path),
-                labels[str(label)],
-                FileSource.at(table.parent, str(path)),
-                TextSource(metadata) if metadata else None,
-            )
+            image = FileSource.at(table.parent, str(path))
+            yield Record.of(str(path), label, image, TextSource(metadata) if metadata else None)
 
     return Listing(classes, records)
 
@@ -58,7 +56,7 @@ def _columns(table: Path) -> list[str]:
     return csv_columns(table) if table.suffix == ".csv" else parquet_columns(table)
 
 
-def _rows(table: Path, *others: str) -> Iterator[tuple[Any, ...]]:
-    """Path, label, and the values of the other columns."""
+def _rows(table: Path, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """The values of these columns."""
     read = read_csv if table.suffix == ".csv" else read_parquet_columns
-    yield from read(table, "path", "label", *others)
+    yield from read(table, *columns)

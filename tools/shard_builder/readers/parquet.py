@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.shard_builder.readers.annotations import reading
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
 from tools.shard_builder.readers.layout import optional_module
 
 _BATCH_ROWS = 8192
@@ -54,7 +54,7 @@ class ParquetRowSource:
         return json.dumps(values, default=str).encode()
 
 
-def parquet_images(source: Path, split: str) -> Reader:
+def parquet_images(source: Path, split: str, options: ReadOptions) -> Reader:
     """`[data/]<split>-*.parquet` with a column of encoded images and, unless they are without classes, one of numbers.
 
     Class names are those of the schema that Hugging Face's `datasets` writes, else the numbers. Metadata are the
@@ -64,7 +64,11 @@ def parquet_images(source: Path, split: str) -> Reader:
     schema = _open(tables[0]).schema_arrow
     image = _first_column(tables[0], schema.names, ("image", "img", "jpg", "png", "webp"))
     label = next((name for name in ("label", "fine_label", "cls") if name in schema.names), None)
-    classes = _class_names(schema, label) or _numbers(tables, label)
+    if options.unlabelled:
+        label = None
+    classes = _class_names(schema, label)
+    if classes is None:
+        classes = _numbers(tables, label)
     is_other = {field.name: field.name not in (image, label) and "binary" not in str(field.type) for field in schema}
     others = tuple(filter(is_other.get, schema.names))
 
@@ -101,9 +105,9 @@ def _records(table: Path, image: str, label: str | None, others: tuple[str, ...]
         metadata = file.metadata.row_group(group)
         num_bytes = _column_bytes(metadata, image) // max(1, metadata.num_rows)
         num_other_bytes = sum(_column_bytes(metadata, name) for name in others) // max(1, metadata.num_rows)
-        labels = file.read_row_group(group, columns=[label])[label].to_pylist() if label else [0] * metadata.num_rows
+        labels = file.read_row_group(group, columns=[label])[label].to_pylist() if label else [None] * metadata.num_rows
         for row, number in enumerate(labels):
-            if not isinstance(number, int) or not 0 <= number < num_classes:
+            if label and (not isinstance(number, int) or not 0 <= number < num_classes):
                 raise SourceError(f"row {first + row} of {table} has label {number!r}; expected 0 to {num_classes - 1}")
             source = ParquetSource(str(table), image, group, row, num_bytes)
             rest = ParquetRowSource(str(table), others, group, row, num_other_bytes) if others else None
@@ -132,7 +136,7 @@ def _first_column(table: Path, names: list[str], wanted: tuple[str, ...]) -> str
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
     if label is None:
-        return ("unlabelled",)
+        return ()
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(features[label]["names"])

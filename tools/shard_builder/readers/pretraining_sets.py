@@ -1,8 +1,9 @@
 """The formats that hold any data set, and the data sets of the paper's pre-training, a row each."""
 
+from tools.shard_builder.readers.base import fixed_layout
 from tools.shard_builder.readers.dataset import Dataset
 from tools.shard_builder.readers.esvit_archives import esvit_tsv, esvit_zip
-from tools.shard_builder.readers.image_folder import ImageFolder
+from tools.shard_builder.readers.image_folder import image_folder
 from tools.shard_builder.readers.image_list import image_list
 from tools.shard_builder.readers.imagenet import imagenet_1k, imagenet_22k
 from tools.shard_builder.readers.parquet import parquet_images
@@ -13,7 +14,7 @@ FORMATS = (
     Dataset(
         name="image-folder",
         use="format",
-        read=ImageFolder,
+        read=image_folder,
         layout="[SPLIT/]CLASS/**/*.{jpg,jpeg,png,webp}",
     ),
     Dataset(
@@ -37,13 +38,13 @@ FORMATS = (
     Dataset(
         name="esvit-zip",
         use="format",
-        read=esvit_zip,
+        read=fixed_layout(esvit_zip),
         layout="SPLIT.zip and SPLIT_map.txt (name, tab, class number)",
     ),
     Dataset(
         name="esvit-tsv",
         use="format",
-        read=esvit_tsv,
+        read=fixed_layout(esvit_tsv),
         layout="SPLIT.tsv or SPLIT/*.tsv (key, label, base64) with .lineidx beside it; labelmap_22k_reorder.txt",
     ),
 )
@@ -52,7 +53,7 @@ PRETRAINING_SETS = (
     Dataset(
         name="imagenet-1k",
         use="pre-training",
-        read=imagenet_1k,
+        read=fixed_layout(imagenet_1k),
         layout=(
             "train/WNID/*.JPEG or ILSVRC2012_img_train.tar or ILSVRC/Data/CLS-LOC/train/WNID/*.JPEG; "
             "val/WNID/*.JPEG, or val/*.JPEG or ILSVRC2012_img_val.tar with ILSVRC2012_devkit_t12/, "
@@ -65,7 +66,7 @@ PRETRAINING_SETS = (
     Dataset(
         name="imagenet-22k",
         use="pre-training",
-        read=imagenet_22k,
+        read=fixed_layout(imagenet_22k),
         layout="[train/]WNID/*.JPEG or [train/]WNID.tar or fall11_whole.tar",
         page="https://image-net.org/download.php",
         num_classes=21_841,
@@ -74,7 +75,7 @@ PRETRAINING_SETS = (
     Dataset(
         name="webvision-v1",
         use="pre-training",
-        read=webvision,
+        read=fixed_layout(webvision),
         layout=(
             "info/{synsets,train_filelist_google,train_filelist_flickr,val_filelist}.txt, google/q*/*.jpg, "
             "flickr/q*/*.jpg, val_images_256/*.jpg (or val_images/)"
@@ -86,10 +87,9 @@ PRETRAINING_SETS = (
     Dataset(
         name="openimages-v4",
         use="pre-training",
-        read=open_images,
+        read=fixed_layout(open_images),
         layout="{train,validation,test}/*.jpg or {train_0,...,train_f,validation,test}/*.jpg",
         page="https://storage.googleapis.com/openimages/web/factsfigures_v4.html",
-        num_classes=1,
         num_images={"train": 9_011_219, "validation": 41_620, "test": 125_436},
     ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.shard_builder.readers.base import Reader
+from tools.shard_builder.readers.base import Reader, fixed_layout
 from tools.shard_builder.readers.dataset import Dataset, Metric, Suite
 from tools.shard_builder.readers.kitti_distance import kitti_distance
 from tools.shard_builder.readers.transfer_arrays import (
@@ -46,7 +46,7 @@ def _row(
     page: str,
     layout: str,
 ) -> Dataset:
-    return Dataset(name, "transfer", read, layout, page, num_classes, num_images, metric, suites)
+    return Dataset(name, "transfer", fixed_layout(read), layout, page, num_classes, num_images, metric, suites)
 
 
 TRANSFER_SETS = (

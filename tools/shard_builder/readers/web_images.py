@@ -9,7 +9,6 @@ from tools.shard_builder.readers.base import Listing, Reader, Record, SourceErro
 from tools.shard_builder.readers.image_folder import walk_images
 from tools.shard_builder.readers.layout import find, listed_files
 
-UNLABELLED = "unlabelled"
 _WEBVISION_LISTS = {
     "train": ("train_filelist_google.txt", "train_filelist_flickr.txt"),
     "val": ("val_filelist.txt",),
@@ -34,7 +33,7 @@ def webvision(source: Path, split: str) -> Reader:
 
 
 def open_images(source: Path, split: str) -> Reader:
-    """Folders of images without classes: `train/`, or `train_0/` to `train_f/`, as the archives unpack.
+    """Folders of unlabelled images: `train/`, or `train_0/` to `train_f/`, as the archives unpack.
 
     Its labels are many to an image and incomplete, and pre-training does not use any.
     """
@@ -46,6 +45,6 @@ def open_images(source: Path, split: str) -> Reader:
 
     def records() -> Iterator[Record]:
         for folder in folders:
-            yield from walk_images(source, folder.name, 0)
+            yield from walk_images(source, folder.name, None)
 
-    return Listing((UNLABELLED,), records)
+    return Listing((), records)

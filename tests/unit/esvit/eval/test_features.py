@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from esvit.distributed import World
-from esvit.eval.features import LabelledFeatures, extract
+from esvit.eval.features import LabelledFeatures, TooFewClasses, extract
 from esvit.models import Backbone
 from esvit.models.backbone import Features
 from pipeline.augment import CenterCropConfig
@@ -86,3 +86,10 @@ def test_an_undecodable_sample_has_the_row_of_its_neighbour(tmp_path: Path) -> N
     found, _ = features_of(str(tmp_path), BATCH)
     assert found.features[5].tolist() == found.features[6].tolist() and found.labels[5] == 6
     torch.testing.assert_close(found.features.norm(dim=1), torch.ones(NUM_SAMPLES))
+
+
+def test_without_labels_nothing_is_computed(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, jpegs(2))
+    (tmp_path / "manifest.json").write_bytes(manifest.replace(classes=()).to_bytes())
+    with pytest.raises(TooFewClasses, match=f"{tmp_path} has no labels"):
+        features_of(str(tmp_path), BATCH)

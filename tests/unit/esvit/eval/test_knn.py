@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from esvit.eval.features import LabelledFeatures
+from esvit.eval.features import LabelledFeatures, TooFewClasses
 from esvit.eval.knn import TEMPERATURE, ClassMismatch, best, knn_accuracy
 
 CLASSES = ("a", "b", "c")
@@ -53,3 +53,12 @@ def test_other_classes_are_refused() -> None:
     other = _features(torch.eye(3), [0, 1, 2], ("x", "y", "z"))
     with pytest.raises(ClassMismatch, match="build both from the same data set"):
         knn_accuracy(train, other)
+
+
+@pytest.mark.parametrize(("classes", "found"), [((), "no labels"), (("cat",), "one class, 'cat'")])
+def test_fewer_than_two_classes_are_refused_for_every_answer_would_be_right(
+    classes: tuple[str, ...], found: str
+) -> None:
+    train = _features(torch.eye(3), [0, 0, 0], classes)
+    with pytest.raises(TooFewClasses, match=f"the training set has {found}; evaluation needs .* two classes"):
+        knn_accuracy(train, train)

@@ -181,9 +181,9 @@ def test_webvision(tmp_path: Path) -> None:
 
 def test_open_images(tmp_path: Path) -> None:
     mini = Miniature(tmp_path)
-    mini.image("train_0/000002b66c9c498e.jpg", "train", "unlabelled")
-    mini.image("train_f/f00002b66c9c498e.jpg", "train", "unlabelled")
-    mini.image("validation/0001eeaf4aed83f9.jpg", "validation", "unlabelled")
+    mini.image("train_0/000002b66c9c498e.jpg", "train")
+    mini.image("train_f/f00002b66c9c498e.jpg", "train")
+    mini.image("validation/0001eeaf4aed83f9.jpg", "validation")
     for split, expected in mini.expected.items():
         assert found("openimages-v4", tmp_path, split) == expected
     with pytest.raises(SourceError, match=r"expected the images in .*/test/ or .*/test_0/ and so on"):
