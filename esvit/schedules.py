@@ -6,7 +6,7 @@ last step is at the peak already, and a cosine over n steps stops one step short
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -17,12 +17,12 @@ _WARMUP_EPOCHS = 10
 _TEMPERATURE_WARMUP_EPOCHS = 30
 
 
-def _lr_warmup(given: dict[str, Any]) -> int:
+def _lr_warmup(given: dict[str, int]) -> int:
     """10, or a third of a shorter run"""
     return min(_WARMUP_EPOCHS, given.get("epochs", _EPOCHS) // 3)
 
 
-def _temperature_warmup(given: dict[str, Any]) -> int:
+def _temperature_warmup(given: dict[str, int]) -> int:
     """30, or the whole of a shorter run"""
     return min(_TEMPERATURE_WARMUP_EPOCHS, given.get("epochs", _EPOCHS))
 
@@ -68,10 +68,8 @@ class ScheduleConfig(Config):
     def _warmups_end(self) -> Self:
         for key in ("warmup_epochs", "warmup_teacher_temperature_epochs"):
             if getattr(self, key) > self.epochs:
-                raise ValueError(
-                    f"schedule.{key} ({getattr(self, key)}) is longer than the run, schedule.epochs ({self.epochs}); "
-                    "lower it, or leave it out for what fits"
-                )
+                longer = f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs})"
+                raise ValueError(f"{longer}; lower it, or leave it out for what fits")
         return self
 
 

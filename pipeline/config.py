@@ -118,11 +118,11 @@ def _explain(problem: Any, schema: type[Config]) -> str:
     # The tags of a union, which pydantic adds to the path, are in parentheses here; users have not written them.
     parts = [part for part in map(str, problem["loc"]) if not part.startswith("(")]
     key, kind, given = ".".join(parts), problem["type"], problem["input"]
+    what: str = problem["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
         return f"unknown config key '{key}'" + _suggestion(key, schema)
     if kind == "missing":
         return f"config key '{key}' is required"
-    what = problem["msg"].removeprefix("Value error, ")
     where = "" if not key or what.startswith(key) else f"config key '{key}': "
     if kind == "value_error":  # our own words, which name what is wrong
         return where + what

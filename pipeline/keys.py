@@ -48,7 +48,7 @@ class Key:
     """One key. `section` is the class that it holds, where it holds keys of its own."""
 
     name: str
-    type: str
+    kind: str
     unit: str
     default: str
     meaning: str
@@ -129,7 +129,8 @@ def _type(annotation: Any, metadata: Any = ()) -> str:
 def _bounds(metadata: Any) -> list[str]:
     """As ["> 0", "≤ 1"]."""
     flat = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
-    return [f"{sign} {getattr(bound, name):g}" for bound in flat for name, sign in _BOUNDS.items() if hasattr(bound, name)]
+    pairs = [(bound, name) for bound in flat for name in _BOUNDS if hasattr(bound, name)]
+    return [f"{_BOUNDS[name]} {getattr(bound, name):g}" for bound, name in pairs]
 
 
 def _default(field: FieldInfo) -> str:
