@@ -1,10 +1,10 @@
 """From a plain folder of images to shards: built once, in the cache of this user, and found again by every later run.
 
-    ~/.cache/esvit-streaming/images/NAME-KEY/
+    ~/.cache/esvit-streaming/images/NAME-KEY/      or below $XDG_CACHE_HOME
 
 The key follows from the path of the folder and from the name, size and time of every image in it. So a folder that
-changed is built anew, and one that did not is not built twice. The builder runs as a process of its own: it is another
-part of this project, which the trainer knows by its command line only.
+changed is built anew, and one that did not is not built twice. The trainer knows the builder by its command line only,
+so it runs as a process of its own.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +26,11 @@ from pipeline.shards.data_sets import open_data_set
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Of the files that the builder takes for images, in any case."""
-MAX_REJECTED_SHARE = 0.05
-"""Of a folder. Photographs that were collected include a few broken ones; many of them are a mistake."""
+MAX_REJECTED_SHARE = 0.5
+"""Of the images of a folder. Some broken ones are left out and counted; where most are, something else is wrong."""
 
 _BUILDER = [sys.executable, "-P", "-m", "tools.shard_builder"]  # -P: not the `tools` of the folder we are in
-_BUILD = ["build", "--dataset", "image-folder", "--unlabelled", "--split", "images"]
-
-Say = Callable[[str], None]
-"""Where lines for the user go."""
+_BUILD = ["build", "--dataset", "image-folder", "--unlabelled"]
 
 
 class ImagesError(UserError):
@@ -53,6 +50,14 @@ class ImageFolder:
     """Files that are no images by their suffix, and are left out."""
     digest: str
     """Of names, sizes and times of the images."""
+
+    @property
+    def cached(self) -> Path:
+        """Where its shards are, or will be."""
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        name = re.sub(r"[^a-z0-9_-]+", "-", self.path.name.lower())[:40]
+        key = hashlib.sha256(os.fsencode(self.path) + self.digest.encode() + shlex.join(_BUILD).encode())
+        return Path(cache).expanduser() / "esvit-streaming" / "images" / f"{name}-{key.hexdigest()[:16]}"
 
 
 def scan(folder: str | Path) -> ImageFolder:
@@ -94,38 +99,39 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
 
 
-def shards_of(folder: ImageFolder, say: Say) -> str:
-    """The shards of `folder`, as a local path: those that were built before, or new ones.
+def build_shards(folder: ImageFolder) -> int:
+    """Make sure that the shards of `folder` are in its `cached` place. Returns how many images they hold.
 
     Of several processes, the ranks of a node say, one builds and the others wait.
 
     Raises:
         ImagesError: the builder refused; the message is its own.
     """
-    dest = cached(folder)
+    dest = folder.cached
     with _lock(dest.with_name(f"{dest.name}.lock")):
-        if (dest / MANIFEST_NAME).exists():
-            say(f"images: shards of {folder.path} found in {dest}")
-        else:
-            say(f"images: building shards of {folder.path} in {dest}, {folder.num_bytes / 1e6:,.1f} MB")
+        if not (dest / MANIFEST_NAME).exists():
+            _say(f"building shards of {folder.path}, {folder.num_bytes / 1e6:,.1f} MB")
             began_s = time.monotonic()
             _build(folder, dest)
-            say(f"images: built in {time.monotonic() - began_s:.1f} s")
+            _say(f"built in {time.monotonic() - began_s:.1f} s")
     manifest = open_data_set(str(dest)).manifest
-    say(f"images: {manifest.num_samples:,} images in {len(manifest.shards):,} shards")
+    say_once(f"{manifest.num_samples:,} images of {folder.path} are in {dest}")
     if manifest.num_rejects:
-        say(f"images: left out {manifest.num_rejects:,} that cannot be used; {dest}/rejects.jsonl names them")
+        say_once(f"broken images left out: {manifest.num_rejects:,}, named in {dest}/rejects.jsonl")
     if folder.num_others:
-        say(f"images: left out {folder.num_others:,} files that are no {', '.join(SUFFIXES)}")
-    return str(dest)
+        say_once(f"other files left out: {folder.num_others:,} (neither {' nor '.join(SUFFIXES)})")
+    return manifest.num_samples
 
 
-def cached(folder: ImageFolder) -> Path:
-    """Where the shards of `folder` are, or will be. A builder with other options has another place."""
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    name = re.sub(r"[^a-z0-9_-]+", "-", folder.path.name.lower())[:40]
-    key = hashlib.sha256(os.fsencode(folder.path) + folder.digest.encode() + shlex.join(_BUILD).encode())
-    return Path(cache).expanduser() / "esvit-streaming" / "images" / f"{name}-{key.hexdigest()[:16]}"
+def say_once(line: str) -> None:
+    """A line on standard error, from the first rank alone."""
+    if os.environ.get("RANK", "0") == "0":
+        _say(line)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"images: {line}\n")
+    sys.stderr.flush()
 
 
 @contextmanager
@@ -143,8 +149,12 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _build(folder: ImageFolder, dest: Path) -> None:
     """Run the builder. Its progress goes to our standard error, its error becomes ours."""
+    split = "images"
+    while (folder.path / split).is_dir():  # the builder would take that folder alone
+        split += "-"
     max_rejects = int(folder.num_images * MAX_REJECTED_SHARE) + 1
-    command = [*_BUILDER, *_BUILD, "--source", str(folder.path), "--dest", str(dest), "--max-rejects", str(max_rejects)]
+    options = {"--source": folder.path, "--split": split, "--dest": dest, "--max-rejects": max_rejects}
+    command = [*_BUILDER, *_BUILD, *(str(word) for option in options.items() for word in option)]
     sentence = ""
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"

@@ -1,5 +1,6 @@
-"""esvit-train: pre-train EsViT from shards.
+"""esvit-train: pre-train EsViT from a folder of images, or from shards.
 
+    esvit-train --images DIR --output RUN
     esvit-train --config swin_tiny_w7 --set data.stream.shards=s3://bucket/imagenet/train
     torchrun --nproc-per-node 8 -m esvit.train --config ...
 
@@ -8,6 +9,7 @@ Ctrl-C saves and exits with 130.
 """
 
 import argparse
+import json
 import sys
 
 from pipeline.command import new_parser, run_command
@@ -15,9 +17,15 @@ from pipeline.command import new_parser, run_command
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = new_parser("esvit-train", "Pre-train EsViT from shards.")
+    parser = new_parser("esvit-train", "Pre-train EsViT from a folder of images, or from shards.")
     parser.add_argument(
-        "--config", action="append", required=True, metavar="NAME|FILE", help="a preset or a YAML file; later ones win"
+        "--images",
+        metavar="DIR",
+        help="a folder of images, at any depth, without labels: builds shards in the cache, and chooses a preset",
+    )
+    parser.add_argument("--output", metavar="RUN", help="folder of the run, as --set output=RUN")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="NAME|FILE", help="a preset or a YAML file; later ones win"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as data.num_threads=8")
     instead = parser.add_mutually_exclusive_group()
@@ -27,15 +35,25 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="open data and networks, estimate memory and hours; train nothing",
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.config and arguments.images is None:
+        parser.error("give --images DIR, a folder of images, or --config, a preset or a YAML file")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; the heavy imports begin here."""
-    from esvit.api import resolved
+    from esvit.api import resolved, resolved_for_images
     from pipeline.config import dump
 
-    config = resolved(arguments.config, arguments.set)
+    overrides = arguments.set
+    if arguments.output is not None:
+        overrides = [f"output={json.dumps(arguments.output)}", *overrides]
+    if arguments.images is None:
+        config = resolved(arguments.config, overrides)
+    else:
+        build = not arguments.print_config
+        config = resolved_for_images(arguments.images, arguments.config, overrides, build=build)
     if arguments.print_config:
         sys.stdout.write(dump(config))
         return 0
