@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,19 +14,18 @@ from esvit.checkpoints.export import export
 from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
-from esvit.models import Backbone
-from esvit.models.student_teacher import Network
+from esvit.models import Backbone, build_backbone
 from pipeline.augment import CenterCropConfig
 from pipeline.loader import DataConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
 
-def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
-    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode."""
-    model = source.model_config(saved)
+def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[str] = ()) -> Backbone:
+    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode; see `source.model_config`."""
+    model = source.model_config(saved, allow_import)
     prefix = "backbone."
-    backbone = Network(model, drop_path=False, with_regions=False).backbone
+    backbone = build_backbone(model.backbone, drop_path=False)
     state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
     backbone.load_state_dict(state)
     return backbone.eval()
@@ -36,7 +36,7 @@ def knn(arguments: argparse.Namespace) -> int:
     saved = source.load(arguments.checkpoint, _warn)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize or round(arguments.size * 256 / 224))
     with world(arguments.device) as here:
-        backbone = load_backbone(saved, arguments.network).to(here.device)
+        backbone = load_backbone(saved, arguments.network, arguments.allow_import).to(here.device)
         train, test = (
             extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
             for url in (arguments.train, arguments.test)
@@ -59,7 +59,8 @@ def knn(arguments: argparse.Namespace) -> int:
 def export_backbone(arguments: argparse.Namespace) -> int:
     """`esvit-eval export`: the backbone as safetensors and config, for timm."""
     store = Store(arguments.dest)
-    for name in export(source.load(arguments.checkpoint, _warn), arguments.network, store):
+    saved = source.load(arguments.checkpoint, _warn)
+    for name in export(saved, arguments.network, store, arguments.allow_import):
         sys.stdout.write(f"wrote {store.url}/{name}\n")
     return 0
 

@@ -33,7 +33,7 @@ class MetricsConfig(Config):
     """How a run reports.
 
     Attributes:
-        port: Of the Prometheus endpoint of local rank 0; rank i of the node takes `port + i`. 0 for any free one.
+        port: Port of the Prometheus endpoint of local rank 0; rank i of the node takes `port + i`. 0 for any free one.
         address: Interface that the endpoints listen on.
         log_every_steps: Steps between two log lines; only these wait for the device.
         record_samples: Write the ids of the samples of every step, to audit order and resume.

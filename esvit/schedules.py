@@ -37,8 +37,8 @@ class ScheduleConfig(Config):
         warmup_epochs: Length of the warm-up of the learning rate, which is linear from 0.
         base_lr: Peak learning rate per 256 images of the global batch.
         min_lr: Where the cosine of the learning rate ends, whatever the batch.
-        weight_decay: At the start. It moves on a cosine to `final_weight_decay`.
-        final_weight_decay: At the end.
+        weight_decay: Weight decay at the start. It moves on a cosine to `final_weight_decay`.
+        final_weight_decay: Weight decay at the end.
         teacher_momentum: Momentum of the teacher, which follows the student, at the start. It moves on a cosine to 1.
         teacher_temperature: Divides the teacher's logits, after the warm-up of the temperature.
         warmup_teacher_temperature: The same at the start. It moves to `teacher_temperature` epoch by epoch, linearly.

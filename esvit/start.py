@@ -16,7 +16,7 @@ from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.keeping import Checkpointer
 from esvit.distributed import World
 from esvit.guards import cautions
-from esvit.losses import EsvitLoss
+from esvit.losses import build_loss
 from esvit.metrics import OutputError, RunLog, run_log
 from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import build_optimizer
@@ -98,7 +98,7 @@ def new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainStat
     networks = StudentTeacher(config.model, with_regions=config.loss.region_weight > 0).to(here.device)
     return TrainState(
         networks=networks,
-        loss=EsvitLoss(config.loss, config.model.head.num_prototypes).to(here.device),
+        loss=build_loss(config.loss, config.model.head.num_prototypes).to(here.device),
         optimizer=build_optimizer(networks.student, config.optim),
         scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16"),
         loader=loader,

@@ -69,7 +69,7 @@ def train_step(
     """
     networks, optimizer = state.networks, state.optimizer
     apply_schedule(optimizer, values.lr, values.weight_decay)
-    state.loss.region_weight = settings.region_weight * values.region_share
+    state.loss.region_weight = settings.region_weight * values.region_share  # type: ignore[assignment]
     optimizer.zero_grad()
     centers = _Centers(state.loss)
     scalars: list[dict[str, Tensor]] = []

@@ -30,7 +30,7 @@ class TrainConfig(Config):
         seed: Of everything random: order, views, initialisation, drop path, mixup.
         device: What the networks run on; "auto" is a GPU where there is one.
         precision: "bf16" and "fp16" run the networks under autocast; losses and softmaxes stay in fp32.
-        global_batch (images): Of one step over all ranks.
+        global_batch (images): Images of one step over all ranks.
         accumulation: Parts in which every rank works through its images of one step, to save memory.
     """
 

@@ -45,12 +45,19 @@ _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 @dataclass(frozen=True)
 class Key:
-    """One key. `section` is the class that it holds, where it holds keys of its own."""
+    """One key.
+
+    Attributes:
+        default: Its value in YAML; or words, where `has_value` is false, for a required key and one whose default
+            depends on other keys. Empty for a section.
+        section: The class of a key that holds keys of its own, or a list of such.
+    """
 
     name: str
     kind: str
     unit: str
     default: str
+    has_value: bool
     meaning: str
     section: type[BaseModel] | None = None
 
@@ -62,14 +69,20 @@ def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
         section = _section(field.annotation)
         unit, meaning = entries.get(name, ("", ""))
         if section is not None and not meaning:
-            meaning = (inspect.getdoc(section) or "").partition("\n\n")[0].replace("\n", " ")
+            meaning = first_words(section)
         is_list = section is not None and field.annotation is not section
         kind = _type(field.annotation, field.metadata)
         if "number" in kind:
             unit = unit or _UNITS.get(name.rpartition("_")[2], "")
-        yield Key(prefix + name, kind, unit, _default(field), meaning, section)
+        has_value = not field.is_required() and field.default_factory in (None, dict) and kind != "section"
+        yield Key(prefix + name, kind, unit, _default(field), has_value, meaning, section)
         if section is not None:
             yield from keys_of(section, f"{prefix}{name}[]." if is_list else f"{prefix}{name}.")
+
+
+def first_words(section: type[BaseModel]) -> str:
+    """What a config class is, in one line: the first paragraph of its docstring."""
+    return (inspect.getdoc(section) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def similar(wrong: str, schema: type[BaseModel]) -> list[str]:
@@ -113,7 +126,7 @@ def _type(annotation: Any, metadata: Any = ()) -> str:
     if origin is Annotated:
         return _type(parts[0], parts[1:])
     if origin is Literal:
-        return ", ".join(map(str, parts))
+        return f"one of {', '.join(map(str, parts))}"
     if origin in (Union, types.UnionType):
         return " or ".join(_type(part) for part in parts)
     if origin is tuple:
@@ -137,6 +150,8 @@ def _default(field: FieldInfo) -> str:
     """The default as YAML; of one that depends on other keys, what its function says of itself."""
     if field.is_required():
         return "required"
+    if field.default_factory is dict:
+        return "{}"
     if field.default_factory is not None:
         return inspect.getdoc(field.default_factory) or ""
     if isinstance(field.default, BaseModel):

@@ -34,6 +34,14 @@ def parse_arguments() -> argparse.Namespace:
     export_parser.add_argument("--checkpoint", required=True, help="file, or folder whose newest is taken")
     export_parser.add_argument("--dest", required=True, metavar="URL", help="folder to write into")
     export_parser.add_argument("--network", choices=("teacher", "student"), default="teacher")
+    for subparser in (knn_parser, export_parser):
+        subparser.add_argument(
+            "--allow-import",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="module or package from which the checkpoint may name a class of your own",
+        )
     return parser.parse_args()
 
 

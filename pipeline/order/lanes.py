@@ -31,7 +31,13 @@ class OrderError(UserError):
 
 
 class OrderConfig(Config):
-    """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity."""
+    """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity.
+
+    Attributes:
+        lanes: Places of the data set that are read at the same time. Divides the global batch; a run whose batch 8 does
+            not divide has fewer by default.
+        block_shards: Length of the blocks within which a lane is shuffled.
+    """
 
     lanes: PositiveInt = 8
     block_shards: PositiveInt = 16

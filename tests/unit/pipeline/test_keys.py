@@ -52,6 +52,7 @@ class Root(Config):
 
 def test_a_key_is_described_by_its_code() -> None:
     found = {key.name: (key.kind, key.unit, key.default, key.meaning) for key in keys_of(Root)}
+    assert [key.name for key in keys_of(Root) if key.has_value] == ["rate", "views", "schedule.epochs"]
     assert found == {
         "rate": ("number > 0 and ≤ 1 or null", "", "null", "Of learning."),
         "views": ("list of: section", "", "[{size: [2, 3]}]", "Each of a size."),
