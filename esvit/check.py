@@ -94,8 +94,8 @@ def _estimate(
     _say("", f"{_size(kept)} activations of {at_once} images at once: counted in {sizes}")
     if last.peak_bytes is not None:
         _say("", f"{_size(last.peak_bytes)} at most in a step of {last.num_images}: measured on {here.device}")
-    hours = seconds * schedules.num_steps / 3600
-    _say("time", f"about {hours:.2g} hours on {here.device}, {seconds:.2g} s per step: measured in {sizes}")
+    duration = _duration(seconds * schedules.num_steps)
+    _say("time", f"about {duration} on {here.device}, {seconds:.3g} s per step: measured in {sizes}")
     _say("", "computation alone, without waiting for data (pipeline-bench measures those)")
 
 
@@ -113,7 +113,7 @@ def _measured(
         TooLargeError: the GPU has too little memory.
     """
     guard, is_gpu = FiniteGuard(device), device.type == "cuda"
-    one_part = StepSettings(settings.optim, settings.precision, 1, settings.region_weight)
+    one_part = StepSettings(settings.optim, settings.precision, 1)
     values, epoch = schedules.at(0), config.optim.freeze_last_layer_epochs  # where the prototypes are trained
 
     def step(num_images: int) -> Measured:
@@ -180,6 +180,10 @@ def _resident_bytes(state: TrainState, here: World) -> int:
 
 def _size(num_bytes: float) -> str:
     return decimal(round(num_bytes))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.2g} minutes"
 
 
 def _say(name: str, text: str) -> None:

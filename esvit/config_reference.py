@@ -21,8 +21,7 @@ def tables() -> str:
     for key in keys_of(TrainConfig):
         sections.setdefault(key.name.rpartition(".")[0], []).append(key)
         if key.section is not None:
-            is_list = key.kind != "section"
-            headings[key.name + "[]" * is_list] = first_words(key.section)
+            headings[key.name] = headings[f"{key.name}[]"] = first_words(key.section)
     return "\n".join(line for name, keys in sections.items() for line in _table(name, headings[name], keys)) + "\n"
 
 

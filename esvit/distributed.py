@@ -148,7 +148,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     if local_rank >= torch.cuda.device_count():
         raise DeviceError(
             f"rank {local_rank} of this node has no GPU ({torch.cuda.device_count()} found); "
-            "start fewer ranks a node, or use --set device=cpu"
+            "start fewer ranks per node, or choose the device cpu"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

@@ -1,11 +1,11 @@
 """What `esvit-eval` does: measure what a checkpoint has learned, and hand it on."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -16,9 +16,16 @@ from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
 from esvit.models import Backbone, build_backbone
 from pipeline.augment import CenterCropConfig
+from pipeline.command import write_json
+from pipeline.errors import UserError
 from pipeline.loader import DataConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig
+
+
+class EvaluationError(UserError):
+    """What was asked for does not fit the network."""
 
 
 def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[str] = ()) -> Backbone:
@@ -34,9 +41,10 @@ def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[st
 def knn(arguments: argparse.Namespace) -> int:
     """`esvit-eval knn`: print top-1 for each number of neighbours."""
     saved = source.load(arguments.checkpoint, _warn)
-    crop = CenterCropConfig(size=arguments.size, resize=arguments.resize or round(arguments.size * 256 / 224))
+    crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:
         backbone = load_backbone(saved, arguments.network, arguments.allow_import).to(here.device)
+        _check_size(backbone, arguments.size, here.device)
         train, test = (
             extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
             for url in (arguments.train, arguments.test)
@@ -47,7 +55,7 @@ def knn(arguments: argparse.Namespace) -> int:
     k, top1 = best(accuracy)
     result = {"step": saved["step"], "network": arguments.network, "top1": top1, "k": k, "accuracy": accuracy}
     if arguments.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        write_json(result)
         return 0
     table = Table("neighbours", "top-1 %", title=f"k-NN, {arguments.network} at step {saved['step']}")
     for count, value in accuracy.items():
@@ -56,12 +64,25 @@ def knn(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@torch.inference_mode()
+def _check_size(backbone: Backbone, size: int, device: torch.device) -> None:
+    """Refuse a size that the network cannot take, before any image is read."""
+    try:
+        backbone(torch.zeros(1, 3, size, size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:  # each network has its own way to refuse
+        reason = str(error).partition("\n")[0]
+        raise EvaluationError(f"the network cannot take images of --size {size}: {reason}") from None
+
+
 def export_backbone(arguments: argparse.Namespace) -> int:
     """`esvit-eval export`: the backbone as safetensors and config, for timm."""
     store = Store(arguments.dest)
     saved = source.load(arguments.checkpoint, _warn)
-    for name in export(saved, arguments.network, store, arguments.allow_import):
-        sys.stdout.write(f"wrote {store.url}/{name}\n")
+    files = [f"{store.url}/{name}" for name in export(saved, arguments.network, store, arguments.allow_import)]
+    if arguments.json:
+        write_json({"step": saved["step"], "network": arguments.network, "files": files})
+    else:
+        sys.stdout.writelines(f"wrote {file}\n" for file in files)
     return 0
 
 
@@ -71,7 +92,7 @@ def _warn(message: str) -> None:
 
 def _data(arguments: argparse.Namespace, url: str) -> DataConfig:
     return DataConfig(
-        stream=StreamConfig(shards=url, cache_dir=arguments.cache_dir),
+        stream=StreamConfig(shards=url, cache=CacheConfig(folder=arguments.cache_dir)),
         executor=arguments.executor,
         num_threads=arguments.num_threads,
     )

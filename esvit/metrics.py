@@ -6,27 +6,24 @@ Nothing is written before `RunLog.begin`: until then a start may still be refuse
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from prometheus_client import REGISTRY, write_to_textfile
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from esvit.distributed import World
+from esvit.guards import is_uniform
 from pipeline import telemetry
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.loader import ViewBatch
-
-# A loss closer to ln K than this share of it has not left the uniform solution.
-_UNIFORM_MARGIN = 0.005
 
 
 class MetricsConfig(Config):
@@ -56,7 +53,7 @@ class RunLog:
         self, config: MetricsConfig, world: World, output: Path, num_prototypes: int, port: int, stack: ExitStack
     ) -> None:
         self._config, self._world, self._output, self._port, self._stack = config, world, output, port, stack
-        self._log_k = math.log(num_prototypes)
+        self._num_prototypes = num_prototypes
         self._log: TextIO | None = None
         self._samples: TextIO | None = None
         self._progress: Progress | None = None
@@ -147,7 +144,7 @@ class RunLog:
             self.say(line)
 
     def _line(self, epoch: float, scalars: dict[str, float], speed: dict[str, float]) -> str:
-        uniform = abs(scalars["view"] - self._log_k) < _UNIFORM_MARGIN * self._log_k
+        uniform = is_uniform(scalars["view"], self._num_prototypes)
         return (
             f"epoch {epoch:.2f}  {speed['images_per_second']:.1f} images/s  "
             f"waiting for data {100 * speed['data_wait_share']:.0f} %  loss {scalars['loss']:.4f}"
@@ -227,8 +224,3 @@ class _Remaining:
 def _append(path: Path, stack: ExitStack) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return stack.enter_context(path.open("a"))
-
-
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]

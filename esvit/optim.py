@@ -80,6 +80,16 @@ def clip_gradients(
     return total_norm
 
 
+def step_unless(failed: Tensor, optimizer: Optimizer) -> None:
+    """Make a step, or none where `failed` [] is true, which the device decides.
+
+    The fused kernel looks at what torch's `GradScaler` would tell it; the step count stands still, too.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, failed.float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+
 def freeze_last_layers(network: nn.Module) -> None:
     """Drop the gradients of the prototypes of both heads, between backward and optimiser step.
 

@@ -36,6 +36,7 @@ class Run:
     """A run that has been accepted."""
 
     state: TrainState
+    loader: ViewLoader
     schedules: Schedules
     settings: StepSettings
     checkpoints: Checkpointer
@@ -59,7 +60,7 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
             check_writable(output)
             log = stack.enter_context(run_log(config.metrics, here, output, config.model.head.num_prototypes))
             checkpoints = Checkpointer(config.checkpoint, store_of(config), schedules.steps_per_epoch, log.say)
-        run = Run(state, schedules, settings, stack.enter_context(checkpoints), log)
+        run = Run(state, loader, schedules, settings, stack.enter_context(checkpoints), log)
         resumed = _restore(run, config, here)
         with here.together():
             _write_first(run, config, here, resumed)
@@ -72,7 +73,7 @@ def step_settings(config: TrainConfig, here: World) -> StepSettings:
     Raises:
         UserError: the ranks cannot divide the batch.
     """
-    settings = StepSettings(config.optim, config.precision, config.accumulation, config.loss.region_weight)
+    settings = StepSettings(config.optim, config.precision, config.accumulation)
     settings.check_batch(config.global_batch, here.size)
     return settings
 
@@ -164,6 +165,6 @@ def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> N
     log.begin(state.step, run.schedules.num_steps)
     if here.is_main:
         configuration.save(config, Path(config.output) / "config.yaml")
-    num_prototypes, num_samples = config.model.head.num_prototypes, state.loader.num_samples
+    num_prototypes, num_samples = config.model.head.num_prototypes, run.loader.num_samples
     for caution in cautions(run.schedules.peak_lr, config.global_batch, num_prototypes, num_samples):
         log.say(caution)

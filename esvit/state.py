@@ -21,19 +21,20 @@ class TrainState:
     """All that a run carries from one step to the next.
 
     There is no random state in it: docs/decisions/0003-no-random-state-in-checkpoints.md. `scaler` is the one of
-    fp16, and disabled for other precisions.
+    fp16, and disabled for other precisions. Without a `loader` it can be trained, but neither saved nor resumed.
     """
 
     networks: StudentTeacher
     loss: nn.Module
     optimizer: Optimizer
     scaler: GradScaler
-    loader: ViewLoader
+    loader: ViewLoader | None
     config: dict[str, Any]
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
+        assert self.loader, "a state without a loader has no place in the data to be saved"
         return {
             "student": self.networks.student.state_dict(),
             "teacher": self.networks.teacher.state_dict(),
@@ -52,6 +53,7 @@ class TrainState:
             CheckpointError: it is of another network.
             OrderError: it belongs to another data set or order of samples.
         """
+        assert self.loader, "a state without a loader has no place in the data to go on from"
         self.loader.load_state_dict(saved["loader"])
         self._load_networks(saved, strict=True)
         if saved["scaler"]:

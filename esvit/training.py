@@ -38,7 +38,7 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
         signs: list[str] = []
 
         stop.begin()
-        batches = iter(state.loader)
+        batches = run.loader.forever()
         while state.step < schedules.num_steps:
             with log.step() as timer:
                 batch = timer.got(next(batches))

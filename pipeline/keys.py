@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
 from pipeline.nearest import nearest
@@ -36,6 +36,7 @@ _BASIC = {
     "float": "number",
     "bool": "true or false",
     "str": "text",
+    "ByteSize": "whole number",
     "NoneType": "null",
     "Any": "anything",
     "dict": "mapping",
@@ -70,14 +71,14 @@ def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
         unit, meaning = entries.get(name, ("", ""))
         if section is not None and not meaning:
             meaning = first_words(section)
-        is_list = section is not None and field.annotation is not section
         kind = _type(field.annotation, field.metadata)
         if "number" in kind:
             unit = unit or _UNITS.get(name.rpartition("_")[2], "")
-        has_value = not field.is_required() and field.default_factory in (None, dict) and kind != "section"
+        is_words = field.is_required() or field.default_factory not in (None, dict)
+        has_value = not is_words and not isinstance(field.default, BaseModel)
         yield Key(prefix + name, kind, unit, _default(field), has_value, meaning, section)
         if section is not None:
-            yield from keys_of(section, f"{prefix}{name}[]." if is_list else f"{prefix}{name}.")
+            yield from keys_of(section, f"{prefix}{name}[]." if "list of" in kind else f"{prefix}{name}.")
 
 
 def first_words(section: type[BaseModel]) -> str:
@@ -156,7 +157,7 @@ def _default(field: FieldInfo) -> str:
         return inspect.getdoc(field.default_factory) or ""
     if isinstance(field.default, BaseModel):
         return ""
-    value = field.default
+    value = int(field.default) if isinstance(field.default, ByteSize) else field.default
     if isinstance(value, tuple):
         value = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
     flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)

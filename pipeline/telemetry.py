@@ -116,7 +116,8 @@ def _serve(port: int, address: str) -> Any:
     except (OSError, OverflowError) as error:  # the latter for a port above 65535
         reason = getattr(error, "strerror", None) or error
         raise MetricsPortError(
-            f"metrics endpoint cannot listen on {address}:{port} ({reason}); choose another port, or 0 for any free one"
+            f"metrics endpoint cannot listen on {address}:{port} ({reason}); "
+            "choose another address or port; port 0 is any free one"
         ) from None
 
 

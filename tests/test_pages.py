@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support.console import parsers
 
+from support.console import parsers
 from support.pages import MODULES, PAGES, REPOSITORY, CommandLine, anchors, blocks, command_lines, links, name
 
 README = REPOSITORY / "README.md"

@@ -16,10 +16,9 @@ import safetensors.torch
 
 from esvit.checkpoints.source import model_config
 from esvit.models.swin import SwinArchitecture
+from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import UserError
 from pipeline.store import Store
-
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's: what the executors normalise with
 
 
 class ExportError(UserError):
@@ -79,8 +78,8 @@ def timm_config(architecture: SwinArchitecture) -> dict[str, Any]:
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": 224 / 256,
-            "mean": _MEAN,
-            "std": _STD,
+            "mean": list(IMAGENET_MEAN),
+            "std": list(IMAGENET_STD),
             "num_classes": 0,
             "first_conv": "patch_embed.proj",
             "classifier": "head.fc",

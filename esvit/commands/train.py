@@ -12,38 +12,17 @@ import argparse
 import json
 import sys
 
-from pipeline.command import new_parser, run_command
+from pipeline.command import new_parser, not_empty, run_command
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = new_parser("esvit-train", "Pre-train EsViT from a folder of images, or from shards.")
-    parser.add_argument(
-        "--images",
-        metavar="DIR",
-        help="a folder of images, at any depth, without labels: builds shards in the cache, and chooses a preset",
-    )
-    parser.add_argument("--output", metavar="RUN", help="folder of the run, as --set output=RUN")
-    parser.add_argument(
-        "--config", action="append", default=[], metavar="NAME|FILE", help="a preset or a YAML file; later ones win"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as data.num_threads=8")
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--print-config", action="store_true", help="print all settings as YAML, and do no more")
-    instead.add_argument(
-        "--check",
-        action="store_true",
-        help="open data and networks, estimate memory and hours; train nothing",
-    )
-    arguments = parser.parse_args()
-    if not arguments.config and arguments.images is None:
-        parser.error("give --images DIR, a folder of images, or --config, a preset or a YAML file")
-    return arguments
+def main() -> None:
+    """Console script `esvit-train`."""
+    run_command(_run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Train; the heavy imports begin here."""
-    from esvit.api import resolved, resolved_for_images
+def _run() -> int:
+    arguments = _parse()
+    from esvit.api import resolved, resolved_for_images  # the heavy imports begin here
     from pipeline.config import dump
 
     overrides = arguments.set
@@ -66,7 +45,34 @@ def run(arguments: argparse.Namespace) -> int:
     return train(config)
 
 
-def main() -> None:
-    """Console script `esvit-train`."""
-    arguments = parse_arguments()
-    run_command(lambda: run(arguments))
+def _parse() -> argparse.Namespace:
+    parser = new_parser("esvit-train", "Pre-train EsViT from a folder of images, or from shards.")
+    parser.add_argument(
+        "--images",
+        type=not_empty,
+        metavar="DIR",
+        help="a local folder of images, without labels: builds shards in the cache, and chooses a preset",
+    )
+    parser.add_argument("--output", type=not_empty, metavar="RUN", help="folder of the run, as --set output=RUN")
+    parser.add_argument(
+        "--config",
+        type=not_empty,
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="a preset or a YAML file; later ones win",
+    )
+    parser.add_argument(
+        "--set", type=not_empty, action="append", default=[], metavar="KEY=VALUE", help="as data.num_threads=8"
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--print-config", action="store_true", help="print all settings as YAML, and do no more")
+    instead.add_argument(
+        "--check",
+        action="store_true",
+        help="open data and networks, estimate memory and hours; train nothing",
+    )
+    arguments = parser.parse_args()
+    if not arguments.config and arguments.images is None:
+        parser.error("give --images DIR, a folder of images, or --config, a preset or a YAML file")
+    return arguments

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from esvit.models import BackboneConfig, build_backbone
 from esvit.models.compiled import compile_backbone
@@ -112,4 +113,5 @@ class StudentTeacher(nn.Module):
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
         """Move the teacher: t <- momentum * t + (1 - momentum) * s, for every parameter."""
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+        move = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+        move(list(self.teacher.parameters()), list(self.student.parameters()), 0)

@@ -11,24 +11,23 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.augment.bicubic import resize_into
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
-from pipeline.augment.orientation import upright
 from pipeline.augment.plan import CropPlan
 from pipeline.augment.threads import Threads
 from pipeline.buffers import BufferPool, Encoded
+from pipeline.pixels import upright
 
 Pixels = NDArray[np.uint8]
 Kernels = NDArray[np.float32]
-_bicubic: Any = torch._C._nn._upsample_bicubic2d_aa  # what F.interpolate calls, which takes no place for its result
 
 
 class CpuExecutor:
@@ -160,12 +159,7 @@ def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, ca
         cv2.flip(window, 1, dst=pixels)
     else:
         np.copyto(pixels, window)
-    _bicubic(_channels_first(pixels), plan.sizes[v], False, out=_channels_first(out))
-
-
-def _channels_first(pixels: Pixels) -> torch.Tensor:
-    """[H, W, 3] as [1, 3, H, W], the same memory."""
-    return torch.from_numpy(pixels.transpose(2, 0, 1)[None])
+    resize_into(out, pixels)
 
 
 def _normalise(views: Pixels, out: torch.Tensor) -> None:

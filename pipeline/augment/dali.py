@@ -25,9 +25,9 @@ from nvidia.dali import fn, math, pipeline_def, types
 from pipeline.augment.blur import blur_kernels
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output, empty_stack
-from pipeline.augment.orientation import mirrored, transposed
 from pipeline.augment.plan import CropPlan
 from pipeline.buffers import BufferPool, Encoded
+from pipeline.pixels import mirrored, transposed
 
 # Arrays of the plan, each fed as [V, ...] a sample.
 _INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")

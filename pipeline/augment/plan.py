@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt, field_validator, model_validator
 
 from pipeline.augment.colour import ColourJitter, colour_maps
-from pipeline.augment.orientation import transposed
 from pipeline.config import Config
 from pipeline.philox import Domain, uniform, words
+from pipeline.pixels import transposed
 
 Probability = float
 Passes = int | NDArray[np.int64]

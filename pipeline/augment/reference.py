@@ -14,9 +14,9 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
-from pipeline.augment.orientation import upright
 from pipeline.augment.plan import CropPlan
 from pipeline.buffers import Encoded
+from pipeline.pixels import upright
 
 
 class ReferenceExecutor:

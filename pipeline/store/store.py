@@ -44,30 +44,30 @@ class Store:
     """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any that fsspec knows.
 
     Names are relative, with `/`. Every method raises `StoreError` once it gives up. Instances are cheap, may
-    be shared by threads, pickled, and used on both sides of a fork.
+    be shared by threads, pickled, and used on both sides of a fork. `new_client` is for measuring other clients.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, new_client: Callable[[str], Client] = Client) -> None:
         self.url = str(url).rstrip("/") or "/"
-        self._retries = Retries()
-        self._client = self._new_client()
+        self._retries, self._new_client = Retries(), new_client
+        self._client = self._open_client()
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        return Store, (self.url,)
+    def __reduce__(self) -> tuple[type["Store"], tuple[str, Callable[[str], Client]]]:
+        return Store, (self.url, self._new_client)
 
-    def _new_client(self) -> Client:
+    def _open_client(self) -> Client:
         try:
-            return Client(self.url)
+            return self._new_client(self.url)
         except (ImportError, ValueError) as error:
             raise StoreError(f"cannot use {self.url} as a store: {one_line(error)}") from None
 
     def _connect(self) -> Client:
         """The client of this process."""
         if self._client.pid != os.getpid():
-            self._client = self._new_client()
+            self._client = self._open_client()
         return self._client
 
     def _path(self, name: str) -> str:

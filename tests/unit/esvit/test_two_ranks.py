@@ -44,7 +44,7 @@ def run_rank(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = train(slice(rank * 2, rank * 2 + 2), distributed=True)
     center = Center(K, momentum=0.0)
-    center.update([UNEVEN[rank]])
+    center.update(UNEVEN[rank].sum(dim=0), len(UNEVEN[rank]))
     ranks = World(rank, rank, 2, torch.device("cpu")).sum(torch.tensor([1, rank]))
     torch.save({**results, "uneven": center.center, "sum": ranks}, folder / f"{rank}.pt")
     dist.destroy_process_group()

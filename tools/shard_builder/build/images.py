@@ -12,9 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from pipeline.config import Config
-from tools.shard_builder.build.metadata import ORIENTATION_TAG, jpeg_size, orientation, strip_metadata
-
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # 89 million, Pillow's limit; more may be a decompression bomb
+from pipeline.pixels import MAX_PIXELS, ORIENTATION_TAG, orientation, upright
+from tools.shard_builder.build.metadata import jpeg_size, strip_metadata
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -22,15 +21,6 @@ _OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF")  # can be read, and so converted,
 _GRAYSCALE_MODES = {"1", "L", "LA", "I;16", "I;16B"}
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class RejectedImageError(Exception):
@@ -189,7 +179,7 @@ def _encode(image: Image.Image, size: tuple[int, int], turned: int, policy: Imag
     if size != pixels.size:
         pixels = pixels.resize(size, Image.Resampling.LANCZOS)
     if turned > 1 and policy.exif == "rotate":
-        pixels = pixels.transpose(_UPRIGHT[turned])
+        pixels = Image.fromarray(upright(np.asarray(pixels), turned))
     exif = Image.Exif()
     if turned > 1 and policy.exif == "keep":
         exif[ORIENTATION_TAG] = turned

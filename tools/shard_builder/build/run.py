@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import telemetry
+from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.progress import counted, progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.duplicates import find_duplicates
@@ -21,11 +23,14 @@ from tools.shard_builder.build.finish import finish
 from tools.shard_builder.build.images import AS_THEY_ARE, ImagePolicy
 from tools.shard_builder.build.journal import Claim, ClaimError, ShardResult, read_claim, read_done, take
 from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
-from tools.shard_builder.build.progress import progress
 from tools.shard_builder.build.ray_runner import RayEngine
 from tools.shard_builder.build.runners import Engine, open_local_engine, run_tasks
 from tools.shard_builder.build.writer import ShardTask, WrittenShard, write_shard
 from tools.shard_builder.readers import open_reader
+
+
+class ShardRangeError(UserError):
+    """A shard range lies outside of the plan."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ def build(options: BuildOptions) -> BuildReport:
     store = Store(options.dest)
     with _phase("plan"):
         plan = _plan(options)
+    wanted = _shards_of(plan, options.shard_range)
     claim = Claim.of(plan)
     take(store, claim)
     if store.exists(MANIFEST_NAME):
@@ -108,7 +114,6 @@ def build(options: BuildOptions) -> BuildReport:
             raise ClaimError(f"{store.url} holds another data set, complete; choose another --dest")
         return _report(store, started_s, manifest, claim, was_complete=True)
     done = read_done(store, claim)
-    wanted = plan.shards[options.shard_range or slice(None)]
     written = _write(store, plan, [shard for shard in wanted if shard.index not in done], options)
     if options.shard_range:
         return _report(store, started_s, None, claim, written)
@@ -127,6 +132,17 @@ def finalize(dest: str, max_rejects: int = 0) -> BuildReport:
     was_complete = store.exists(MANIFEST_NAME)
     manifest = read_manifest(store) if was_complete else _finish(store, claim, max_rejects)
     return _report(store, started_s, manifest, claim, was_complete=was_complete)
+
+
+def _shards_of(plan: Plan, shard_range: slice | None) -> Sequence[ShardPlan]:
+    shards = plan.shards[shard_range or slice(None)]
+    if shard_range and not shards:
+        start, stop = shard_range.start or 0, "" if shard_range.stop is None else shard_range.stop
+        raise ShardRangeError(
+            f"--shard-range {start}:{stop} holds no shard: the plan has {len(plan.shards)}, numbers 0 to "
+            f"{len(plan.shards) - 1}; give the first number and, behind the colon, the last plus one"
+        )
+    return shards
 
 
 def _finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
@@ -169,7 +185,7 @@ def _plan(options: BuildOptions) -> Plan:
         unlabelled=options.unlabelled,
     )
     return make_plan(
-        reader.records(),
+        counted(reader.records(), "listing images", None, "images"),
         reader.classes,
         dataset=options.dataset,
         split=options.split,

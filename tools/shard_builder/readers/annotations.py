@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from pipeline.extras import optional_module
 from tools.shard_builder.readers.base import SourceError
-from tools.shard_builder.readers.layout import optional_module
 
 
 @contextlib.contextmanager
@@ -72,7 +72,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 def read_mat(path: Path, variable: str) -> Any:
     """A variable of a MATLAB file (before version 7.3), without dimensions of length one."""
-    loadmat = optional_module("scipy.io", "transfer").loadmat
+    loadmat = optional_module("scipy.io").loadmat
     with reading(path, f"a MATLAB file with the variable {variable!r}"):
         try:
             return loadmat(path, squeeze_me=True)[variable]

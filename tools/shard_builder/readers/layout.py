@@ -1,13 +1,11 @@
 """Finding one's way in a source folder: roots, files, class folders, and a sentence where something is missing."""
 
 import hashlib
-import importlib
 import itertools
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pipeline.format.tar import Label
 from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
@@ -70,18 +68,3 @@ def draw(reader: Reader, part: slice) -> Listing:
             yield from sorted(records, key=lambda record: hashlib.sha256(record.path.encode()).digest())[part]
 
     return Listing(reader.classes, drawn)
-
-
-def optional_module(name: str, extra: str) -> Any:
-    """A package that only some data sets need.
-
-    Raises:
-        SourceError: it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.partition(".")[0]
-        raise SourceError(
-            f"this data set needs the package {package}: pip install 'esvit-streaming[{extra}]'"
-        ) from None

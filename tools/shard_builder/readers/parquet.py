@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipeline.extras import optional_module
 from tools.shard_builder.readers.annotations import reading
 from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
-from tools.shard_builder.readers.layout import optional_module
 
 _BATCH_ROWS = 8192
 
@@ -152,7 +152,7 @@ def _numbers(tables: list[Path], label: str | None) -> tuple[str, ...]:
 
 
 def _open(table: Path) -> Any:
-    parquet = optional_module("pyarrow.parquet", "parquet")
+    parquet = optional_module("pyarrow.parquet")
     with reading(table, "a Parquet file"):
         return parquet.ParquetFile(table)
 

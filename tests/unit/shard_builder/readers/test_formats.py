@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 import zipfile
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from support.miniature import Miniature, found, write_tar
 from support.shards import jpegs
 from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.readers import DATASETS, SourceError
-from tools.shard_builder.readers.layout import optional_module
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -136,12 +134,6 @@ def test_parquet_faults(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [b"x"], "label": ["cat"]}), path)
     with pytest.raises(SourceError, match=r"is not a table whose column 'label' holds class numbers"):
         found("parquet", tmp_path, "train")
-
-
-def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(SourceError, match=r"needs the package pyarrow: pip install 'esvit-streaming\[parquet\]'"):
-        optional_module("pyarrow.parquet", "parquet")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
