@@ -76,7 +76,7 @@ def check(config: TrainConfig) -> int:
     backbone = sum(p.numel() for p in student.backbone.parameters()) / 1e6
     _say("networks", f"{config.model.backbone.name}: {backbone:.2f} M parameters, {count:.2f} M with heads; twice")
     _estimate(config, state, schedules, settings, here)
-    sys.stdout.write("Nothing was trained, and nothing was written.\n")
+    sys.stdout.write(f"Nothing was trained, and nothing was written to {config.output}.\n")
     return 0
 
 

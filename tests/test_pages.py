@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from esvit import presets
+from esvit.train_config import TrainConfig
+from pipeline.keys import keys_of
 from support.console import parsers
-from support.pages import MODULES, PAGES, REPOSITORY, CommandLine, anchors, blocks, command_lines, links, name
+from support.pages import CONFIGS, MODULES, PAGES, REPOSITORY, CommandLine, anchors, blocks, command_lines, links, name
 
 README = REPOSITORY / "README.md"
 INDEX = REPOSITORY / "docs/README.md"
 SCRIPTS = (*MODULES.values(), "esvit-bench", "pipeline-bench")
+SOURCES = sorted(path for top in ("pipeline", "esvit", "tools") for path in (REPOSITORY / top).rglob("*.py"))
+KEYS = {"a.b", *(key.name for key in keys_of(TrainConfig))}  # a.b: of no config in particular
 COMMANDS = list(dict.fromkeys(command_lines()))
 LOOSE = re.compile(r"\[|…|\.\.\.")  # a synopsis, or a command of which a part is left out
 
@@ -46,14 +51,23 @@ def test_every_command_that_is_written_down_is_one_that_the_parser_takes(
             own[command.script].parse_args(list(command.words))
         assert capsys.readouterr().err == ""
         return
-    parser = own.get(f"{command.script} {command.words[0]}", own[command.script])
+    first = command.words[0]
+    any_of = list(own.values()) if first.startswith("-") or len(own) == 1 else [own[f"{command.script} {first}"]]
     flags = {word.partition("=")[0] for word in command.words if word.startswith("--")}
-    assert flags <= {flag for action in parser._actions for flag in action.option_strings}
+    assert flags <= {flag for parser in any_of for action in parser._actions for flag in action.option_strings}
 
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 50
     assert {command.script for command in COMMANDS} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("path", [*PAGES, *CONFIGS, *SOURCES], ids=name)
+def test_every_setting_that_is_written_down_is_a_key_and_every_preset_is_there(path: Path) -> None:
+    text = path.read_text()
+    assert {key for key in re.findall(r"--set ['\"]?([a-z][\w.]*)=", text) if key not in KEYS} == set()
+    given = set(re.findall(r"--config ([a-z]\w*)(?![\w./-])", text))
+    assert given - set(presets.names()) == set()
 
 
 def test_the_index_names_every_page_of_the_documentation_once() -> None:
@@ -76,15 +90,16 @@ def test_the_first_screen_has_the_install_and_the_two_commands() -> None:
 
 @pytest.mark.parametrize("package", ["pipeline", "esvit", "tools", "tools/shard_builder"])
 def test_the_readme_names_every_room(package: str) -> None:
-    house = README.read_text().partition("## The house")[2]
-    named = set(re.findall(r"`([\w./]+)`", house))
-    rooms = [path for path in (REPOSITORY / package).iterdir() if not path.name.startswith("__")]
-    expected = {
-        f"{package}/{path.name}" + ("/" if path.is_dir() else "")
-        for path in rooms
-        if path.suffix == ".py" or (path / "__init__.py").exists()
+    top, _, below = package.partition("/")
+    section = re.split(r"^### ", README.read_text().partition(f"### `{top}/`")[2], flags=re.MULTILINE)[0]
+    named = {
+        room for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for room in re.findall(r"`(.*?)`", row)
     }
-    assert expected - named == set()
+    rooms = {path.name for path in (REPOSITORY / package).glob("*.py") if not path.name.startswith("__")}
+    rooms |= {f"{path.parent.name}/" for path in (REPOSITORY / package).glob("*/__init__.py")}
+    expected = {f"{below}/{room}" if below else room for room in rooms}
+    assert expected - named - {"shard_builder/"} == set()  # whose rooms are named themselves
+    assert [room for room in named if not (REPOSITORY / top / room).exists()] == []
 
 
 def _asks_for_help(command: CommandLine) -> bool:

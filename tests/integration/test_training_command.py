@@ -57,7 +57,7 @@ def test_a_check_says_what_a_run_takes_and_writes_nothing(shards: str, tmp_path:
     assert "60 in all: 3 per epoch, 20 epochs, 12 images per step on 1 rank" in done.stdout
     assert re.search(r"memory +of each rank about [\d.]+ MB", done.stdout)
     assert re.search(r"time +about [\d.]+ (minutes|hours) on cpu", done.stdout)
-    assert done.stdout.endswith("Nothing was trained, and nothing was written.\n")
+    assert done.stdout.endswith("Nothing was trained, and nothing was written to runs/digits-view.\n")
     assert not list(here.iterdir())
     refused = run(here, *words, "--set", "data.stream.shards=nowhere")
     assert refused.returncode == 2 and "nowhere holds no manifest.json" in refused.stderr

@@ -113,6 +113,6 @@ def _call(words: list[str], place: str, is_whole: bool) -> Iterator[CommandLine]
         if word in MODULES.values() or word in ("esvit-bench", "pipeline-bench"):
             yield CommandLine(word, tuple(words[position + 1 :]), place, is_whole)
             return
-        if word == "-m" and words[position + 1] in MODULES:
+        if word == "-m" and words[position + 1] in MODULES and len(words) > position + 2:
             yield CommandLine(MODULES[words[position + 1]], tuple(words[position + 2 :]), place, is_whole)
             return
