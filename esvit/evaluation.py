@@ -33,7 +33,8 @@ def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[st
     model = source.model_config(saved, allow_import)
     prefix = "backbone."
     backbone = build_backbone(model.backbone, drop_path=False)
-    state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
+    tensors = source.network_of(saved, network).items()
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
     backbone.load_state_dict(state)
     return backbone.eval()
 
