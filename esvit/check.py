@@ -86,7 +86,7 @@ def check(config: TrainConfig, as_json: bool = False) -> int:
     if as_json:
         write_json(report)
     else:
-        _print(report)
+        _print(report, config.output)
     return EXIT_OK
 
 
@@ -120,7 +120,7 @@ def _estimate(
     }
 
 
-def _print(report: dict[str, Any]) -> None:
+def _print(report: dict[str, Any], output: str) -> None:
     """The report for people."""
     for data in report["data"]:
         size = f"{data['num_samples']} images in {data['num_shards']} shards, {_size(data['num_bytes'])}"
@@ -147,7 +147,7 @@ def _print(report: dict[str, Any]) -> None:
     duration, per_step = _duration(time_s["seconds"]), f"{time_s['seconds_per_step']:.3g} s per step"
     _say("time", f"about {duration} on {report['device']}, {per_step}: measured in {sizes}")
     _say("", "computation alone, without waiting for data (pipeline-bench measures those)")
-    sys.stdout.write("Nothing was trained, and nothing was written.\n")
+    sys.stdout.write(f"Nothing was trained, and nothing was written to {output}.\n")
 
 
 def _measured(
