@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ByteSize, Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, field_validator
+from pydantic import ByteSize, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator
 
 from pipeline.bad_samples import BadSamples
 from pipeline.config import Config
@@ -35,11 +35,11 @@ class Source(Config):
 
     Attributes:
         url: URL or folder that holds a `manifest.json`.
-        weight: Its share of the samples of every step, in proportion to the weights of the others.
+        weight: Its share of the samples of every step, in proportion to the weights of the others; at most a million.
     """
 
     url: str
-    weight: PositiveFloat
+    weight: Annotated[float, Field(gt=0, le=1e6)]
 
 
 class StreamConfig(Config):

@@ -80,7 +80,8 @@ def data_set_sidecars(manifest: Manifest) -> dict[str, bytes]:
         ],
     }
     info = {"shard_counts": {entry.tar_name: entry.num_samples for entry in manifest.shards}}
-    split = {"split_parts": {manifest.split: names}, "exclude": []}
+    # Energon's own tools ask for these three, and take one that is empty, but not one that is absent.
+    split = {"split_parts": {"train": [], "val": [], "test": [], manifest.split: names}, "exclude": []}
     # JSON is YAML. A field lists its alternatives: images are of three kinds, labels one number or a list.
     kind, fields = "ImageSample", {"image": ",".join(IMAGE_EXTENSIONS)}
     if manifest.classes:

@@ -162,6 +162,7 @@ def test_a_copy_is_refused_in_a_sentence(opened: Any, duplicate: Any) -> None:
     assert isinstance(error.value, UserError) and str(error.value).count("\n") == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # what the test is about
 def test_a_forked_process_is_refused(opened: Any) -> None:
     def child(connection: Any) -> None:
         try:

@@ -3,6 +3,7 @@
 import argparse
 import re
 import tarfile
+from typing import Any
 
 from pipeline.command import not_empty, num_at_once, num_bytes, path, quoted, seed
 from tools.shard_builder.readers import DATASETS
@@ -28,7 +29,19 @@ def add_plan_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
     )
+    command.add_argument(
+        "--label-column", metavar="NAME", help="the labels of a table (default: a column of a usual name)"
+    )
+    command.add_argument("--classes-of", metavar="URL", help="number the classes as this data set, or text file, does")
+    command.add_argument("--nfc", action="store_true", help="write class names in Unicode's composed form")
     command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
+
+
+def plan_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `BuildOptions` that `add_plan_arguments` asks for."""
+    fields = ("dataset", "source", "split", "allow_subset", "unlabelled", "label_column", "classes_of", "nfc")
+    seed = None if args.no_shuffle else args.shuffle_seed
+    return {name: getattr(args, name) for name in fields} | {"shard_bytes": args.shard_size, "shuffle_seed": seed}
 
 
 def add_url_argument(command: argparse.ArgumentParser) -> None:
@@ -41,11 +54,6 @@ def add_workers_flag(command: argparse._ActionsContainer) -> None:
     command.add_argument(
         "--num-workers", type=num_at_once, metavar="N", help="shards at once, one process each (default: one per core)"
     )
-
-
-def shuffle_seed(args: argparse.Namespace) -> int | None:
-    """None keeps the order of the source."""
-    return None if args.no_shuffle else args.shuffle_seed
 
 
 def shard_size(text: str) -> int:

@@ -18,12 +18,8 @@ from pipeline.errors import UserError
 from pipeline.telemetry import start_exporter
 from tools.shard_builder.build.images import ImagePolicy
 from tools.shard_builder.build.run import BuildOptions, BuildReport, build, finalize
-from tools.shard_builder.commands.arguments import (
-    add_plan_arguments,
-    add_workers_flag,
-    shard_range,
-    shuffle_seed,
-)
+from tools.shard_builder.commands.arguments import add_plan_arguments, add_workers_flag, plan_options, shard_range
+from tools.shard_builder.readers.wording import tally
 
 _POLICIES = ("keep", "drop", "convert")
 _LOCALHOST = "127.0.0.1"
@@ -107,16 +103,10 @@ def _build(args: argparse.Namespace) -> None:
     _report(
         build(
             BuildOptions(
-                dataset=args.dataset,
-                source=args.source,
-                split=args.split,
+                **plan_options(args),
                 dest=args.dest,
-                shard_bytes=args.shard_size,
-                shuffle_seed=shuffle_seed(args),
                 num_workers=args.num_workers,
                 max_rejects=args.max_rejects,
-                allow_subset=args.allow_subset,
-                unlabelled=args.unlabelled,
                 images=ImagePolicy(**{name: getattr(args, name) for name in ImagePolicy.model_fields}),
                 deduplicate=args.deduplicate,
                 keep_metadata=args.keep_metadata,
@@ -158,6 +148,10 @@ def _summary(report: BuildReport) -> str:
         f"{report.url}: {report.num_samples:,} samples {classes} in "
         f"{report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB, {report.num_rejects:,} rejected"
     )
+    if report.rejects:
+        holds += f" ({tally(report.rejects)})"
+    if report.left_out:
+        holds += f"; {sum(report.left_out.values()):,} files left out, which are no images ({tally(report.left_out)})"
     if report.was_complete:
         return f"nothing to do, the data set is complete\n{holds}"
     rates = report.to_dict()

@@ -5,6 +5,7 @@ which step to which it reads them.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +17,9 @@ from rich.table import Table
 from pipeline.command import Commands, add_command, add_json_flag, positive, write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder, rank_slice
-from pipeline.progress import counted
-from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
-from tools.shard_builder.commands.arguments import add_plan_arguments, shuffle_seed
-from tools.shard_builder.readers import open_reader
+from tools.shard_builder.build.plan import Plan, ShardPlan
+from tools.shard_builder.build.run import BuildOptions, plan_build
+from tools.shard_builder.commands.arguments import add_plan_arguments, plan_options
 
 _ORDER = OrderConfig()
 _MAX_STEPS = 20_000  # of an epoch are looked at, evenly spread
@@ -65,17 +65,9 @@ def add_plan_command(commands: Commands) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    reader = open_reader(
-        args.dataset, args.source, args.split, allow_subset=args.allow_subset, unlabelled=args.unlabelled
-    )
-    plan = make_plan(
-        counted(reader.records(), "listing images", None, "images"),
-        reader.classes,
-        dataset=args.dataset,
-        split=args.split,
-        shard_bytes=args.shard_size,
-        shuffle_seed=shuffle_seed(args),
-    )
+    plan = plan_build(BuildOptions(**plan_options(args), dest=""))
+    for note in plan.notes:
+        sys.stderr.write(f"note: {note}\n")
     order = OrderConfig(lanes=args.lanes, block_shards=args.block_shards)
     run = Run(args.world_size, args.ranks_per_node, args.global_batch, args.images_per_s, order)
     forecast = describe(plan) | foresee(plan.shards, run)
@@ -92,6 +84,8 @@ def describe(plan: Plan) -> dict[str, Any]:
         "bytes": sum(sizes),
         "largest_shard_bytes": max(sizes),
         "plan_digest": plan.digest,
+        "left_out": plan.left_out,
+        "notes": plan.notes,
     }
 
 
@@ -151,7 +145,9 @@ def _most_at_once(first: NDArray[np.int64], last: NDArray[np.int64], sizes: NDAr
 def _table(forecast: dict[str, Any]) -> Table:
     table = Table("quantity", "value")
     for name, value in forecast.items():
-        text = f"{value:,}" if isinstance(value, int | float) else str(value)
+        if name == "notes":  # said before
+            continue
+        text = f"{value:,}" if isinstance(value, int | float) else str(value or "nothing")
         is_large = name.endswith("bytes") or "bytes_per" in name
         table.add_row(name.replace("_", " "), f"{text} ({value / 1e9:,.2f} GB)" if is_large else text)
     return table

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from pipeline.format.tar import Label
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Reader, Record, Seen, SourceError
 from tools.shard_builder.readers.image_folder import ImageFolder
 from tools.shard_builder.readers.sources import FileSource
 
@@ -63,8 +63,13 @@ def draw(reader: Reader, part: slice) -> Listing:
     parts of one data set do not overlap.
     """
 
-    def drawn() -> Iterator[Record]:
+    def drawn() -> Iterator[Seen]:
         for _, records in itertools.groupby(reader.records(), key=lambda record: record.label):
-            yield from sorted(records, key=lambda record: hashlib.sha256(record.path.encode()).digest())[part]
+            yield from sorted(records, key=_draw_order)[part]
+        yield from (item for item in reader.seen() if not isinstance(item, Record))
 
     return Listing(reader.classes, drawn)
+
+
+def _draw_order(record: Record) -> bytes:
+    return hashlib.sha256(record.path.encode("utf-8", "surrogateescape")).digest()

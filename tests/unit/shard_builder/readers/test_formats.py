@@ -51,7 +51,7 @@ def test_list_faults(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"train\.csv is not a table with the columns path, label"):
         found("image-list", tmp_path, "train")
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "train.parquet")
-    with pytest.raises(SourceError, match=r"train\.parquet has no column 'label'; it has path"):
+    with pytest.raises(SourceError, match=r"train\.parquet has no column 'label'; expected path, label; it has path"):
         found("image-list", tmp_path / "train.parquet", "train")
 
 
@@ -130,9 +130,6 @@ def test_parquet_faults(tmp_path: Path) -> None:
         found("parquet", tmp_path, "train")
     pq.write_table(hugging_face_table([(b"x", -1)], ["ant"]), path)
     with pytest.raises(SourceError, match=r"row 0 of .* has label -1; expected 0 to 0"):
-        found("parquet", tmp_path, "train")
-    pq.write_table(pa.table({"image": [b"x"], "label": ["cat"]}), path)
-    with pytest.raises(SourceError, match=r"is not a table whose column 'label' holds class numbers"):
         found("parquet", tmp_path, "train")
 
 
