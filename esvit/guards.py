@@ -32,11 +32,11 @@ class GuardConfig(Config):
     """When to call a run collapsed.
 
     Attributes:
-        on_collapse: Say so and go on, or stop.
-        patience: Logged steps in a row that must show the same sign.
-        min_entropy: Of the mean teacher assignment, over ln K; below it one or few prototypes take every image.
-        min_feature_std: Of the teacher's normalised features over the images, 1 where they spread in all directions;
-            below it all images look alike.
+        on_collapse: "report" says so and goes on, "stop" ends the run.
+        patience (logged steps): So many in a row must show the same sign.
+        min_entropy: Entropy of the mean teacher assignment, over ln K; below it one or few prototypes take every image.
+        min_feature_std: Spread of the teacher's normalised features over the images, 1 where they spread in all
+            directions; below it all images look alike.
         max_center_drift: RMS move of a centre from one logged step to the next, in teacher temperatures.
     """
 
@@ -105,8 +105,12 @@ class CollapseDetector:
         self._streaks: dict[str, int] = {}
 
     def center_drift(self, loss: nn.Module, teacher_temperature: float) -> Tensor:
-        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device."""
-        center = torch.cat([buffer.flatten() for buffer in loss.buffers()])
+        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device.
+
+        The centres are the buffers of the loss; 0 for a loss that has none.
+        """
+        buffers = [buffer.flatten() for buffer in loss.buffers() if buffer.is_floating_point()]
+        center = torch.cat(buffers) if buffers else torch.zeros(1)
         before, self._center = self._center, center.clone()
         return (center - (center if before is None else before)).square().mean().sqrt() / teacher_temperature
 

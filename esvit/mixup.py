@@ -66,10 +66,12 @@ class MixupConfig(Config):
     The partner comes from the images of one forward on one rank, so with it a run depends on the number of ranks.
 
     Attributes:
-        alpha: Of mixup: w is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is usual.
-        cutmix_alpha: Of CutMix, in the same way; 1 is usual. What a border cuts off the box is given back to w.
-        probability: Of a step to be blended at all.
-        switch_probability: Of a blended step to be CutMix, where both are on.
+        alpha: Strength of mixup: the weight w of an image is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is
+            usual.
+        cutmix_alpha: Strength of CutMix, in the same way; 1 is usual. What a border cuts off the box is given back to
+            w.
+        probability: Probability of a step to be blended at all.
+        switch_probability: Probability of a blended step to be CutMix, where both are on.
     """
 
     alpha: float = Field(default=0.0, ge=0)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from esvit.checkpoints.files import CheckpointError
-from esvit.losses import EsvitLoss
 from esvit.models.positions import fitted
 from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
@@ -26,7 +26,7 @@ class TrainState:
     """
 
     networks: StudentTeacher
-    loss: EsvitLoss
+    loss: nn.Module
     optimizer: Optimizer
     scaler: GradScaler
     loader: ViewLoader | None

@@ -6,9 +6,22 @@ one, transposed where the orientation is 5 or more, then mirrored left to right 
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 MAX_PIXELS = 89_478_485
 """Of an image, 268 MB of RGB: where Pillow begins to warn of decompression bombs, we refuse."""
+
+ORIENTATION_TAG = 0x0112
+"""Of EXIF."""
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none."""
+    try:
+        value = int(image.getexif().get(ORIENTATION_TAG, 1))
+    except Exception:  # whatever the parser says of garbled metadata: the pixels may be fine
+        return 1
+    return value if 1 <= value <= 8 else 1
 
 
 def transposed(orientations: NDArray[np.int64]) -> NDArray[np.bool_]:

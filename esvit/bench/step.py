@@ -1,15 +1,13 @@
 """Time, memory and arithmetic of a training step, variant by variant.
 
 Variants take turns within each round, so that whatever else the machine does meets all of them. Views are noise that
-lies ready on the device. With --data they come from shards through the loader of training, and the wait for them is a
+lies ready on the device. With a URL they come from shards through the loader of training, and the wait for them is a
 phase. Warm-up, memory and arithmetic are measured on noise in either case.
 """
 
 import argparse
 import contextlib
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,9 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from esvit.bench.memory import peak_bytes
 from esvit.bench.variants import PHASES, VARIANTS, Contestant, Settings
 from esvit.bench.views import loaded, noise, open_stream
-from esvit.models import BackboneConfig
+from esvit.models import BackboneConfig, build_backbone
 from esvit.models.head import HeadConfig
+from esvit.models.sizes import check_image_size
+from pipeline.command import write_json
 from pipeline.errors import UserError
+from pipeline.progress import counted
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -36,7 +37,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = Settings(
         _backbone(arguments.backbone), HeadConfig(num_prototypes=arguments.prototypes), device, arguments.precision
     )
-    stream = open_stream(arguments.data, batch_size) if arguments.data else None
+    stream = open_stream(arguments.url, batch_size) if arguments.url else None
+    backbone = build_backbone(settings.backbone, drop_path=False).to(device).eval()
+    for count, side in arguments.views:
+        check_image_size(backbone, side, device, f"--views {count}x{side}")
+    del backbone  # its memory is not a step's
     ready = noise(arguments.views, batch_size, device)
     steps = {variant: VARIANTS[variant](settings) for variant in arguments.variant}
     flops = _flops(partial(VARIANTS["fused"](settings), ready))
@@ -48,7 +53,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         step.forget_times()
     batches = loaded(stream, arguments.views, device, num_threads) if stream else contextlib.nullcontext(ready)
     with batches as views:
-        for _ in range(arguments.rounds):
+        for _ in counted(range(arguments.rounds), "measuring", arguments.rounds, "rounds"):
             for step in steps.values():
                 step(views)
     ceiling = matmul_flops_per_second(device, torch.bfloat16 if arguments.precision == "bf16" else torch.float32)
@@ -115,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     result = measure(arguments)
     if arguments.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        write_json(result)
     else:
         print_rows(result)
 

@@ -9,6 +9,7 @@ eps of the LayerNorms, 1e-6 here and 1e-5 in timm, which moves features by about
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import safetensors.torch
@@ -35,7 +36,7 @@ class ExportError(UserError):
     """The network has no counterpart in timm."""
 
 
-def export(saved: dict[str, Any], network: str, store: Store) -> list[str]:
+def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequence[str] = ()) -> list[str]:
     """Write the backbone of a checkpoint's "teacher" or "student" into `store`; returns the names of the files.
 
     At the image size that a network was made for, timm's outputs are ours, but for the eps above. At other sizes they
@@ -46,7 +47,7 @@ def export(saved: dict[str, Any], network: str, store: Store) -> list[str]:
         CheckpointError: the checkpoint does not have that network.
         StoreError: the store cannot be written.
     """
-    model = model_config(saved)
+    model = model_config(saved, allow_import)
     prefix, config = _counterpart(model.backbone)
     tensors = {
         name.removeprefix(prefix): tensor.contiguous()

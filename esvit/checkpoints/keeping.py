@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, Self
 
 import torch
@@ -61,6 +62,7 @@ class Checkpointer:
         self._every_steps = config.every_steps or steps_per_epoch
         self._milestone_steps = config.keep_every_epochs * steps_per_epoch
         self._notes: dict[int, Note] = {}
+        self._finished: SimpleQueue[int] = SimpleQueue()
         self._writer = ThreadPoolExecutor(1, "write-checkpoint")
         self._writing: Future[None] | None = None
 
@@ -98,6 +100,11 @@ class Checkpointer:
             self._writing.result()
             self._writing = None
 
+    def finished(self) -> list[tuple[int, str]]:
+        """Step and URL of the checkpoints that have become safe since the last call."""
+        steps = [self._finished.get() for _ in range(self._finished.qsize())]
+        return [(step, self._url(step)) for step in steps]
+
     def __enter__(self) -> Self:
         return self
 
@@ -110,7 +117,11 @@ class Checkpointer:
         for step in set(self._notes) - self._kept():
             files.delete(self.store, step)
             del self._notes[step]
-        self._say(f"saved {self.store.url}/step-{note.step:08d}.pt")
+        self._finished.put(note.step)
+        self._say(f"saved {self._url(note.step)}")
+
+    def _url(self, step: int) -> str:
+        return f"{self.store.url}/step-{step:08d}.pt"
 
     def _kept(self) -> set[int]:
         steps = sorted(self._notes)

@@ -1,11 +1,12 @@
 """A checkpoint by its URL, whoever wrote it: this project, or EsViT's authors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from torch import Tensor
 
+from esvit import own_parts
 from esvit.checkpoints import files
 from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.official import load_official
@@ -46,16 +47,24 @@ def network_of(saved: dict[str, Any], network: str) -> dict[str, Tensor]:
     return state
 
 
-def model_config(saved: dict[str, Any]) -> ModelConfig:
+def model_config(saved: dict[str, Any], allow_import: Sequence[str] = ()) -> ModelConfig:
     """The networks of a checkpoint.
+
+    Args:
+        allow_import: Modules and packages from which the checkpoint may name classes to build. A checkpoint from
+            elsewhere must not choose what is imported.
 
     Raises:
         CheckpointError: another release has written it, whose settings this one does not know.
+        OwnPartError: it names a class in another module.
     """
     try:
-        return ModelConfig.model_validate(saved["config"]["model"])
+        model = ModelConfig.model_validate(saved["config"]["model"])
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(
             f"the checkpoint is of another release: this one does not know its 'model.{key}'; use that release"
         ) from None
+    for name in (model.backbone.name, model.head.name):
+        own_parts.check_allowed(name, allow_import)
+    return model

@@ -1,17 +1,22 @@
 """The objective: view and region loss against a centred, sharpened teacher (EsViT, section 3.2)."""
 
 import math
+from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
+from esvit import own_parts
 from esvit.losses.center import Center
 from esvit.losses.fused import Teacher, fused_cross_entropy
 from esvit.losses.pairs import Predictions, Task, region_task, view_task
 from pipeline.config import Config
 
-__all__ = ["EsvitLoss", "LossConfig", "Predictions"]
+__all__ = ["EsvitLoss", "LossConfig", "Predictions", "build_loss"]
+
+_NAME = "esvit"
+_REPORTED = ("loss", "view", "teacher_entropy")  # what a run logs and watches
 
 
 class LossConfig(Config):
@@ -21,16 +26,45 @@ class LossConfig(Config):
     The teacher's temperature changes during a run, so it belongs to the schedules.
 
     Attributes:
+        name: "esvit", or `package.module:Class` for a module of your own (docs/training.md).
         region_weight: Share of the region task.
         student_temperature: Divides the student's logits.
-        center_momentum: Of the moving mean of the teacher's logits.
+        center_momentum: Momentum of the centre, the moving mean of the teacher's logits.
         tile_mib: Memory of the logits of one tile. The loss takes a small multiple of it, whatever the batch.
+        options: Settings of a class of your own.
     """
 
+    name: str = _NAME
     region_weight: float = Field(default=0.5, ge=0, le=1)
     student_temperature: float = Field(default=0.1, gt=0)
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
     tile_mib: PositiveInt = 32
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return own_parts.check_name(name, [_NAME])
+
+
+def build_loss(config: LossConfig, num_prototypes: int) -> nn.Module:
+    """The loss that `config` names.
+
+    Raises:
+        OwnPartError: there is no such class (see `own_parts.build`), or it has parameters, which nothing would train.
+    """
+    if config.name == _NAME:
+        return EsvitLoss(config, num_prototypes)
+    loss: nn.Module = own_parts.build(config.name, nn.Module, config, num_prototypes)
+    if any(parameter.requires_grad for parameter in loss.parameters()):
+        raise own_parts.OwnPartError(f"{config.name} has parameters, which nothing trains; make them buffers")
+
+    def check(_module: nn.Module, _inputs: object, scalars: dict[str, Tensor]) -> None:
+        if missing := [name for name in _REPORTED if name not in scalars]:
+            raise own_parts.OwnPartError(f"{config.name} returns no '{missing[0]}'; it has {', '.join(scalars)}")
+
+    loss.register_forward_hook(check)
+    return loss
 
 
 class EsvitLoss(nn.Module):

@@ -1,12 +1,13 @@
 """The backbones by name: `build_backbone(BackboneConfig(name="swin_tiny"), drop_path=True)`."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch.utils.checkpoint import checkpoint
 
+from esvit import own_parts
 from esvit.models.backbone import Architecture, Backbone, Features
 from esvit.models.cvt import CvtArchitecture
 from esvit.models.swin import SwinArchitecture
@@ -34,28 +35,49 @@ BACKBONES: dict[str, Any] = {  # rows are `Architecture`s, and dataclasses
 }
 _TIMM = "timm/"  # before the name of any other model there
 
+
+@dataclass(frozen=True)
+class OwnArchitecture:
+    """A backbone of one's own; `options` are the arguments of its class, and `drop_path_rate` another where it is set.
+
+    Raises:
+        OwnPartError: see `own_parts.build`.
+    """
+
+    path: str
+    drop_path_rate: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Backbone:
+        """The network, freshly initialised. Nothing is imported before."""
+        drop_path = {"drop_path_rate": self.drop_path_rate} if self.drop_path_rate else {}
+        return own_parts.build(self.path, Backbone, **self.options, **drop_path)  # type: ignore[type-abstract]
+
+
 Stages = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class BackboneConfig(Config):
-    """A row of `BACKBONES` and what to change in it; None keeps the row's own value.
+    """A row of the table of backbones (`esvit.models.BACKBONES`) and what to change in it; null keeps the row's value.
 
     Attributes:
-        name: The row, or `timm/NAME` for any model of timm that gives a map or a sequence of features.
-        drop_path_rate: Of the student's last block; it rises linearly from 0 at the first.
-        window_size: Side of an attention window, in tokens: one number, or one per stage.
-        patch_size: Side of a patch, in pixels.
+        name: The row; or `timm/NAME` for any model of timm that gives a map or a sequence of features; or
+            `package.module:Class` for a subclass of `esvit.models.Backbone` (docs/training.md).
+        drop_path_rate: Probability that the student skips its last block; it rises linearly from 0 at the first block.
+        window_size (tokens): Side of an attention window: one number, or one per stage.
+        patch_size (pixels): Side of a patch.
         embed_dim: Width of the first stage; it doubles from stage to stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
-        image_size: Side, in pixels, for which windows and shifts are fixed; crops of any size may follow.
+        image_size (pixels): Side for which windows and shifts are fixed; crops of any size may follow.
         widths: Feature width of each stage, where it does not simply double.
-        mlp_ratio: Of a Swin: width of a block's hidden layer over that of the stage.
-        absolute_positions: Of a Swin: add learned embeddings of their places to the patches.
-        relative_positions: Of a CvT: a learned bias of the scores by how far apart two tokens of a window are.
-        shift: Of a CvT: shift the windows of every second block by half a window, as Swin does.
-        mode: Of a ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
-        options: What else `timm.create_model` is given, for models of timm, beside the row's own options.
+        mlp_ratio: Swin: width of a block's hidden layer over that of the stage.
+        absolute_positions: Swin: add learned embeddings of their places to the patches.
+        relative_positions: CvT: a learned bias of the scores by how far apart two tokens of a window are.
+        shift: CvT: shift the windows of every second block by half a window, as Swin does.
+        mode: ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
+        options: For models of timm, what else `timm.create_model` is given, beside the row's own options; for a class
+            of your own, its arguments.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
             fraction of the memory.
     """
@@ -80,21 +102,27 @@ class BackboneConfig(Config):
     @property
     def architecture(self) -> Architecture:
         """The row with the changes applied."""
-        row = BACKBONES.get(self.name) or TimmArchitecture(self.name.removeprefix(_TIMM))
+        row = self._row
         changes = self.model_dump(exclude={"name", "recompute"}, exclude_none=True)
         known = {field.name for field in fields(row)}
         if unknown := changes.keys() - known:
             raise ValueError(f"{self.name} has no {min(unknown)}; it has {', '.join(sorted(known))}")
         if self.options is not None:
             changes["options"] = {**row.options, **self.options}
-        return replace(row, **changes)
+        return replace(row, **changes)  # type: ignore[no-any-return]
+
+    @property
+    def _row(self) -> Any:
+        if self.name in BACKBONES:
+            return BACKBONES[self.name]
+        if own_parts.is_path(self.name):
+            return OwnArchitecture(self.name)
+        return TimmArchitecture(self.name.removeprefix(_TIMM))
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in BACKBONES and not name.startswith(_TIMM):
-            raise ValueError(f"no such backbone; choose one of {', '.join(BACKBONES)}, or {_TIMM}NAME for one of timm")
-        return name
+        return name if name.startswith(_TIMM) else own_parts.check_name(name, [*BACKBONES, f"{_TIMM}NAME"])
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -29,10 +29,10 @@ class ViewGroup(Config):
     """Views of one size. Probabilities are one a view, or a single one for all of them.
 
     Attributes:
-        size: Side of the square view, or (height, width), in pixels.
+        size (pixels): Side of the square view, or [height, width].
         count: Number of views.
         area: Range of the window's share of the image area.
-        blur: Probability of a Gaussian blur with sigma U(0.1, 2.0) pixels.
+        blur: Probability of a Gaussian blur.
         solarize: Probability of inverting the pixels from 128 upwards, after the blur.
     """
 
@@ -63,6 +63,11 @@ class MultiCropConfig(Config):
     """The views of one training sample; the defaults are EsViT's ten. The first group is the teacher's.
 
     Attributes:
+        views: The sizes of views and how many there are of each. The first size is the teacher's.
+        aspect: Range of the window's width over its height.
+        flip: Probability of a left-right flip.
+        grayscale: Probability of a view without colours.
+        blur_sigma (pixels): Range of the standard deviation of the blur.
         interpolation: The filter of the resize, antialiased: "bicubic", or "bilinear" as torchvision's default.
         exif_orientation: "ignore" takes photographs as they are stored, as the original does; "apply" turns them
             upright first.

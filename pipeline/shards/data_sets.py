@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.cache import CacheConfig, ShardCache
-from pipeline.shards.interface import OpenShard, Shards
+from pipeline.shards.interface import OpenShard, ShardSource
 from pipeline.shards.remote import RemoteShards
 from pipeline.store import MissingObjectError, Store
 
@@ -57,7 +57,7 @@ def read_manifest(store: Store) -> Manifest:
     return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
 
 
-def open_shards(store: Store, manifest: Manifest, cache: CacheConfig | None) -> Shards:
+def open_shards(store: Store, manifest: Manifest, cache: CacheConfig | None) -> ShardSource:
     """The shards of `manifest`: cached, or, without a cache, read by range. Those of a local folder stay in place."""
     if cache is None and store.local_path("") is None:
         return RemoteShards(store, manifest)
@@ -76,7 +76,7 @@ class JoinedDataSets:
         self.max_bytes = sum(cache.max_bytes for cache in self._caches)
         # Of each shard its data set, and its number there.
         self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
-        self._sizes = [entry.num_bytes for part in parts for entry in part.manifest.shards]
+        self.entries = [entry for part in parts for entry in part.manifest.shards]
         self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
         self._part_starts = np.cumsum([0, *(part.manifest.num_samples for part in parts)])
         self.num_samples = int(self._part_starts[-1])
@@ -113,20 +113,25 @@ class JoinedDataSets:
 
     def num_bytes(self, shards: Iterable[int]) -> int:
         """Size of these shards together."""
-        return sum(self._sizes[i] for i in shards)
+        return sum(self.entries[i].num_bytes for i in shards)
 
     def shard_of(self, ids: Any) -> Any:
         """Number of the shard of each sample."""
         return np.searchsorted(self.shard_starts, ids, side="right") - 1
 
-    def part_of(self, sample_id: int) -> int:
-        """Number of the data set of a sample."""
-        return int(np.searchsorted(self._part_starts, sample_id, side="right")) - 1
+    def part_of(self, ids: Any) -> Any:
+        """Number of the data set of each sample."""
+        return np.searchsorted(self._part_starts, ids, side="right") - 1
 
     def next_of(self, sample_id: int) -> int:
         """The sample after this one in its data set; after the last comes the first."""
         start, stop = self._part_starts[self.part_of(sample_id) :][:2].tolist()
         return start if sample_id + 1 == stop else sample_id + 1
+
+    def url_of(self, sample_id: int) -> str:
+        """Where the tar of a sample lies."""
+        part, number = self._places[int(self.shard_of(sample_id))]
+        return f"{self.parts[part].store.url}/{self.parts[part].manifest.shards[number].tar_name}"
 
     def name_of(self, sample_id: int) -> str:
         """A sample in words."""

@@ -85,7 +85,7 @@ def _run_rank(
         open_loader(stream, planner, config, torch.device("cpu")) as loader,
         open(folder / f"rank-{rank}.jsonl", "a", buffering=1) as log,
     ):
-        for batch in islice(loader, num_steps):
+        for batch in islice(loader.forever(), num_steps):
             position = loader.state_dict()["position"]
             log.write(json.dumps([position - 1, batch.ids.tolist(), _pixels(batch)]) + "\n")
             if position - 1 == kill_at:

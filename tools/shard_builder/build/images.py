@@ -3,6 +3,7 @@
 docs/shards.md has the policies as a table.
 """
 
+import contextlib
 import io
 import warnings
 from typing import Literal, NamedTuple
@@ -12,8 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from pipeline.config import Config
-from pipeline.pixels import MAX_PIXELS, upright
-from tools.shard_builder.build.metadata import ORIENTATION_TAG, jpeg_size, orientation, strip_metadata
+from pipeline.pixels import MAX_PIXELS, ORIENTATION_TAG, orientation, upright
+from tools.shard_builder.build.metadata import jpeg_size, strip_metadata
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -97,7 +98,9 @@ def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 return _prepare(image, data, policy)
     except UnidentifiedImageError:
-        raise RejectedImageError(f"not {'an' if policy.to_jpeg else 'a JPEG, PNG or WebP'} image") from None
+        kind = "an" if policy.to_jpeg else "a JPEG, PNG or WebP"
+        hint = f", but {found}, which --to-jpeg converts" if (found := _other_format(data)) else ""
+        raise RejectedImageError(f"not {kind} image{hint}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise RejectedImageError(f"more than {MAX_PIXELS:,} pixels: perhaps a decompression bomb") from None
     except (RejectedImageError, DroppedImageError):
@@ -139,6 +142,15 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
     if policy.exif == "strip":
         return PreparedImage(strip_metadata(data, ext), ext, height, width, 1)
     return PreparedImage(data, ext, height, width, turned)
+
+
+def _other_format(data: bytes) -> str | None:
+    """Which of the formats that can be converted it is."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
+            return image.format
+    return None
 
 
 def _size_of_ordinary(data: bytes) -> tuple[int, int] | None:

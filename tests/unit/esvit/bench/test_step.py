@@ -71,7 +71,7 @@ def test_with_data_a_step_waits_for_its_views(
 ) -> None:
     write_shards(tmp_path, jpegs(3), jpegs(3))
     phases = {}
-    for name, options in (("noise", ()), ("shards", ("--data", str(tmp_path)))):
+    for name, options in (("noise", ()), ("shards", (str(tmp_path),))):
         bench(monkeypatch, "--variant", "fused", "--json", *options)
         phases[name] = json.loads(capsys.readouterr().out)["variants"]["fused"]["phases"]
     assert phases["noise"]["data"] < 1e-3 < phases["shards"]["data"]
@@ -94,11 +94,11 @@ def test_the_recipe_keeps_its_odds_with_other_views() -> None:
         (["--batch-size", "0"], "'0' is not a whole number from 1 on"),
         (["--num-threads", "0"], "'0' is not a whole number from 1 on"),
         (["--rounds", "0"], "'0' is not a whole number from 1 on"),
-        (["--prototypes", "1"], "at least 2 prototypes"),
+        (["--prototypes", "1"], "'1' is not a whole number from 2 on"),
         (["--backbone", "nosuch"], "--backbone nosuch: no such backbone; choose one of swin_nano"),
         (["--backbone", "timm/nosuch"], "--backbone timm/nosuch: timm has no model 'nosuch'"),
         (["--backbone", "resnet50"], "leave 'direct' out of --variant"),
-        (["--data", "nowhere"], "nowhere holds no manifest.json"),
+        (["nowhere"], "nowhere holds no manifest.json"),
     ],
 )
 def test_mistakes_are_named(

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from pipeline import config
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
+from pipeline.bad_samples import TooManyBadSamples
 from pipeline.config import ConfigError
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import OrderConfig, OrderError
 from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import JoinedDataSets, open_data_set, split_evenly
 from pipeline.store import StoreError
-from pipeline.stream import SampleStream, Source, StreamConfig, TooManyBadSamples, open_training_stream
+from pipeline.stream import SampleStream, Source, StreamConfig, open_training_stream
 from support.shards import jpegs, write_shards
 
 NUM_FIRST, NUM_SECOND = 37, 12
@@ -40,7 +41,7 @@ def settings(*urls: Path | str, weights: tuple[float, ...] = (1, 3), **changes: 
 
 
 def take(stream: SampleStream, count: int) -> list[tuple[list[int], list[int]]]:
-    return [(batch.ids.tolist(), batch.passes.tolist()) for batch in islice(stream, count)]
+    return [(batch.ids.tolist(), batch.passes.tolist()) for batch in islice(stream.forever(), count)]
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -59,10 +60,12 @@ def test_a_batch_holds_the_bytes_and_labels_of_its_samples(both: StreamConfig) -
     images = jpegs(NUM_FIRST) + jpegs(NUM_SECOND, 100)
     stream = open_training_stream(both, seed=3, global_batch=8)
     assert stream.num_samples == 49 and stream.steps_per_epoch == 6
-    for batch in islice(stream, 10):
+    for batch in islice(stream.forever(), 10):
         assert batch.images == [images[i] for i in batch.ids]
         assert batch.labels.tolist() == [i if i < NUM_FIRST else i - NUM_FIRST for i in batch.ids]
         assert int((batch.ids >= NUM_FIRST).sum()) == 6
+        assert batch.data_sets.tolist() == [int(i >= NUM_FIRST) for i in batch.ids]
+        assert batch.keys == [f"k{label:06d}" for label in batch.labels]
 
 
 @pytest.mark.parametrize("position", [0, 1, 5, 6, 17])
@@ -99,7 +102,7 @@ def test_an_image_never_has_the_same_views_twice(shards: Path, second: Path) -> 
     data = DataConfig(stream=settings(shards, second), num_threads=2)
     found: dict[int, list[bytes]] = {}
     with open_loader(open_training_stream(data.stream, 0, 8), planner, data, torch.device("cpu")) as loader:
-        for batch in islice(loader, loader.steps_per_epoch):
+        for batch in loader:
             for b, sample in enumerate(batch.ids.tolist()):
                 found.setdefault(sample, []).append(batch.views[0][0, b].numpy().tobytes())
     assert max(map(len, found.values())) >= 3  # all in the first epoch of the mixture

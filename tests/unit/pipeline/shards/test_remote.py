@@ -62,9 +62,9 @@ def test_a_stream_without_cache_yields_what_one_with_a_cache_does(tmp_path: Path
         open_training_stream(StreamConfig(shards=url, order=OrderConfig(lanes=2), cache=cache), seed=0, global_batch=4)
         for cache in (None, CacheConfig(folder=str(tmp_path / "cache")))
     ]
-    without = list(islice(streams[0], 20))
+    without = list(islice(streams[0].forever(), 20))
     assert not (tmp_path / "cache").exists()
-    for ours, theirs in zip(without, islice(streams[1], 20), strict=True):
+    for ours, theirs in zip(without, islice(streams[1].forever(), 20), strict=True):
         assert ours.images == theirs.images and ours.ids.tolist() == theirs.ids.tolist()
 
 

@@ -132,7 +132,7 @@ def stream_epochs(url: str, folder: str, max_bytes: int, rank: int, num_epochs: 
         sample_look_ahead_steps=1,
     )
     stream = open_training_stream(config, 0, 8, rank, 2)
-    for _ in islice(stream, num_epochs * stream.steps_per_epoch):
+    for _ in islice(stream.forever(), num_epochs * stream.steps_per_epoch):
         pass
     Store.parts = parts  # type: ignore[method-assign]
     return fetched

@@ -76,7 +76,7 @@ def test_by_default_bytes_enter_as_they_are_and_are_named_by_content(kind: str, 
     [
         (b"", "empty file"),
         (b"<html>", "not a JPEG, PNG or WebP image"),
-        (encode(PHOTO, "GIF"), "not a JPEG, PNG or WebP image"),
+        (encode(PHOTO, "GIF"), "not a JPEG, PNG or WebP image, but GIF, which --to-jpeg converts"),
         (animation("PNG"), "animated image"),
         (animation("WEBP"), "animated image"),
         (bomb(), "more than 89,478,485 pixels: perhaps a decompression bomb"),
