@@ -46,6 +46,12 @@ def test_a_folder_is_counted_at_any_depth_without_hidden_names(photos: Path) -> 
     assert found.num_bytes == sum((photos / name).stat().st_size for name in _names(photos))
 
 
+def test_a_link_to_a_folder_above_is_not_followed(photos: Path) -> None:
+    before = scan(photos)
+    (photos / "in/up").symlink_to(photos)
+    assert scan(photos) == before
+
+
 def test_the_same_files_are_images_here_and_for_the_builder() -> None:
     assert images.SUFFIXES == SUFFIXES
 
@@ -112,7 +118,7 @@ def test_broken_images_and_other_files_are_left_out_and_counted(
     folder = scan(photos)
     assert build_shards(folder) == 9
     said = capsys.readouterr().err
-    assert f"broken images left out: 1, named in {folder.cached}/rejects.jsonl" in said
+    assert f"images left out: 1, each with its reason in {folder.cached}/rejects.jsonl" in said
     assert "other files left out: 2" in said
 
 
