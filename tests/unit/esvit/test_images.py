@@ -12,7 +12,6 @@ from conftest import smooth_image
 from esvit import images
 from esvit.images import ImagesError, build_shards, scan
 from pipeline.shards.data_sets import open_data_set
-from tools.shard_builder.readers.image_folder import SUFFIXES
 
 
 @pytest.fixture
@@ -50,10 +49,6 @@ def test_a_link_to_a_folder_above_is_not_followed(photos: Path) -> None:
     before = scan(photos)
     (photos / "in/up").symlink_to(photos)
     assert scan(photos) == before
-
-
-def test_the_same_files_are_images_here_and_for_the_builder() -> None:
-    assert images.SUFFIXES == SUFFIXES
 
 
 def test_every_image_is_in_the_shards_whatever_the_folders_are_called(photos: Path) -> None:
@@ -172,5 +167,6 @@ def _names(folder: Path) -> list[Path]:
     return [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in images.SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
