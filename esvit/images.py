@@ -47,8 +47,6 @@ class ImageFolder:
     num_images: int
     num_bytes: int
     """Of the images."""
-    num_others: int
-    """Files that are no images by their suffix, and are left out."""
     digest: str
     """Of names, sizes and times of the images."""
 
@@ -71,12 +69,11 @@ def scan(folder: str | Path) -> ImageFolder:
     if not path.is_dir():
         raise ImagesError(f"there is no folder {folder}; --images takes a local folder of images")
     digest = hashlib.sha256()
-    num_images = num_bytes = num_others = 0
+    num_images = num_bytes = 0
     try:
         for file in _files(path):
             if not file.name.lower().endswith(SUFFIXES):
-                num_others += 1
-                continue
+                continue  # the builder counts them
             found = file.stat()
             num_images, num_bytes = num_images + 1, num_bytes + found.st_size
             name = os.fsencode(os.path.relpath(file.path, path))
@@ -86,8 +83,8 @@ def scan(folder: str | Path) -> ImageFolder:
     if (path / MANIFEST_NAME).exists() and not num_images:
         raise ImagesError(f"{folder} holds shards, not images; use --set data.stream.shards={folder}")
     if not num_images:
-        raise ImagesError(f"{folder} holds no {', '.join(SUFFIXES)}, and {num_others:,} other files")
-    return ImageFolder(path, num_images, num_bytes, num_others, digest.hexdigest())
+        raise ImagesError(f"{folder} holds no images: no {', '.join(SUFFIXES)}")
+    return ImageFolder(path, num_images, num_bytes, digest.hexdigest())
 
 
 def _files(folder: str | Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator["os.DirEntry[str]"]:
@@ -123,8 +120,6 @@ def build_shards(folder: ImageFolder) -> int:
     say_once(f"{manifest.num_samples:,} images of {folder.path} are in {dest}")
     if manifest.num_rejects:
         say_once(f"images left out: {manifest.num_rejects:,}, each with its reason in {dest}/rejects.jsonl")
-    if folder.num_others:
-        say_once(f"other files left out: {folder.num_others:,} (neither {' nor '.join(SUFFIXES)})")
     return manifest.num_samples
 
 
