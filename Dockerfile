@@ -40,6 +40,7 @@ COPY README.md LICENSE ./
 COPY pipeline pipeline
 COPY esvit esvit
 COPY tools tools
+COPY configs configs
 RUN pip install --no-cache-dir --no-deps . && rm -r build
 
 WORKDIR /opt/esvit

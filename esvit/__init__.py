@@ -1,1 +1,35 @@
-"""EsViT pre-training and its evaluation: networks, losses, the loop (arXiv 2106.09785)."""
+"""EsViT pre-training and its evaluation: networks, losses, the loop (arXiv 2106.09785).
+
+    import esvit
+    esvit.train("swin_tiny_w7", output="runs/mine", data={"stream": {"shards": "s3://bucket/imagenet/train"}})
+
+What is named here is for users and stays from release to release. It is imported when it is first used, so that
+`import esvit` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from esvit.api import train
+    from esvit.callbacks import CheckpointEvent, StepEvent
+    from esvit.train_config import TrainConfig
+
+__all__ = ["CheckpointEvent", "StepEvent", "TrainConfig", "train"]
+
+_HOMES = {
+    "CheckpointEvent": "esvit.callbacks",
+    "StepEvent": "esvit.callbacks",
+    "TrainConfig": "esvit.train_config",
+    "train": "esvit.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'esvit' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -17,6 +17,10 @@ class DeviceError(UserError):
     """The device asked for is not on this machine."""
 
 
+class RefusedElsewhereError(UserError):
+    """Another rank cannot start."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all: `rank` of `size`, `local_rank` on its node, on `device`."""
@@ -83,6 +87,23 @@ class World:
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what may raise a `UserError`: where one rank does, all do. A collective call, at its end.
+
+        Raises:
+            RefusedElsewhereError: it was another rank; this one has no fault to report.
+        """
+        refusal = None
+        try:
+            yield
+        except UserError as error:
+            refusal = error
+        if self.any(refusal is not None):
+            raise refusal or RefusedElsewhereError(
+                f"rank {self.rank} does not start because another rank cannot; that rank says why"
+            )
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.size > 1:
@@ -99,15 +120,20 @@ def world(device: str) -> Iterator[World]:
     Raises:
         DeviceError: "cuda" was asked for and there is none for this rank.
     """
-    rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in _LAUNCHER.items())
-    chosen = _device(device, local_rank)
-    if size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    here = place(device)
+    if here.size > 1:
+        dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo")
     try:
-        yield World(rank, local_rank, size, chosen)
+        yield here
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def place(device: str) -> World:
+    """This process among all, without meeting the others: no collective call may follow. Raises as `world` does."""
+    rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in _LAUNCHER.items())
+    return World(rank, local_rank, size, _device(device, local_rank))
 
 
 # What torchrun sets, and what a process alone is.
@@ -122,7 +148,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     if local_rank >= torch.cuda.device_count():
         raise DeviceError(
             f"rank {local_rank} of this node has no GPU ({torch.cuda.device_count()} found); "
-            "start fewer ranks a node, or use --set device=cpu"
+            "start fewer ranks per node, or choose the device cpu"
         )
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

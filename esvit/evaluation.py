@@ -1,8 +1,8 @@
 """What `esvit-eval` does: measure what a checkpoint has learned, and hand it on."""
 
 import argparse
-import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,20 +13,23 @@ from esvit.checkpoints.export import export
 from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
-from esvit.models import Backbone
-from esvit.models.student_teacher import Network
+from esvit.models import Backbone, build_backbone
+from esvit.models.sizes import check_image_size
 from pipeline.augment import CenterCropConfig
+from pipeline.command import write_json
 from pipeline.loader import DataConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig
 
 
-def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
-    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode."""
-    model = source.model_config(saved)
+def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[str] = ()) -> Backbone:
+    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode; see `source.model_config`."""
+    model = source.model_config(saved, allow_import)
     prefix = "backbone."
-    backbone = Network(model, drop_path=False, with_regions=False).backbone
-    state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
+    backbone = build_backbone(model.backbone, drop_path=False)
+    tensors = source.network_of(saved, network).items()
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
     backbone.load_state_dict(state)
     return backbone.eval()
 
@@ -34,9 +37,10 @@ def load_backbone(saved: dict[str, Any], network: str) -> Backbone:
 def knn(arguments: argparse.Namespace) -> int:
     """`esvit-eval knn`: print top-1 for each number of neighbours."""
     saved = source.load(arguments.checkpoint, _warn)
-    crop = CenterCropConfig(size=arguments.size, resize=arguments.resize or round(arguments.size * 256 / 224))
+    crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:
-        backbone = load_backbone(saved, arguments.network).to(here.device)
+        backbone = load_backbone(saved, arguments.network, arguments.allow_import).to(here.device)
+        check_image_size(backbone, arguments.size, here.device, f"--size {arguments.size}")
         train, test = (
             extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
             for url in (arguments.train, arguments.test)
@@ -47,7 +51,7 @@ def knn(arguments: argparse.Namespace) -> int:
     k, top1 = best(accuracy)
     result = {"step": saved["step"], "network": arguments.network, "top1": top1, "k": k, "accuracy": accuracy}
     if arguments.json:
-        sys.stdout.write(json.dumps(result) + "\n")
+        write_json(result)
         return 0
     table = Table("neighbours", "top-1 %", title=f"k-NN, {arguments.network} at step {saved['step']}")
     for count, value in accuracy.items():
@@ -59,8 +63,12 @@ def knn(arguments: argparse.Namespace) -> int:
 def export_backbone(arguments: argparse.Namespace) -> int:
     """`esvit-eval export`: the backbone as safetensors and config, for timm."""
     store = Store(arguments.dest)
-    for name in export(source.load(arguments.checkpoint, _warn), arguments.network, store):
-        sys.stdout.write(f"wrote {store.url}/{name}\n")
+    saved = source.load(arguments.checkpoint, _warn)
+    files = [f"{store.url}/{name}" for name in export(saved, arguments.network, store, arguments.allow_import)]
+    if arguments.json:
+        write_json({"step": saved["step"], "network": arguments.network, "files": files})
+    else:
+        sys.stdout.writelines(f"wrote {file}\n" for file in files)
     return 0
 
 
@@ -70,7 +78,7 @@ def _warn(message: str) -> None:
 
 def _data(arguments: argparse.Namespace, url: str) -> DataConfig:
     return DataConfig(
-        stream=StreamConfig(shards=url, cache_dir=arguments.cache_dir),
+        stream=StreamConfig(shards=url, cache=CacheConfig(folder=arguments.cache_dir)),
         executor=arguments.executor,
         num_threads=arguments.num_threads,
     )

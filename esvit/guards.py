@@ -17,8 +17,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 
 _NEVER = 2**62
-# A loss closer to ln K than this share of it has not left the uniform solution.
-_UNIFORM_MARGIN = 0.005
+_UNIFORM_MARGIN = 0.005  # of ln K
 
 
 class DivergedError(UserError):
@@ -33,11 +32,11 @@ class GuardConfig(Config):
     """When to call a run collapsed.
 
     Attributes:
-        on_collapse: Say so and go on, or stop.
-        patience: Logged steps in a row that must show the same sign.
-        min_entropy: Of the mean teacher assignment, over ln K; below it one or few prototypes take every image.
-        min_feature_std: Of the teacher's normalised features over the images, 1 where they spread in all directions;
-            below it all images look alike.
+        on_collapse: "report" says so and goes on, "stop" ends the run.
+        patience (logged steps): So many in a row must show the same sign.
+        min_entropy: Entropy of the mean teacher assignment, over ln K; below it one or few prototypes take every image.
+        min_feature_std: Spread of the teacher's normalised features over the images, 1 where they spread in all
+            directions; below it all images look alike.
         max_center_drift: RMS move of a centre from one logged step to the next, in teacher temperatures.
     """
 
@@ -101,13 +100,17 @@ class CollapseDetector:
     """Looks at every logged step for the signs of collapse."""
 
     def __init__(self, config: GuardConfig, num_prototypes: int) -> None:
-        self._config, self._log_k = config, math.log(num_prototypes)
+        self._config, self._num_prototypes = config, num_prototypes
         self._center: Tensor | None = None
         self._streaks: dict[str, int] = {}
 
     def center_drift(self, loss: nn.Module, teacher_temperature: float) -> Tensor:
-        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device."""
-        center = torch.cat([buffer.flatten() for buffer in loss.buffers()])
+        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device.
+
+        The centres are the buffers of the loss; 0 for a loss that has none.
+        """
+        buffers = [buffer.flatten() for buffer in loss.buffers() if buffer.is_floating_point()]
+        center = torch.cat(buffers) if buffers else torch.zeros(1)
         before, self._center = self._center, center.clone()
         return (center - (center if before is None else before)).square().mean().sqrt() / teacher_temperature
 
@@ -117,10 +120,10 @@ class CollapseDetector:
         Raises:
             CollapseError: there is one, and `on_collapse` is "stop".
         """
-        config, view = self._config, scalars["view"]
+        config = self._config
         signs = {
-            "the loss is ln K: the teacher's assignments are uniform": (
-                abs(view - self._log_k) < _UNIFORM_MARGIN * self._log_k
+            "the loss is ln K: the teacher's assignments are uniform": is_uniform(
+                scalars["view"], self._num_prototypes
             ),
             "few prototypes take every image (teacher entropy)": scalars["teacher_entropy"] < config.min_entropy,
             "all images have the same features (feature std)": scalars["feature_std"] < config.min_feature_std,
@@ -137,6 +140,12 @@ class CollapseDetector:
                 "learning rate, milder crops and colours, head.batch_norm, or guards.on_collapse=report"
             )
         return lasting
+
+
+def is_uniform(view_loss: float, num_prototypes: int) -> bool:
+    """Whether the view loss is ln K, within half a percent: what a teacher with uniform targets gives."""
+    log_k = math.log(num_prototypes)
+    return abs(view_loss - log_k) < _UNIFORM_MARGIN * log_k
 
 
 def cautions(peak_lr: float, global_batch: int, num_prototypes: int, num_samples: int) -> list[str]:

@@ -1,36 +1,36 @@
 """What a run says while it runs: Prometheus on every rank, a log file and a live line on the first.
 
+Nothing is written before `RunLog.begin`: until then a start may still be refused.
 `log.jsonl` has one JSON object a logged step; `samples-rank-N.jsonl`, if asked for, the sample ids of every step;
 `metrics-rank-N.prom` the last values of all metrics of a run that ended well.
 """
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from prometheus_client import REGISTRY, write_to_textfile
 from pydantic import Field, PositiveInt
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from esvit.distributed import World
+from esvit.guards import is_uniform
 from pipeline import telemetry
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.loader import ViewBatch
-
-# A loss closer to ln K than this share of it has not left the uniform solution.
-_UNIFORM_MARGIN = 0.005
 
 
 class MetricsConfig(Config):
     """How a run reports.
 
     Attributes:
-        port: Of the Prometheus endpoint of local rank 0; rank i of the node takes `port + i`. 0 for any free one.
+        port: Port of the Prometheus endpoint of local rank 0; rank i of the node takes `port + i`. 0 for any free one.
         address: Interface that the endpoints listen on.
         log_every_steps: Steps between two log lines; only these wait for the device.
         record_samples: Write the ids of the samples of every step, to audit order and resume.
@@ -42,22 +42,24 @@ class MetricsConfig(Config):
     record_samples: bool = False
 
 
+class OutputError(UserError):
+    """The output folder of a run cannot be written."""
+
+
 class RunLog:
     """The voice of one rank. Made by `run_log`."""
 
     def __init__(
-        self, config: MetricsConfig, world: World, output: Path, num_prototypes: int, stack: ExitStack
+        self, config: MetricsConfig, world: World, output: Path, num_prototypes: int, port: int, stack: ExitStack
     ) -> None:
-        self._config, self._world = config, world
-        self._log_k = math.log(num_prototypes)
-        self._log = _append(output / "log.jsonl", stack) if world.is_main else None
-        samples = output / f"samples-rank-{world.rank}.jsonl"
-        self._samples = _append(samples, stack) if config.record_samples else None
-        self._progress = _progress_bar() if world.is_main and sys.stdout.isatty() else None
-        if self._progress:
-            stack.enter_context(self._progress)
+        self._config, self._world, self._output, self._port, self._stack = config, world, output, port, stack
+        self._num_prototypes = num_prototypes
+        self._log: TextIO | None = None
+        self._samples: TextIO | None = None
+        self._progress: Progress | None = None
         self._task = TaskID(0)
         self._since_log = _Interval()
+        self._remaining = _Remaining(0, 0)
 
     def say(self, message: str) -> None:
         """One line on the terminal of the first rank."""
@@ -68,9 +70,37 @@ class RunLog:
             sys.stdout.flush()
 
     def begin(self, step: int, num_steps: int) -> None:
-        """The loop starts at `step` of `num_steps`."""
-        if self._progress:
-            self._task = self._progress.add_task("", total=num_steps, completed=step, line="")
+        """The run goes on from `step` of `num_steps`: announce the metrics endpoint, open the log, show the bar.
+
+        Raises:
+            OutputError: the output folder cannot be written.
+        """
+        config, rank = self._config, self._world.rank
+        try:
+            telemetry.announce(self._targets, rank, config.address, self._port, run=self._output.name)
+            if self._world.is_main:
+                self._log = _append(self._output / "log.jsonl", self._stack)
+            if config.record_samples:
+                self._samples = _append(self._output / f"samples-rank-{rank}.jsonl", self._stack)
+        except OSError as error:
+            raise OutputError(f"cannot write the output folder {self._output}: {error.strerror}") from None
+        device, size = str(self._world.device), str(self._world.size)
+        telemetry.RUN_INFO.info({"run": self._output.name, "device": device, "world_size": size})
+        self.say(f"metrics of rank 0: http://{config.address}:{self._port}/metrics")
+        self._remaining = _Remaining(step, num_steps)
+        if self._world.is_main and sys.stdout.isatty():
+            bar = Progress(BarColumn(), TextColumn("{task.fields[line]}"), refresh_per_second=4)
+            self._progress = self._stack.enter_context(bar)
+            self._task = bar.add_task("", total=num_steps, completed=step, line="")
+
+    def end(self) -> None:
+        """The run ends well: take the target back, and keep the last values of the metrics."""
+        (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
+        write_to_textfile(str(self._output / f"metrics-rank-{self._world.rank}.prom"), REGISTRY)
+
+    @property
+    def _targets(self) -> Path:
+        return self._output / "targets"
 
     @contextmanager
     def step(self) -> Iterator["_StepTimer"]:
@@ -107,14 +137,14 @@ class RunLog:
             record = {"step": step, "epoch": epoch, **scalars, "lr": lr, **speed}
             self._log.write(json.dumps(record) + "\n")
             self._log.flush()
-        line = self._line(epoch, scalars, speed)
+        line = f"{self._remaining.describe(step)}  {self._line(epoch, scalars, speed)}"
         if self._progress:
             self._progress.update(self._task, completed=step, line=line)
         else:
-            self.say(f"step {step}  {line}")
+            self.say(line)
 
     def _line(self, epoch: float, scalars: dict[str, float], speed: dict[str, float]) -> str:
-        uniform = abs(scalars["view"] - self._log_k) < _UNIFORM_MARGIN * self._log_k
+        uniform = is_uniform(scalars["view"], self._num_prototypes)
         return (
             f"epoch {epoch:.2f}  {speed['images_per_second']:.1f} images/s  "
             f"waiting for data {100 * speed['data_wait_share']:.0f} %  loss {scalars['loss']:.4f}"
@@ -124,21 +154,19 @@ class RunLog:
 
 @contextmanager
 def run_log(config: MetricsConfig, world: World, output: Path, num_prototypes: int) -> Iterator[RunLog]:
-    """Start this rank's metrics endpoint, announce it in `output/targets`, and open its log.
+    """Start this rank's metrics endpoint, and a log that opens its files in `output` when the run begins.
+
+    Only a run that ends well takes its target in `output/targets` back: that of a dead rank stays, and its `up == 0` is
+    an alert.
 
     Raises:
         MetricsPortError: the port is taken.
     """
-    port = telemetry.start_exporter(config.port and config.port + world.local_rank, config.address)
-    target = telemetry.announce(output / "targets", world.rank, config.address, port, run=output.name)
-    telemetry.RUN_INFO.info({"run": output.name, "device": str(world.device), "world_size": str(world.size)})
     with ExitStack() as stack:
-        log = RunLog(config, world, output, num_prototypes, stack)
-        log.say(f"metrics of rank 0: http://{config.address}:{port}/metrics")
+        port = stack.enter_context(telemetry.exporter(config.port and config.port + world.local_rank, config.address))
+        log = RunLog(config, world, output, num_prototypes, port, stack)
         yield log
-    # Only a run that ends well takes its target back: that of a dead rank stays, and its `up == 0` is an alert.
-    target.unlink(missing_ok=True)
-    write_to_textfile(str(output / f"metrics-rank-{world.rank}.prom"), REGISTRY)
+        log.end()
 
 
 class _StepTimer:
@@ -175,15 +203,24 @@ class _Interval:
         return speed
 
 
+class _Remaining:
+    """How far the run is, and how long the rest will take at the speed of the last steps."""
+
+    def __init__(self, step: int, num_steps: int) -> None:
+        self._step, self._num_steps, self._time = step, num_steps, time.monotonic()
+        self._step_seconds = 0.0
+
+    def describe(self, step: int) -> str:
+        """As "step 20 of 400  ETA 0:12:34". Checkpoints and log lines count too, so it is the time of a clock."""
+        now = time.monotonic()
+        recent = (now - self._time) / max(step - self._step, 1)
+        # Half of it from the last report, half from those before: a slow start is soon forgotten.
+        self._step_seconds = (self._step_seconds + recent) / 2 if self._step_seconds else recent
+        self._step, self._time = step, now
+        left = timedelta(seconds=round(self._step_seconds * (self._num_steps - step)))
+        return f"step {step} of {self._num_steps}  ETA {left}"
+
+
 def _append(path: Path, stack: ExitStack) -> TextIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     return stack.enter_context(path.open("a"))
-
-
-def _progress_bar() -> Progress:
-    return Progress(BarColumn(), TextColumn("{task.fields[line]}"), TimeRemainingColumn(), refresh_per_second=4)
-
-
-def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]

@@ -7,8 +7,12 @@ targets from Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv 17
 Regularization Strategy to Train Strong Classifiers with Localizable Features" (arXiv 1905.04899).
 
 The region task is weighted like the view task: each region predicts its best match in either image, by w and 1-w,
-also where CutMix shows it one of them alone. The authors' option draws anew for every view and leaves the targets of
-their region task as they are; here all views of a step, on every rank, are blended alike.
+also where CutMix shows it one of them alone.
+
+The authors' option is another thing. It calls timm's Mixup, which blends a view in place, and the teacher is given the
+same tensors: their teacher sees blended views, which the text of their code does not say. It draws anew for every view,
+and the loss with both tasks leaves its targets as they are. Here the teacher sees each image unblended, and all views
+of a step, on every rank, are blended alike. So this option is ours, and no published figure was trained with it.
 """
 
 from typing import NamedTuple
@@ -62,10 +66,12 @@ class MixupConfig(Config):
     The partner comes from the images of one forward on one rank, so with it a run depends on the number of ranks.
 
     Attributes:
-        alpha: Of mixup: w is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is usual.
-        cutmix_alpha: Of CutMix, in the same way; 1 is usual. What a border cuts off the box is given back to w.
-        probability: Of a step to be blended at all.
-        switch_probability: Of a blended step to be CutMix, where both are on.
+        alpha: Strength of mixup: the weight w of an image is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is
+            usual.
+        cutmix_alpha: Strength of CutMix, in the same way; 1 is usual. What a border cuts off the box is given back to
+            w.
+        probability: Probability of a step to be blended at all.
+        switch_probability: Probability of a blended step to be CutMix, where both are on.
     """
 
     alpha: float = Field(default=0.0, ge=0)

@@ -20,9 +20,13 @@ class OptimConfig(Config):
     """AdamW and what happens to its gradients. Learning rate and weight decay come from the schedules.
 
     Attributes:
+        beta1: Decay of AdamW's mean of the gradients.
+        beta2: Decay of AdamW's mean of their squares.
+        eps: Added to the root of the latter, against division by 0.
         clip_norm: Largest L2 norm of a gradient; `.inf` for any.
         clip: What `clip_norm` limits: each tensor by itself, or all together.
-        freeze_last_layer_epochs: For so many epochs the prototypes of both heads stay as they are.
+        freeze_last_layer_epochs: For so many epochs the prototypes of both heads stay as they are. A run of one epoch
+            freezes none by default.
     """
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -74,6 +78,16 @@ def clip_gradients(
     scales = (max_norm / (limited + 1e-6)).clamp(max=1)
     torch._foreach_mul_(gradients, scales.unbind())
     return total_norm
+
+
+def step_unless(failed: Tensor, optimizer: Optimizer) -> None:
+    """Make a step, or none where `failed` [] is true, which the device decides.
+
+    The fused kernel looks at what torch's `GradScaler` would tell it; the step count stands still, too.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, failed.float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
 
 
 def freeze_last_layers(network: nn.Module) -> None:

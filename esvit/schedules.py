@@ -12,6 +12,20 @@ from pydantic import Field, PositiveInt, model_validator
 
 from pipeline.config import Config
 
+_EPOCHS = 300
+_WARMUP_EPOCHS = 10
+_TEMPERATURE_WARMUP_EPOCHS = 30
+
+
+def _lr_warmup(given: dict[str, int]) -> int:
+    """10, or a third of a shorter run"""
+    return min(_WARMUP_EPOCHS, given.get("epochs", _EPOCHS) // 3)
+
+
+def _temperature_warmup(given: dict[str, int]) -> int:
+    """30, or the whole of a shorter run"""
+    return min(_TEMPERATURE_WARMUP_EPOCHS, given.get("epochs", _EPOCHS))
+
 
 class ScheduleConfig(Config):
     """Length of the run and the course of its schedules.
@@ -20,12 +34,15 @@ class ScheduleConfig(Config):
         epochs: Length of the run.
         epoch_steps: Steps of an epoch in all schedules and in `checkpoint`; 0 for one pass over the data. For sets so
             large that a run is a number of steps: the samples come pass after pass without end, whatever this says.
-        warmup_epochs: Of the learning rate, linear from 0.
+        warmup_epochs: Length of the warm-up of the learning rate, which is linear from 0.
         base_lr: Peak learning rate per 256 images of the global batch.
         min_lr: Where the cosine of the learning rate ends, whatever the batch.
-        weight_decay: At the start, on a cosine to `final_weight_decay`.
-        teacher_momentum: At the start, on a cosine to 1.
-        teacher_temperature: After its warm-up, linear from `warmup_teacher_temperature`, epoch by epoch.
+        weight_decay: Weight decay at the start. It moves on a cosine to `final_weight_decay`.
+        final_weight_decay: Weight decay at the end.
+        teacher_momentum: Momentum of the teacher, which follows the student, at the start. It moves on a cosine to 1.
+        teacher_temperature: Divides the teacher's logits, after the warm-up of the temperature.
+        warmup_teacher_temperature: The same at the start. It moves to `teacher_temperature` epoch by epoch, linearly.
+        warmup_teacher_temperature_epochs: Length of the warm-up of the temperature.
         region_start_epoch: Until then the loss is the view task alone; the region task is computed, but counts nothing.
             Regions match by features, and the features of a new network know the place in the picture before they know
             what is there: from the start, the region task can fasten that (docs/experiments.md).
@@ -33,9 +50,9 @@ class ScheduleConfig(Config):
             to `loss.region_weight`.
     """
 
-    epochs: PositiveInt = 300
+    epochs: PositiveInt = _EPOCHS
     epoch_steps: int = Field(default=0, ge=0)
-    warmup_epochs: int = Field(default=10, ge=0)
+    warmup_epochs: int = Field(default_factory=_lr_warmup, ge=0)
     base_lr: float = Field(default=5e-4, ge=0)
     min_lr: float = Field(default=1e-6, ge=0)
     weight_decay: float = Field(default=0.04, ge=0)
@@ -43,15 +60,16 @@ class ScheduleConfig(Config):
     teacher_momentum: float = Field(default=0.996, ge=0, le=1)
     teacher_temperature: float = Field(default=0.07, gt=0)
     warmup_teacher_temperature: float = Field(default=0.04, gt=0)
-    warmup_teacher_temperature_epochs: int = Field(default=30, ge=0)
+    warmup_teacher_temperature_epochs: int = Field(default_factory=_temperature_warmup, ge=0)
     region_start_epoch: int = Field(default=0, ge=0)
     region_warmup_epochs: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _warmups_end(self) -> Self:
-        for key in ("warmup_epochs", "warmup_teacher_temperature_epochs", "region_start_epoch"):
+        for key in ("warmup_epochs", "warmup_teacher_temperature_epochs"):
             if getattr(self, key) > self.epochs:
-                raise ValueError(f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs}); lower it too")
+                longer = f"{key} ({getattr(self, key)}) exceeds epochs ({self.epochs})"
+                raise ValueError(f"{longer}; lower it, or leave it out for what fits")
         return self
 
 

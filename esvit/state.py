@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from esvit.checkpoints.files import CheckpointError
-from esvit.losses import EsvitLoss
+from esvit.models.positions import fitted
 from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
 from pipeline.loader import ViewLoader
@@ -21,19 +22,20 @@ class TrainState:
     """All that a run carries from one step to the next.
 
     There is no random state in it: docs/decisions/0003-no-random-state-in-checkpoints.md. `scaler` is the one of
-    fp16, and disabled for other precisions.
+    fp16, and disabled for other precisions. Without a `loader` it can be trained, but neither saved nor resumed.
     """
 
     networks: StudentTeacher
-    loss: EsvitLoss
+    loss: nn.Module
     optimizer: Optimizer
     scaler: GradScaler
-    loader: ViewLoader
+    loader: ViewLoader | None
     config: dict[str, Any]
     step: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only."""
+        assert self.loader, "a state without a loader has no place in the data to be saved"
         return {
             "student": self.networks.student.state_dict(),
             "teacher": self.networks.teacher.state_dict(),
@@ -52,6 +54,7 @@ class TrainState:
             CheckpointError: it is of another network.
             OrderError: it belongs to another data set or order of samples.
         """
+        assert self.loader, "a state without a loader has no place in the data to go on from"
         self.loader.load_state_dict(saved["loader"])
         self._load_networks(saved, strict=True)
         if saved["scaler"]:
@@ -63,9 +66,32 @@ class TrainState:
         """Take over the networks, centres and optimiser state of another run; returns the names that start fresh.
 
         Raises:
-            CheckpointError: `saved` has parameters that this network lacks, or of other shapes.
+            CheckpointError: `saved` lacks one of these, or has parameters that this network lacks, or of other shapes.
         """
+        words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
+        if lacking := [word for part, word in words.items() if part not in saved]:
+            raise CheckpointError(
+                f"the checkpoint has no {', no '.join(lacking)}, so this training cannot start from it; "
+                "checkpoint.start_backbone_from takes the backbone alone"
+            )
         return self._load_networks(saved, strict=False)
+
+    def start_backbone_from(self, saved: dict[str, Any]) -> list[str]:
+        """Take over one backbone of another run, for student and teacher alike; returns the names of resized tables.
+
+        Raises:
+            CheckpointError: it does not fit, even with its tables of positions resized.
+        """
+        network, prefix = "teacher" if "teacher" in saved else "student", "backbone."
+        found = {name.removeprefix(prefix): t for name, t in saved[network].items() if name.startswith(prefix)}
+        shapes = {name: tensor.shape for name, tensor in self.networks.student.backbone.state_dict().items()}
+        found, resized = fitted(found, shapes)
+        for one in (self.networks.student, self.networks.teacher):
+            try:
+                one.backbone.load_state_dict(found)
+            except RuntimeError as error:
+                raise CheckpointError(_first_problem(f"{network}'s backbone", error)) from None
+        return resized
 
     def _load_networks(self, saved: dict[str, Any], strict: bool) -> list[str]:
         fresh = []

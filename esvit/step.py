@@ -1,6 +1,7 @@
 """One optimisation step, from views to moved weights, in which the host never waits for the device."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +12,22 @@ from torch.nn.parallel import DistributedDataParallel
 
 from esvit.guards import FeatureSpread, FiniteGuard
 from esvit.mixup import Blend, mirror
-from esvit.optim import OptimConfig, apply_schedule, clip_gradients, freeze_last_layers
+from esvit.optim import OptimConfig, apply_schedule, clip_gradients, freeze_last_layers, step_unless
 from esvit.schedules import StepValues
 from esvit.state import TrainState
 from pipeline.errors import UserError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
+"""The phases of a step, in their order; with accumulation the first four come again for every part of the batch."""
+Clock = Callable[[str], contextlib.AbstractContextManager[None]]
+"""Called with the name of a phase; what it returns is entered around that phase."""
+
+
+def _no_clock(_phase: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -28,13 +38,13 @@ class StepSettings:
         precision: Of the networks under autocast; losses and softmaxes stay in fp32. fp16 needs the state's scaler.
         accumulation: Forward and backward passes a step, each on an equal part of this rank's images. Without batch
             norm the result is that of one pass.
-        region_weight: Share of the region task in the loss where its schedule is at 1.
+        clock: Measures the phases; none by default.
     """
 
     optim: OptimConfig
     precision: Precision
     accumulation: PositiveInt
-    region_weight: float
+    clock: Clock = _no_clock
 
     def check_batch(self, global_batch: int, world_size: int) -> None:
         """Raise `UserError` unless every rank can split its images into `accumulation` equal parts."""
@@ -67,9 +77,8 @@ def train_step(
         This rank's scalars, still on the device: "loss", its terms, "teacher_entropy", "feature_std" and
         "gradient_norm".
     """
-    networks, optimizer = state.networks, state.optimizer
+    networks, optimizer, clock = state.networks, state.optimizer, settings.clock
     apply_schedule(optimizer, values.lr, values.weight_decay)
-    state.loss.region_weight = settings.region_weight * values.region_share
     optimizer.zero_grad()
     centers = _Centers(state.loss)
     scalars: list[dict[str, Tensor]] = []
@@ -77,18 +86,22 @@ def train_step(
     with FeatureSpread(networks.teacher.backbone) as spread:
         for number, part in enumerate(parts, start=1):
             with _gradients_averaged(student, number == len(parts)):
-                found = _losses(state, student, list(part), values, settings.precision, blend, centers)
-                torch.autograd.backward(state.scaler.scale(found["loss"] / len(parts)))
+                found = _losses(state, student, list(part), values, settings, blend, centers)
+                with clock("backward"):
+                    torch.autograd.backward(state.scaler.scale(found["loss"] / len(parts)))
             scalars.append({name: value.detach() for name, value in found.items()})
-    state.scaler.unscale_(optimizer)  # nothing, but for fp16
-    norm = clip_gradients(networks.student.parameters(), settings.optim.clip_norm, settings.optim.clip)
+    with clock("clip"):
+        state.scaler.unscale_(optimizer)  # nothing, but for fp16
+        norm = clip_gradients(networks.student.parameters(), settings.optim.clip_norm, settings.optim.clip)
     if epoch < settings.optim.freeze_last_layer_epochs:
         freeze_last_layers(networks.student)
     means = {name: torch.stack([part[name] for part in scalars]).mean(dim=0) for name in scalars[0]}
     guard.observe(state.step, means["loss"] if state.scaler.is_enabled() else means["loss"] + 0 * norm)
-    centers.settle(unless=guard.failed)
-    _update(state, guard)
-    networks.update_teacher(values.momentum, unless=guard.failed)
+    with clock("optimizer"):
+        centers.settle(unless=guard.failed)
+        _update(state, guard)
+    with clock("ema"):
+        networks.update_teacher(values.momentum, unless=guard.failed)
     return {**means, "feature_std": spread.mean(), "gradient_norm": norm}
 
 
@@ -97,37 +110,37 @@ def _losses(
     student: nn.Module,
     views: list[Tensor],
     values: StepValues,
-    precision: Precision,
+    settings: StepSettings,
     blend: Blend | None,
     centers: "_Centers",
 ) -> dict[str, Tensor]:
     """The loss and its terms on one part of the batch."""
-    networks, weights = state.networks, [1.0]
-    batches = [views]
+    weights, batches, clock = [1.0], [views], settings.clock
     if blend is not None:
         weights = [blend.weight, 1 - blend.weight]
         batches = [views, mirror(views[:1])]
         views = blend(views)
-    with torch.autocast(views[0].device.type, _DTYPES[precision], enabled=precision != "fp32"):
-        with torch.no_grad():
-            targets = [networks.teacher(batch[:1]) for batch in batches]
-        predictions = student(views)
+    half = settings.precision != "fp32"
+    with torch.autocast(views[0].device.type, _DTYPES[settings.precision], enabled=half):
+        with clock("teacher"), torch.no_grad():
+            targets = [state.networks.teacher(batch[:1]) for batch in batches]
+        with clock("student"):
+            predictions = student(views)
         found = []
-        for target in targets:
-            found.append(state.loss(predictions, target, values.teacher_temperature))
-            centers.rewind()
+        with clock("loss"):
+            for target in targets:
+                found.append(state.loss(predictions, target, values.teacher_temperature, values.region_share))
+                centers.rewind()
     return {name: sum(w * part[name] for w, part in zip(weights, found, strict=True)) for name in found[0]}
 
 
 def _update(state: TrainState, guard: FiniteGuard) -> None:
-    """Move the student, unless a gradient is not finite: the fused optimiser decides on the device."""
+    """Move the student, unless a gradient is not finite: the device decides."""
     if state.scaler.is_enabled():
         state.scaler.step(state.optimizer)
         state.scaler.update()
-        return
-    state.optimizer.grad_scale, state.optimizer.found_inf = None, guard.failed.float()  # type: ignore[attr-defined]
-    state.optimizer.step()
-    del state.optimizer.grad_scale, state.optimizer.found_inf  # type: ignore[attr-defined]
+    else:
+        step_unless(guard.failed, state.optimizer)
 
 
 def _gradients_averaged(student: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:

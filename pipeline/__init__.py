@@ -1,1 +1,142 @@
-"""The data pipeline: manifest -> order -> cache -> encoded samples -> views on the device."""
+"""The data pipeline: from finished shards, wherever they lie, to augmented views on the device.
+
+This package is the public Python API; its names are in `__all__`, docs/library.md shows them at work. They are resolved
+when they are used: `import pipeline` needs no torch, and no time. What is not in `__all__` may change.
+
+The way of a sample
+-------------------
+
+1. **A data set** is a folder or a place in an object store: `manifest.json`, tar shards, and an index per shard
+   (`format`). The manifest names every file with its SHA-256, and is the identity of the data set. A sample has a
+   number, its id: its place in the shards, one after the other.
+2. **The order** (`order`) is a function: (seed, epoch, step) to the ids of the global batch. Each rank takes its slice
+   of that batch. So the samples of a step are the same with any number of ranks, and a position in a run is one
+   integer. Several data sets with weights are one order (`order.mixture`).
+3. **Shards come before they are needed** (`shards.window`). The order tells which. `store` fetches them, in parallel
+   parts, with retries and second requests for slow ones. `shards.cache` verifies them, keeps them on the local disk,
+   shared by the ranks of a node, and evicts what is needed last. Where the disk is too small, `shards.remote` reads
+   single images by range.
+4. **The stream** (`stream`) reads the encoded images of each step a few steps ahead, and yields an `EncodedBatch`. Its
+   state is the position and what identifies the order. It is refused by another data set, seed, batch size or mixing.
+5. **The plan** (`augment.plan`) draws every random choice of every view: windows, flips, colours, blurs. Each number is
+   a function of (seed, pass over the data, id, view). So views depend neither on ranks, nor threads, nor restarts.
+6. **The executor** (`augment.cpu`, `dali`, `reference`) turns (encoded images, plan) into stacked views. An image that
+   cannot be decoded is replaced by the next one of its data set, named in the log, and counted; too many stop the run.
+7. **The loader** (`loader`) does 4 to 6 in a background thread, some batches ahead of the training step. It moves the
+   views to the device, normalises them, applies an own augmentation if there is one, and hands over a `ViewBatch`.
+
+One loop over a loader or a stream is one epoch; the next loop goes on with the next one. A loop may be left anywhere:
+the next one goes on with the next batch, none is lost or repeated. `state_dict` counts what the loop was given.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.augment import RECIPES, CenterCropConfig, ExecutorError, MultiCropConfig
+    from pipeline.augment.colour import ColourJitter
+    from pipeline.augment.plan import ViewGroup
+    from pipeline.bad_samples import TooManyBadSamples
+    from pipeline.config import ConfigError
+    from pipeline.encoded import EncodedBatch
+    from pipeline.errors import UserError
+    from pipeline.format.index import ShardIndexError
+    from pipeline.format.manifest import ManifestError
+    from pipeline.format.tar import TarError
+    from pipeline.in_one_call import view_loader, views
+    from pipeline.loader import DataConfig, TransformError, ViewBatch, ViewLoader
+    from pipeline.loops import IterationError
+    from pipeline.map_style import ImageError, Sample, Shards
+    from pipeline.order import OrderConfig, OrderError
+    from pipeline.shards.cache import CacheConfig
+    from pipeline.shards.interface import CacheError
+    from pipeline.store import MissingObjectError, ReplacedObjectError, StoreError
+    from pipeline.stream import SampleStream, Source, StreamConfig, open_sequential_stream, open_training_stream
+    from pipeline.webdataset_stage import WebdatasetSource
+
+__all__ = [
+    "RECIPES",
+    "CacheConfig",
+    "CacheError",
+    "CenterCropConfig",
+    "ColourJitter",
+    "ConfigError",
+    "DataConfig",
+    "EncodedBatch",
+    "ExecutorError",
+    "ImageError",
+    "IterationError",
+    "ManifestError",
+    "MissingObjectError",
+    "MultiCropConfig",
+    "OrderConfig",
+    "OrderError",
+    "ReplacedObjectError",
+    "Sample",
+    "SampleStream",
+    "ShardIndexError",
+    "Shards",
+    "Source",
+    "StoreError",
+    "StreamConfig",
+    "TarError",
+    "TooManyBadSamples",
+    "TransformError",
+    "UserError",
+    "ViewBatch",
+    "ViewGroup",
+    "ViewLoader",
+    "WebdatasetSource",
+    "open_sequential_stream",
+    "open_training_stream",
+    "view_loader",
+    "views",
+]
+
+_HOMES = {
+    "augment": ("RECIPES", "CenterCropConfig", "ExecutorError", "MultiCropConfig"),
+    "augment.colour": ("ColourJitter",),
+    "augment.plan": ("ViewGroup",),
+    "bad_samples": ("TooManyBadSamples",),
+    "config": ("ConfigError",),
+    "encoded": ("EncodedBatch",),
+    "errors": ("UserError",),
+    "format.index": ("ShardIndexError",),
+    "format.manifest": ("ManifestError",),
+    "format.tar": ("TarError",),
+    "in_one_call": ("view_loader", "views"),
+    "loader": ("DataConfig", "TransformError", "ViewBatch", "ViewLoader"),
+    "loops": ("IterationError",),
+    "map_style": ("ImageError", "Sample", "Shards"),
+    "order": ("OrderConfig", "OrderError"),
+    "shards.cache": ("CacheConfig",),
+    "shards.interface": ("CacheError",),
+    "store": ("MissingObjectError", "ReplacedObjectError", "StoreError"),
+    "stream": ("SampleStream", "Source", "StreamConfig", "open_sequential_stream", "open_training_stream"),
+    "webdataset_stage": ("WebdatasetSource",),
+}
+"""The module of each public name: the imports above, for when they are made."""
+_MODULES = {name: f"pipeline.{module}" for module, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, and is to find mistyped names
+
+    def __getattr__(name: str) -> Any:
+        """A public name, imported when it is first used (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+        try:
+            value = getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            from pipeline.extras import missing_package
+
+            missing = missing_package(error.name or "")
+            if missing is None:
+                raise
+            raise ModuleNotFoundError(f"pipeline.{name}: {missing}", name=error.name) from None
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

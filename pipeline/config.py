@@ -3,7 +3,8 @@
 A component owns its config class beside it; the root config sits in the entry script. Unknown keys are errors.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -11,6 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.keys import keys_of, similar
+from pipeline.nearest import did_you_mean, nearest
+
+_CHOICE = re.compile(r"'([^']*)'")  # in pydantic's message about a Literal
 
 
 class ConfigError(UserError):
@@ -26,25 +31,35 @@ class Config(BaseModel):
         """A copy with some fields changed, validated again."""
         return type(self).model_validate({**self.model_dump(), **changes})
 
+    def with_defaults(self, **defaults: Any) -> Self:
+        """A copy in which fields that nobody gave have these values, as if they were their defaults."""
+        changes = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        return self.model_construct(self.model_fields_set, **{**dict(self), **changes})
+
 
 C = TypeVar("C", bound=Config)
+Source = str | Path | Mapping[str, Any]
+"""A YAML file, or keys and values as such a file holds them."""
 
 
-def load(schema: type[C], files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C:
-    """Read `files` left to right, apply `overrides` (`a.b=value`, the value in YAML) and validate as `schema`.
+def load(schema: type[C], sources: Sequence[Source], overrides: Sequence[str] = ()) -> C:
+    """Merge `sources` left to right, apply `overrides` (`a.b=value`, the value in YAML) and validate as `schema`.
 
     Raises:
         ConfigError: a file is missing or not YAML, an override is malformed, or a key or value does not fit.
     """
     merged: dict[str, Any] = {}
-    for file in files:
-        _merge(merged, _read_yaml(Path(file)))
+    for source in sources:
+        merged = _merged(merged, source if isinstance(source, Mapping) else _read_yaml(Path(source)))
     for override in overrides:
-        _merge(merged, _parse_override(override))
+        merged = _merged(merged, _parse_override(override))
     try:
         return schema.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        # A mistyped key first: that another is missing is often its consequence. So is a default that follows from it.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        primary = [problem for problem in problems if problem["type"] != "default_factory_not_called"]
+        raise ConfigError("; ".join(_explain(problem, schema) for problem in primary)) from None
 
 
 def save(config: Config, path: str | Path) -> None:
@@ -79,29 +94,47 @@ def _parse_override(override: str) -> dict[str, Any]:
         value: Any = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"override '{override}': the value is not valid YAML") from None
+    return nested(dotted, value)
+
+
+def nested(dotted: str, value: Any) -> dict[str, Any]:
+    """`value` below its dotted key: `nested("a.b", 1)` is `{"a": {"b": 1}}`."""
     for key in reversed(dotted.split(".")):
         value = {key: value}
     return value  # type: ignore[no-any-return]
 
 
-def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new` over `old`, key by key. Both stay as they are: a YAML alias may be two keys' value."""
+    result = dict(old)
     for key, value in new.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+        before = result.get(key)
+        result[key] = _merged(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
+    return result
 
 
-def _explain(error: ValidationError) -> str:
-    """One sentence from pydantic's list: the dotted key and what is wrong with it."""
-    problems = []
-    for item in error.errors():
-        # The tags of a union, which pydantic adds to the path, are in parentheses here; users have not written them.
-        key = ".".join(part for part in map(str, item["loc"]) if not part.startswith("(")) or "config"
-        if item["type"] == "extra_forbidden":
-            problems.append(f"unknown config key '{key}'")
-        elif item["type"] == "missing":
-            problems.append(f"config key '{key}' is required")
-        else:
-            problems.append(f"config key '{key}': {item['msg']} (got {item['input']!r})")
-    return "; ".join(problems)
+def _explain(problem: Any, schema: type[Config]) -> str:
+    """What pydantic says is wrong, in words: the dotted key, what is wrong with it, what it may have meant."""
+    # The tags of a union, which pydantic adds to the path, are in parentheses here; users have not written them.
+    parts = [part for part in map(str, problem["loc"]) if not part.startswith("(")]
+    key, kind, given = ".".join(parts), problem["type"], problem["input"]
+    what: str = problem["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return f"unknown config key '{key}'" + _suggestion(key, schema)
+    if kind == "missing":
+        return f"config key '{key}' is required"
+    where = "" if not key or what.startswith(key) else f"config key '{key}': "
+    if kind == "value_error":  # our own words, which name what is wrong
+        return where + what
+    ending = did_you_mean(nearest(given, _CHOICE.findall(what))) if kind == "literal_error" else ""
+    return f"{where}{what} (got {given!r}){ending}"
+
+
+def _suggestion(key: str, schema: type[Config]) -> str:
+    """The key that was meant; if nobody can tell, those that its section has."""
+    general = re.sub(r"\.\d+\b", "[]", key)  # a place in a list
+    if found := similar(general, schema):
+        return did_you_mean(found)
+    section = general.rpartition(".")[0]
+    beside = [name for name in (k.name for k in keys_of(schema)) if name.rpartition(".")[0] == section]
+    return f"; {section or 'a config'} has {', '.join(name.rpartition('.')[2] for name in beside)}" if beside else ""

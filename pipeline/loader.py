@@ -1,33 +1,44 @@
-"""ViewLoader: stream + plan + executor -> stacked views on the device, ahead of the training step.
+"""ViewLoader: stacked views on the device, ahead of the training step.
 
     SampleStream ──> plan (numpy) ──> executor (threads or DALI) ──> bounded queue ──> training step
          └─ threads: fetch shards, read samples     └─ one background thread drives both
 
-The loader's state is the stream's, counted at the training step: batches that wait in the queue are drawn again after
-a resume.
+The loader's state is the stream's, counted at the training step: batches that wait in the queue are made again after a
+resume. `pipeline` tells the whole data path.
 """
 
-import contextlib
 import logging
 import queue
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
+from torch.utils.data import IterableDataset
 
 from pipeline import telemetry, waiting
-from pipeline.augment import BadImages, Executor, Output, Planner, build_executor, normalised
+from pipeline.ahead import Ahead
+from pipeline.augment import Executor, Output, Planner, build_executor, normalised
 from pipeline.config import Config
-from pipeline.stream import EncodedBatch, SampleStream, StreamConfig
+from pipeline.encoded import ReadKeys
+from pipeline.errors import UserError
+from pipeline.loops import IterationError, Loops
+from pipeline.rendering import Rendered, render
+from pipeline.stream import SampleStream, StreamConfig
+
+Transform = Callable[[list[torch.Tensor]], list[torch.Tensor]]
+"""Own augmentation: the stacked views of a batch, on the device, to those that are handed over."""
 
 _log = logging.getLogger(__name__)
+
+
+class TransformError(UserError):
+    """A transform does not return a list of views."""
 
 
 class DataConfig(Config):
@@ -58,14 +69,35 @@ class ViewBatch:
     epoch: int
     step: int
     ids: NDArray[np.int64]  # [B]
+    data_sets: NDArray[np.int64]  # [B], the number of each sample's data set in `StreamConfig.sources`
     mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
     labels: torch.Tensor  # int64 [B], see EncodedBatch
     views: list[torch.Tensor]  # one a group of equal sizes: float32 [V, B, 3, H, W], normalised
     num_encoded_bytes: int
+    read_keys: ReadKeys = field(repr=False)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The keys [B]. They are read from the shards when asked for, so a step that does not ask pays nothing."""
+        return self.read_keys(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The batch with its tensors on `device`, as `torch.Tensor.to`."""
+        labels, *views = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.labels, *self.views))
+        return replace(self, labels=labels, views=views)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A pickled batch has its keys with it: it cannot ask the shards of this process."""
+        keys = dict(zip(self.ids.tolist(), self.keys, strict=True))
+        return {**self.__dict__, "read_keys": partial(_look_up, keys)}
 
 
-class ViewLoader:
-    """Iterate over the batches of one rank, for ever. Use as a context manager, or call `close`."""
+class ViewLoader(IterableDataset[ViewBatch]):
+    """The batches of one rank: `for batch in loader` runs one epoch, see `__iter__`.
+
+    Use as a context manager, or call `close`. In torch's terms it is an `IterableDataset` of whole batches, so
+    `DataLoader(loader, batch_size=None)` and torchdata's `StatefulDataLoader` take it, without worker processes.
+    """
 
     def __init__(
         self,
@@ -75,17 +107,32 @@ class ViewLoader:
         device: torch.device,
         queue_batches: int = 2,
         watchdog_s: float = 60.0,
+        transform: Transform | None = None,
     ) -> None:
-        self._stream, self._planner, self._executor, self._device = stream, planner, executor, device
+        """`transform` runs in the background thread, ahead of the training step."""
+        self._stream, self._executor = stream, executor
         self._queue_batches, self._watchdog_s = queue_batches, watchdog_s
+        # The background thread must not refer to the loader, or one that is dropped would never end.
+        self._make = partial(_batches, stream, planner, executor, partial(_deliver, device, transform))
         self._position = stream.position
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loops = Loops("loader")
+        self._ahead: Ahead[ViewBatch] | None = None
+        self._is_closed = False
+
+    @property
+    def stream(self) -> SampleStream:
+        """Where the samples come from. Its position is that of the background thread, ahead of the loader's."""
+        return self._stream
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one pass over the data."""
         return self._stream.steps_per_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self._position // self._stream.steps_per_epoch
 
     @property
     def num_samples(self) -> int:
@@ -97,38 +144,67 @@ class ViewLoader:
         return self._stream.state_dict(self._position)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict`. Call before iterating.
+        """Continue from `state_dict` with the next loop; loops that have begun are over.
 
         Raises:
-            OrderError: the state belongs to another data set or order.
+            OrderError: the state belongs to another data set or order, or is none.
         """
-        assert self._thread is None, "load the state before iterating"
-        self._stream.load_state_dict(state_dict)
-        self._position = self._stream.position
+        position = self._stream.read_state(state_dict)
+        self._loops.end_all()
+        self._halt()
+        self._position = position
 
-    def __iter__(self) -> Iterator[ViewBatch]:
-        assert self._thread is None, "one iteration at a time"
-        results: queue.Queue[ViewBatch | BaseException] = queue.Queue(self._queue_batches)
-        self._thread = threading.Thread(target=self._produce, args=(results,), name="view-loader", daemon=True)
-        self._thread.start()
-        while True:
-            telemetry.LOADER_QUEUE_BATCHES.set(results.qsize())
-            begin = time.perf_counter()
-            item = self._wait(results)
-            telemetry.LOADER_WAIT_SECONDS.observe(time.perf_counter() - begin)
-            if isinstance(item, BaseException):
-                raise item
-            telemetry.LOADER_SAMPLES.inc(len(item.ids))
-            telemetry.LOADER_BYTES.inc(item.num_encoded_bytes)
-            self._position += 1
-            yield item
+    def __len__(self) -> int:
+        """Steps of one epoch."""
+        return self._stream.steps_per_epoch
 
-    def _wait(self, results: "queue.Queue[ViewBatch | BaseException]") -> "ViewBatch | BaseException":
+    def __iter__(self) -> Generator[ViewBatch]:
+        """The rest of the epoch that the position is in: all of it, unless a loop was left or a state loaded within.
+
+        A loop may be left anywhere, and the next one goes on with the next batch. Between two loops the background
+        thread keeps the batches that it has made.
+
+        Raises:
+            IterationError: another loop has begun since, this is not the process that opened the loader, or it is
+                closed.
+        """
+        return self._run(endless=False)
+
+    def forever(self) -> Generator[ViewBatch]:
+        """As a loop over the loader, but one epoch after the other, without end."""
+        return self._run(endless=True)
+
+    def _run(self, endless: bool) -> Generator[ViewBatch]:
+        loop, epoch = self._loops.begin(), self.epoch
+        while endless or self.epoch == epoch:
+            yield self._next()
+            self._loops.check(loop)
+
+    def _next(self) -> ViewBatch:
+        if self._is_closed:
+            raise IterationError("this loader is closed; open another one")
+        if self._ahead is None:
+            self._stream.position = self._position
+            self._ahead = Ahead(self._make, self._queue_batches, "view-loader")
+        telemetry.LOADER_QUEUE_BATCHES.set(len(self._ahead))
+        begin = time.perf_counter()
+        try:
+            batch = self._wait(self._ahead)
+        except BaseException:  # Ctrl-C too: what was taken out of the queue, or not, is made again
+            self._halt()
+            raise
+        telemetry.LOADER_WAIT_SECONDS.observe(time.perf_counter() - begin)
+        telemetry.LOADER_SAMPLES.inc(len(batch.ids))
+        telemetry.LOADER_BYTES.inc(batch.num_encoded_bytes)
+        self._position += 1
+        return batch
+
+    def _wait(self, ahead: Ahead[ViewBatch]) -> ViewBatch:
         """The next batch; while it does not come, say what everyone waits for."""
         begin_s = time.monotonic()
         while True:
             try:
-                return results.get(timeout=self._watchdog_s)
+                return ahead.get(self._watchdog_s)
             except queue.Empty:
                 _log.warning(
                     "rank %d has had no batch for %.0f s; under way: %s",
@@ -137,11 +213,16 @@ class ViewLoader:
                     waiting.describe(),
                 )
 
+    def _halt(self) -> None:
+        """End the background thread, and forget what it has made."""
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
+
     def close(self) -> None:
-        """Stop the background thread and release the executor."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        """End the background thread and release the executor."""
+        self._is_closed = True
+        self._halt()
         self._executor.close()
 
     def __enter__(self) -> Self:
@@ -150,121 +231,60 @@ class ViewLoader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _produce(self, results: "queue.Queue[ViewBatch | BaseException]") -> None:
-        encoded_batches = iter(self._stream)
-        try:
-            rendered = render(encoded_batches, self._planner, self._executor, self._stream.neighbour)
-            for batch in map(self._deliver, rendered):
-                if not _put(results, batch, self._stop):
-                    return
-                del batch  # or the next would be made beside it, in memory of its own
-        except BaseException as error:
-            _put(results, error, self._stop)
-        finally:
-            encoded_batches.close()  # type: ignore[attr-defined]
-
-    def _deliver(self, rendered: "Rendered") -> ViewBatch:
-        views, encoded = rendered
-        return ViewBatch(
-            epoch=encoded.epoch,
-            step=encoded.step,
-            ids=encoded.ids,
-            mask=encoded.mask,
-            labels=torch.from_numpy(encoded.labels.astype(np.int64)).to(self._device),
-            views=[normalised(group.to(self._device, non_blocking=True)) for group in views],
-            num_encoded_bytes=sum(map(len, encoded.images)),
-        )
+    def __reduce__(self) -> NoReturn:
+        self._loops.refuse_copy()
 
 
-Neighbour = Callable[[int, str], EncodedBatch]
-Rendered = tuple[list[torch.Tensor], EncodedBatch]
+def _batches(
+    stream: SampleStream, planner: Planner, executor: Executor, deliver: Callable[[Rendered], ViewBatch]
+) -> Generator[ViewBatch]:
+    """The batches of the stream from its position on, without end."""
+    encoded = stream.forever()
+    try:
+        yield from map(deliver, render(encoded, planner, executor, stream.neighbour))
+    finally:
+        encoded.close()
 
 
-def render(
-    batches: Iterable[EncodedBatch], planner: Planner, executor: Executor, neighbour: Neighbour
-) -> Iterator[Rendered]:
-    """Views of each batch, undecodable images replaced by their `neighbour`, and the batch so changed.
+def _deliver(device: torch.device, transform: Transform | None, rendered: Rendered) -> ViewBatch:
+    """Views on the device, as the training step gets them."""
+    stacks, encoded = rendered
+    views = [normalised(stack.to(device, non_blocking=True)) for stack in stacks]
+    if transform is not None:
+        views = transform(views)
+        if not isinstance(views, list) or not all(isinstance(stack, torch.Tensor) for stack in views):
+            raise TransformError(
+                f"the transform returned {type(views).__name__}; it has to return a list of the stacked views, "
+                "also where it changes them in place"
+            )
+    return ViewBatch(
+        epoch=encoded.epoch,
+        step=encoded.step,
+        ids=encoded.ids,
+        data_sets=encoded.data_sets,
+        mask=encoded.mask,
+        labels=torch.from_numpy(encoded.labels.astype(np.int64)).to(device),
+        views=views,
+        num_encoded_bytes=sum(map(len, encoded.images)),
+        read_keys=encoded.read_keys,
+    )
 
-    While the caller works on the views of one batch, the executor is at those of the next, if it can: nothing is made
-    ahead of the last.
+
+def _look_up(keys: dict[int, str], ids: NDArray[np.int64]) -> list[str]:
+    return [keys[i] for i in ids.tolist()]
+
+
+def open_loader(
+    stream: SampleStream,
+    planner: Planner,
+    config: DataConfig,
+    device: torch.device,
+    transform: Transform | None = None,
+) -> ViewLoader:
+    """A loader as `config` describes it.
+
+    Raises:
+        ExecutorError: there is no such executor, or it cannot run here.
     """
-    under_way: deque[_Rendering] = deque()
-    for encoded in batches:
-        under_way.append(_Rendering(encoded, planner, executor, neighbour))
-        if len(under_way) > executor.batches_ahead:
-            yield under_way.popleft().finish()
-    while under_way:
-        yield under_way.popleft().finish()
-
-
-class _Rendering:
-    """A batch under way. Both steps end because `neighbour` raises when its budget is spent."""
-
-    def __init__(self, batch: EncodedBatch, planner: Planner, executor: Executor, neighbour: Neighbour) -> None:
-        self._batch, self._planner, self._executor, self._neighbour = batch, planner, executor, neighbour
-        self._seconds = 0.0
-        with self._at_work():
-            self._views = self._start()
-
-    def finish(self) -> Rendered:
-        """Wait for the views."""
-        with self._at_work():
-            views = self._wait()
-        telemetry.LOADER_AUGMENT_SECONDS.observe(self._seconds)
-        return views, self._batch
-
-    @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        with waiting.phase(f"views of step {self._batch.step}"):
-            yield
-        self._seconds += time.perf_counter() - begin
-
-    def _wait(self) -> list[torch.Tensor]:
-        while True:
-            try:
-                return self._views()
-            except BadImages as bad:
-                self._replace(bad)
-                self._views = self._start()
-
-    def _start(self) -> Callable[[], list[torch.Tensor]]:
-        while True:
-            batch = self._batch
-            plan = self._planner(batch.passes, batch.ids, batch.heights, batch.widths, batch.orientations)
-            try:
-                return self._executor.start(batch.images, plan)
-            except BadImages as bad:
-                self._replace(bad)
-
-    def _replace(self, bad: BadImages) -> None:
-        ids = self._batch.ids
-        substitutes = {b: self._neighbour(int(ids[b]), reason) for b, reason in bad.reasons.items()}
-        self._batch = _replace_samples(self._batch, substitutes)
-
-
-def _replace_samples(batch: EncodedBatch, substitutes: dict[int, EncodedBatch]) -> EncodedBatch:
-    images = list(batch.images)
-    columns = {name: getattr(batch, name).copy() for name in ("ids", "labels", "heights", "widths", "orientations")}
-    for b, substitute in substitutes.items():
-        images[b] = substitute.images[0]
-        for name, column in columns.items():
-            column[b] = getattr(substitute, name)[0]
-    return replace(batch, images=images, **columns)
-
-
-def _put(results: "queue.Queue[Any]", item: object, stop: threading.Event) -> bool:
-    """Put, unless the consumer has gone; False then."""
-    while not stop.is_set():
-        try:
-            results.put(item, timeout=0.1)
-            return True
-        except queue.Full:
-            continue
-    return False
-
-
-def open_loader(stream: SampleStream, planner: Planner, config: DataConfig, device: torch.device) -> ViewLoader:
-    """A loader as `config` describes it."""
     executor = build_executor(config.executor, config.num_threads, device, config.output)
-    return ViewLoader(stream, planner, executor, device, config.queue_batches, config.watchdog_s)
+    return ViewLoader(stream, planner, executor, device, config.queue_batches, config.watchdog_s, transform)

@@ -22,7 +22,6 @@ class Domain(IntEnum):
     SHARD_ORDER = 1
     BLOCK_ORDER = 2
     MULTI_CROP = 3
-    BUILD_ORDER = 4
     MIXTURE = 5
 
 

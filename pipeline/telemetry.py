@@ -9,7 +9,10 @@ The rank is not a label here: each rank has its own endpoint, and the target fil
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import (
     Counter,
@@ -88,19 +91,34 @@ class MetricsPortError(UserError):
 
 
 def start_exporter(port: int, address: str = "127.0.0.1") -> int:
-    """Serve `/metrics` from a daemon thread; port 0 takes a free one. Returns the port in use.
+    """Serve `/metrics` from a daemon thread until the process ends; port 0 takes a free one. Returns the port in use.
 
     Raises:
-        MetricsPortError: the port is taken or the address is not one of this machine.
+        MetricsPortError: the port is taken or is none, or the address is not one of this machine.
     """
+    return int(_serve(port, address).server_port)
+
+
+@contextmanager
+def exporter(port: int, address: str = "127.0.0.1") -> Iterator[int]:
+    """`start_exporter`, ended with the context, so that the next run in this process may have the port."""
+    server = _serve(port, address)
     try:
-        server, _ = start_http_server(port, addr=address)
-    except OSError as error:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _serve(port: int, address: str) -> Any:
+    try:
+        return start_http_server(port, addr=address)[0]
+    except (OSError, OverflowError) as error:  # the latter for a port above 65535
+        reason = getattr(error, "strerror", None) or error
         raise MetricsPortError(
-            f"metrics endpoint cannot listen on {address}:{port} ({error.strerror}); "
-            "choose another port, or 0 for any free one"
+            f"metrics endpoint cannot listen on {address}:{port} ({reason}); "
+            "choose another address or port; port 0 is any free one"
         ) from None
-    return int(server.server_port)
 
 
 def announce(directory: str | Path, rank: int, address: str, port: int, run: str) -> Path:

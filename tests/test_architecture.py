@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import tools
 
 ROOT = Path(__file__).parents[1]
@@ -88,16 +86,3 @@ def test_shards_are_built_without_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import tools.shard_builder.cli"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize(
-    "script", importlib.metadata.distribution("esvit-streaming").entry_points, ids=lambda script: script.name
-)
-def test_console_scripts_explain_themselves(
-    script: importlib.metadata.EntryPoint, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
-    with pytest.raises(SystemExit) as exit_info:
-        script.load()()
-    assert exit_info.value.code == 0
-    assert f"usage: {script.name}" in capsys.readouterr().out

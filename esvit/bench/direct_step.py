@@ -1,64 +1,89 @@
 """Loss and update composed plainly, for `esvit.bench.direct`: Python loops over pairs of views and parameters."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from esvit.bench.direct import DirectOutputs
-
 STUDENT_TEMPERATURE, CENTER_MOMENTUM = 0.1, 0.9
 
 
+class Logits(Protocol):
+    """Outputs with all their logits, one tensor a view: [B, K], [B, T, K], and the regions [B, T, D]."""
+
+    @property
+    def view_logits(self) -> list[Tensor]: ...
+    @property
+    def region_logits(self) -> list[Tensor] | None: ...
+    @property
+    def regions(self) -> list[Tensor] | None: ...
+
+
 class DirectLoss(nn.Module):
-    """Half the view term, half the region term, each the mean over the pairs of different views; moves the centres."""
+    """The loss as the paper writes it, all logits at once, one pair of views after another; moves the centres.
+
+    What `esvit.losses` computes in tiles has to equal it. p_q are the targets of teacher view q, s_v the logits of
+    student view v, z their regions; the mean is over all pairs with v != q, over images and over the regions of v:
+
+        view:   -sum_k p_q[k] * log softmax(s_v / student temperature)[k]
+        region: -sum_k p_q[j(i), k] * log softmax(s_v[i] / student temperature)[k],  j(i) = argmax_j cos(z_v[i], z_q[j])
+
+    The loss is (1 - region_weight) * view + region_weight * region. Outputs without regions have the view term alone.
+    """
 
     view_center: Tensor
     region_center: Tensor
 
-    def __init__(self, num_prototypes: int) -> None:
+    def __init__(self, num_prototypes: int, region_weight: float = 0.5) -> None:
         super().__init__()
+        self._region_weight = region_weight
         self.register_buffer("view_center", torch.zeros(num_prototypes))
         self.register_buffer("region_center", torch.zeros(num_prototypes))
 
-    def forward(self, student: DirectOutputs, teacher: DirectOutputs, temperature: float) -> Tensor:
-        """The loss []."""
-        view_targets = _sharpened(teacher.view_logits, self.view_center, temperature)
-        region_targets = _sharpened(teacher.region_logits, self.region_center, temperature)
-        view_logits = [logits / STUDENT_TEMPERATURE for logits in student.view_logits]
-        region_logits = [logits / STUDENT_TEMPERATURE for logits in student.region_logits]
-        total, num_pairs = torch.zeros((), device=self.view_center.device), 0
-        for q in range(len(view_targets)):
-            for v in range(len(view_logits)):
-                if v == q:
-                    continue
-                view = torch.sum(-view_targets[q] * F.log_softmax(view_logits[v].float(), dim=-1), dim=-1)
-                match = _best_match(student.regions[v], teacher.regions[q])
-                target = region_targets[q].gather(1, match[..., None].expand(-1, -1, region_targets[q].shape[-1]))
-                region = torch.sum(-target * F.log_softmax(region_logits[v].float(), dim=-1), dim=-1).mean(dim=-1)
-                total = total + 0.5 * view.mean() + 0.5 * region.mean()
-                num_pairs += 1
-        _move(self.view_center, teacher.view_logits)
-        _move(self.region_center, teacher.region_logits)
-        return total / num_pairs
+    def forward(self, student: Logits, teacher: Logits, temperature: float) -> dict[str, Tensor]:
+        """Scalars "loss", "view" and "region". The student's first views are the teacher's views, in the same order."""
+        view = _term(student.view_logits, teacher.view_logits, self.view_center, temperature)
+        student_logits, teacher_logits = student.region_logits, teacher.region_logits
+        if student_logits is None or teacher_logits is None:
+            return {"loss": view, "view": view}
+        regions = (student.regions or [], teacher.regions or [])
+        region = _term(student_logits, teacher_logits, self.region_center, temperature, regions)
+        loss = (1 - self._region_weight) * view + self._region_weight * region
+        return {"loss": loss, "view": view, "region": region}
 
 
-def _sharpened(logits: Sequence[Tensor], center: Tensor, temperature: float) -> list[Tensor]:
-    return [F.softmax((part.float() - center) / temperature, dim=-1).detach() for part in logits]
+def _term(
+    student_logits: Sequence[Tensor],
+    teacher_logits: Sequence[Tensor],
+    center: Tensor,
+    temperature: float,
+    regions: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+) -> Tensor:
+    """The mean over the pairs, matched by `regions` of student and teacher if given; moves the centre."""
+    targets = [F.softmax((logits.float() - center) / temperature, dim=-1).detach() for logits in teacher_logits]
+    predictions = [logits / STUDENT_TEMPERATURE for logits in student_logits]
+    losses = []
+    for q, target in enumerate(targets):
+        for v, prediction in enumerate(predictions):
+            if v == q:
+                continue
+            matched = _matched(target, regions[0][v], regions[1][q]) if regions else target
+            losses.append(torch.sum(-matched * F.log_softmax(prediction.float(), dim=-1), dim=-1).mean())
+    with torch.no_grad():
+        mean = torch.cat([logits.flatten(0, -2) for logits in teacher_logits]).float().mean(dim=0)
+        center.copy_(CENTER_MOMENTUM * center + (1 - CENTER_MOMENTUM) * mean)
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
-def _best_match(regions: Tensor, candidates: Tensor) -> Tensor:
+def _matched(targets: Tensor, regions: Tensor, candidates: Tensor) -> Tensor:
+    """Of each region [B, T, D] the target [B, T, K] of the nearest candidate [B, T', D]."""
     similarity = F.normalize(regions.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).transpose(1, 2)
-    return similarity.argmax(dim=-1)
-
-
-@torch.no_grad()
-def _move(center: Tensor, logits: Sequence[Tensor]) -> None:
-    mean = torch.cat([part.flatten(0, -2) for part in logits]).float().mean(dim=0)
-    center.copy_(CENTER_MOMENTUM * center + (1 - CENTER_MOMENTUM) * mean)
+    match = similarity.argmax(dim=-1, keepdim=True)
+    return targets.gather(1, match.expand(-1, -1, targets.shape[-1]))
 
 
 def build_direct_optimizer(student: nn.Module) -> AdamW:

@@ -1,6 +1,6 @@
 """The contestants of esvit-bench: one training step each, timed phase by phase.
 
-`direct` is the plain composition of `esvit.bench.direct`. `fused` is what esvit-train does, `recompute` the same with
+`direct` is the plain composition of `esvit.bench.direct`. `fused` is the step of esvit-train, `recompute` the same with
 blocks computed again in the backward, `compiled` with backbones compiled. All start from the same weights.
 """
 
@@ -10,24 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from esvit import step
 from esvit.bench.direct import DirectNetwork
 from esvit.bench.direct_step import DirectLoss, build_direct_optimizer, clip_one_by_one, move_teacher_one_by_one
 from esvit.bench.views import Views
+from esvit.guards import FiniteGuard
 from esvit.losses import EsvitLoss, LossConfig
 from esvit.models import BackboneConfig
 from esvit.models.head import HeadConfig
 from esvit.models.student_teacher import ModelConfig, StudentTeacher
 from esvit.models.swin import SwinArchitecture
-from esvit.optim import OptimConfig, apply_schedule, build_optimizer, clip_gradients
+from esvit.optim import OptimConfig, apply_schedule, build_optimizer
+from esvit.schedules import StepValues
+from esvit.state import TrainState
 from pipeline.errors import UserError
 
-PHASES = ("data", "teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
-_LR, _WEIGHT_DECAY, _MOMENTUM, _TEMPERATURE, _CLIP_NORM = 1e-4, 0.04, 0.996, 0.04, 3.0
+PHASES = ("data", *step.PHASES)
+"""Those of the step, after the wait for its views."""
+_VALUES = StepValues(lr=1e-4, weight_decay=0.04, momentum=0.996, teacher_temperature=0.04)
+_OPTIM = OptimConfig(freeze_last_layer_epochs=0)  # as in every epoch after the first
 
 
 @dataclass(frozen=True)
@@ -37,82 +42,81 @@ class Settings:
     backbone: BackboneConfig
     head: HeadConfig
     device: torch.device
-    half: bool  # bf16 under autocast
+    precision: step.Precision
 
 
-class Step(ABC):
-    """A training step; calling it adds the seconds of each phase to `seconds`. "data" is the wait for views."""
+class Contestant(ABC):
+    """A training step. Every call adds its seconds to `seconds`, and those of each phase to `phases`."""
+
+    student: nn.Module
+    teacher: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, settings: Settings) -> None:
         torch.manual_seed(0)
-        self._device = settings.device
-        self._autocast = torch.autocast(settings.device.type, torch.bfloat16, enabled=settings.half)
-        self.seconds: dict[str, list[float]] = {phase: [] for phase in PHASES}
-        self._student: Any
-        self._teacher: Any
-        self._loss: Any
-        self._optimizer: torch.optim.Optimizer
+        self._settings = settings
+        self.seconds: list[float] = []
+        self.phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
 
     def __call__(self, batches: Iterator[Views]) -> None:
         """One step, on the next of `batches`."""
-        apply_schedule(self._optimizer, _LR, _WEIGHT_DECAY)
-        with self._timed("data"):
+        begin = time.perf_counter()
+        with self.clock("data"):
             views = next(batches)
-        with self._autocast:
-            with self._timed("teacher"), torch.no_grad():
-                targets = self._teacher(views[:1])
-            with self._timed("student"):
-                predictions = self._student(views)
-            with self._timed("loss"):
-                loss = self._loss(predictions, targets, _TEMPERATURE)
-        self._move(loss)
+        self.train(views)
+        self.seconds.append(time.perf_counter() - begin)
 
     @abstractmethod
-    def _move(self, loss: Tensor) -> None:
-        """The other phases."""
+    def train(self, views: Views) -> None:
+        """One step on `views`, which lets `clock` time its phases."""
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def clock(self, phase: str) -> Iterator[None]:
+        """An `esvit.step.Clock`. It waits for the device at the end of each phase."""
         begin = time.perf_counter()
         yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self.seconds[phase].append(time.perf_counter() - begin)
+        if self._settings.device.type == "cuda":
+            torch.cuda.synchronize(self._settings.device)
+        self.phases[phase].append(time.perf_counter() - begin)
+
+    def forget_times(self) -> None:
+        """Start timing anew, after the warm-up."""
+        for times in (self.seconds, *self.phases.values()):
+            times.clear()
 
     @property
     def resident_bytes(self) -> int:
-        """Parameters, buffers and optimiser state."""
-        tensors = [t for part in (self._student, self._teacher, self._loss) for t in part.state_dict().values()]
-        for state in self._optimizer.state.values():
+        """What stays from step to step: parameters, buffers and optimiser state."""
+        tensors = [t for part in (self.student, self.teacher, self.loss) for t in part.state_dict().values()]
+        for state in self.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class OurStep(Step):
-    """As in `esvit.step`."""
+class OurStep(Contestant):
+    """`esvit.step.train_step`, as esvit-train calls it."""
 
     def __init__(self, settings: Settings, *, recompute: bool = False, compiled: bool = False) -> None:
         super().__init__(settings)
-        backbone = settings.backbone.replace(recompute=recompute)
+        device, backbone = settings.device, settings.backbone.replace(recompute=recompute)
         model = ModelConfig(backbone=backbone, head=settings.head, compile=compiled)
-        self._networks = StudentTeacher(model, with_regions=True).to(settings.device)
-        self._student, self._teacher = self._networks.student, self._networks.teacher
-        self._loss = EsvitLoss(LossConfig(), settings.head.num_prototypes).to(settings.device)
-        self._optimizer = build_optimizer(self._student, OptimConfig())
+        networks = StudentTeacher(model, with_regions=True).to(device)
+        objective = EsvitLoss(LossConfig(), settings.head.num_prototypes).to(device)
+        optimizer = build_optimizer(networks.student, _OPTIM)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        self._state = TrainState(networks, objective, optimizer, scaler, loader=None, config={})
+        self._guard = FiniteGuard(device)
+        self._step_settings = step.StepSettings(_OPTIM, settings.precision, accumulation=1, clock=self.clock)
+        self.student, self.teacher, self.loss, self.optimizer = networks.student, networks.teacher, objective, optimizer
 
-    def _move(self, loss: dict[str, Tensor]) -> None:  # type: ignore[override]
-        with self._timed("backward"):
-            torch.autograd.backward(loss["loss"])
-        with self._timed("clip"):
-            clip_gradients(self._student.parameters(), _CLIP_NORM, "per_tensor")
-        with self._timed("optimizer"):
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-        with self._timed("ema"):
-            self._networks.update_teacher(_MOMENTUM)
+    def train(self, views: Views) -> None:
+        """See `Contestant`."""
+        step.train_step(self._state, self.student, views, _VALUES, self._step_settings, epoch=0, guard=self._guard)
+        self._state.step += 1
 
 
-class DirectStep(Step):
+class DirectStep(Contestant):
     """One operation, one pair of views, one parameter after another.
 
     Raises:
@@ -128,28 +132,38 @@ class DirectStep(Step):
                 "leave 'direct' out of --variant"
             )
         weights = StudentTeacher(ModelConfig(backbone=settings.backbone, head=settings.head), with_regions=True)
-        self._student, self._teacher = (
+        self.student, self.teacher = (
             DirectNetwork(architecture, settings.head, drop_path=flag).to(settings.device) for flag in (True, False)
         )
-        for network in (self._student, self._teacher):
+        for network in (self.student, self.teacher):
             network.load_state_dict(weights.student.state_dict())
-        self._teacher.requires_grad_(False)
-        self._loss = DirectLoss(settings.head.num_prototypes).to(settings.device)
-        self._optimizer = build_direct_optimizer(self._student)
+        self.teacher.requires_grad_(False)
+        self.loss = DirectLoss(settings.head.num_prototypes).to(settings.device)
+        self.optimizer = build_direct_optimizer(self.student)
 
-    def _move(self, loss: Tensor) -> None:
-        with self._timed("backward"):
-            self._optimizer.zero_grad()
+    def train(self, views: Views) -> None:
+        """See `Contestant`."""
+        apply_schedule(self.optimizer, _VALUES.lr, _VALUES.weight_decay)
+        self.optimizer.zero_grad()
+        half = self._settings.precision == "bf16"
+        with torch.autocast(self._settings.device.type, torch.bfloat16, enabled=half):
+            with self.clock("teacher"), torch.no_grad():
+                targets = self.teacher(views[:1])
+            with self.clock("student"):
+                predictions = self.student(views)
+            with self.clock("loss"):
+                loss = self.loss(predictions, targets, _VALUES.teacher_temperature)["loss"]
+        with self.clock("backward"):
             torch.autograd.backward(loss)
-        with self._timed("clip"):
-            clip_one_by_one(self._student.parameters(), _CLIP_NORM)
-        with self._timed("optimizer"):
-            self._optimizer.step()
-        with self._timed("ema"):
-            move_teacher_one_by_one(self._teacher, self._student, _MOMENTUM)
+        with self.clock("clip"):
+            clip_one_by_one(self.student.parameters(), _OPTIM.clip_norm)
+        with self.clock("optimizer"):
+            self.optimizer.step()
+        with self.clock("ema"):
+            move_teacher_one_by_one(self.teacher, self.student, _VALUES.momentum)
 
 
-VARIANTS: dict[str, Callable[[Settings], Step]] = {
+VARIANTS: dict[str, Callable[[Settings], Contestant]] = {
     "direct": DirectStep,
     "fused": OurStep,
     "recompute": partial(OurStep, recompute=True),

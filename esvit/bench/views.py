@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
+from pipeline.defaults import stream_config
 from pipeline.loader import DataConfig, open_loader
-from pipeline.order import OrderConfig
-from pipeline.stream import StreamConfig, open_training_stream
+from pipeline.stream import SampleStream, open_training_stream
 
 Views = list[Tensor]  # one tensor [V, B, 3, H, W] a size
 
@@ -22,20 +21,23 @@ def noise(groups: Sequence[tuple[int, int]], batch: int, device: torch.device) -
     return itertools.repeat([torch.randn(count, batch, 3, side, side, device=device) for count, side in groups])
 
 
-@contextlib.contextmanager
-def loaded(
-    url: str, groups: Sequence[tuple[int, int]], batch: int, device: torch.device, num_threads: int
-) -> Iterator[Iterator[Views]]:
-    """Views of the images of a data set, made while the step before works, as in training.
+def open_stream(url: str, batch_size: int) -> SampleStream:
+    """The images of a data set, in the order of training.
 
     Raises:
         UserError: there is no data set at `url`, or not one batch in it.
     """
-    order = OrderConfig(lanes=math.gcd(OrderConfig().lanes, batch))
-    config = DataConfig(stream=StreamConfig(shards=url, order=order), num_threads=num_threads)
-    stream = open_training_stream(config.stream, seed=0, global_batch=batch)
+    return open_training_stream(stream_config(url, batch_size), seed=0, global_batch=batch_size)
+
+
+@contextlib.contextmanager
+def loaded(
+    stream: SampleStream, groups: Sequence[tuple[int, int]], device: torch.device, num_threads: int
+) -> Iterator[Iterator[Views]]:
+    """Views of the images of `stream`, made while the step before works, as in training."""
+    config = DataConfig(stream=stream.config, num_threads=num_threads)
     with open_loader(stream, MultiCrop(recipe(groups), seed=0), config, device) as loader:
-        yield (batch.views for batch in loader)
+        yield (batch.views for batch in loader.forever())
 
 
 def recipe(groups: Sequence[tuple[int, int]]) -> MultiCropConfig:

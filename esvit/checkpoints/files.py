@@ -1,7 +1,7 @@
 """Checkpoint files: everything that resumes a run, there as a whole or not at all, and verified when read.
 
     step-00001200.pt     what `torch.save` writes of `TrainState.state_dict()`
-    step-00001200.json   its note: size, SHA-256, loss, digests of config and data set; written last
+    step-00001200.json   its note: size, SHA-256, loss; written last
 
 The note is the commit: a `.pt` without one was never finished and counts for nothing. Files are loaded with
 `weights_only=True`, so a checkpoint from elsewhere cannot run code. Why not torch.distributed.checkpoint:
@@ -9,7 +9,6 @@ docs/decisions/0006-checkpoints-of-two-files.md.
 """
 
 import io
-import json
 import pickle
 import re
 import shutil
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.store import Store
 
-_NOTE = re.compile(r"step-(\d{8})\.json")
 _DATA = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -42,17 +40,15 @@ class Note(Config):
         sha256: Of the `.pt` file.
         loss: Mean over the steps since the checkpoint before, if there were any.
         healthy: Whether nothing looked like collapse; only such a checkpoint can be the best one.
-        config_sha256: Of the resolved config, as JSON with sorted keys.
-        manifest_digest: Of the data set; of a mixture those of all, joined by "+".
     """
+
+    model_config = ConfigDict(extra="ignore")  # other versions may write more
 
     step: NonNegativeInt
     num_bytes: NonNegativeInt
     sha256: str
     loss: float | None = None
     healthy: bool = True
-    config_sha256: str = ""
-    manifest_digest: str = ""
 
 
 def write(store: Store, saved: dict[str, Any], loss: float | None = None, healthy: bool = True) -> Note:
@@ -82,8 +78,6 @@ def _write_data(path: Path, saved: dict[str, Any], loss: float | None, healthy: 
         sha256=sha256_file(path),
         loss=loss,
         healthy=healthy,
-        config_sha256=sha256_bytes(json.dumps(saved["config"], sort_keys=True).encode()),
-        manifest_digest=saved["loader"].get("manifest_digest", ""),
     )
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from esvit.checkpoints import files
 from esvit.checkpoints.files import CheckpointError, Note
@@ -27,6 +28,8 @@ class CheckpointConfig(Config):
         start_from: Checkpoint whose networks and optimiser state a new run starts from, e.g. a view-only run to
             continue with regions. Not a resume: step, schedules and order start at zero. Parameters that it lacks
             start fresh, and the log says which.
+        start_backbone_from: Checkpoint of which a new run takes the backbone alone, the teacher's if there is one.
+            Tables of positions are resized where windows or images have another size.
     """
 
     url: str = ""
@@ -35,6 +38,13 @@ class CheckpointConfig(Config):
     keep_best: bool = True
     keep_every_epochs: NonNegativeInt = 0
     start_from: str = ""
+    start_backbone_from: str = ""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start_from and self.start_backbone_from:
+            raise ValueError("start_from takes the backbone too; leave start_backbone_from out")
+        return self
 
 
 class Checkpointer:
@@ -52,6 +62,7 @@ class Checkpointer:
         self._every_steps = config.every_steps or steps_per_epoch
         self._milestone_steps = config.keep_every_epochs * steps_per_epoch
         self._notes: dict[int, Note] = {}
+        self._finished: SimpleQueue[int] = SimpleQueue()
         self._writer = ThreadPoolExecutor(1, "write-checkpoint")
         self._writing: Future[None] | None = None
 
@@ -89,6 +100,11 @@ class Checkpointer:
             self._writing.result()
             self._writing = None
 
+    def finished(self) -> list[tuple[int, str]]:
+        """Step and URL of the checkpoints that have become safe since the last call."""
+        steps = [self._finished.get() for _ in range(self._finished.qsize())]
+        return [(step, self._url(step)) for step in steps]
+
     def __enter__(self) -> Self:
         return self
 
@@ -101,7 +117,11 @@ class Checkpointer:
         for step in set(self._notes) - self._kept():
             files.delete(self.store, step)
             del self._notes[step]
-        self._say(f"saved {self.store.url}/step-{note.step:08d}.pt")
+        self._finished.put(note.step)
+        self._say(f"saved {self._url(note.step)}")
+
+    def _url(self, step: int) -> str:
+        return f"{self.store.url}/step-{step:08d}.pt"
 
     def _kept(self) -> set[int]:
         steps = sorted(self._notes)

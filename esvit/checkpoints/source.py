@@ -1,10 +1,12 @@
 """A checkpoint by its URL, whoever wrote it: this project, or EsViT's authors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
+from esvit import own_parts
 from esvit.checkpoints import files
 from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.official import load_official
@@ -15,14 +17,14 @@ from pipeline.store import Store
 def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Read one checkpoint, on the CPU; `url` names a `.pt` file, or a folder whose newest whole one is meant.
 
-    A local `.pth` file is one that EsViT's authors published.
+    A local `.pth` file is one in the format of EsViT's authors.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
         StoreError: the store does not deliver it.
     """
     if url.endswith(".pth"):
-        return load_official(url)
+        return load_official(url, say)
     folder, _, name = url.rpartition("/")
     if files.is_name(name):
         return files.read(Store(folder or "."), name)
@@ -32,16 +34,37 @@ def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any
     return found[1]
 
 
-def model_config(saved: dict[str, Any]) -> ModelConfig:
+def network_of(saved: dict[str, Any], network: str) -> dict[str, Tensor]:
+    """The tensors of the "teacher" or "student" of a checkpoint.
+
+    Raises:
+        CheckpointError: it has only the other.
+    """
+    if network not in saved:
+        other = "student" if network == "teacher" else "teacher"
+        raise CheckpointError(f"the checkpoint has no {network}; add --network {other} to take its {other}")
+    state: dict[str, Tensor] = saved[network]
+    return state
+
+
+def model_config(saved: dict[str, Any], allow_import: Sequence[str] = ()) -> ModelConfig:
     """The networks of a checkpoint.
+
+    Args:
+        allow_import: Modules and packages from which the checkpoint may name classes to build. A checkpoint from
+            elsewhere must not choose what is imported.
 
     Raises:
         CheckpointError: another release has written it, whose settings this one does not know.
+        OwnPartError: it names a class in another module.
     """
     try:
-        return ModelConfig.model_validate(saved["config"]["model"])
+        model = ModelConfig.model_validate(saved["config"]["model"])
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(
             f"the checkpoint is of another release: this one does not know its 'model.{key}'; use that release"
         ) from None
+    for name in (model.backbone.name, model.head.name):
+        own_parts.check_allowed(name, allow_import)
+    return model

@@ -8,44 +8,91 @@ esvit-eval export --checkpoint runs/swin_tiny/checkpoints --dest swin_tiny   # t
 import argparse
 import os
 
-from pipeline.command import new_parser, run_command
+from pipeline.command import (
+    CACHE_DIR,
+    DEVICES,
+    Commands,
+    add_command,
+    add_json_flag,
+    new_parser,
+    not_empty,
+    num_at_once,
+    pixels,
+    positive,
+    run_command,
+)
+from pipeline.errors import UserError
+
+# Of a module that takes seconds to import; a test compares them.
+EXECUTORS = ("reference", "cpu", "dali")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = new_parser("esvit-eval", "Evaluate an EsViT checkpoint.")
-    protocols = parser.add_subparsers(dest="protocol", required=True)
-    knn_parser = protocols.add_parser("knn", help="k-nearest-neighbour classification of frozen features")
-    knn_parser.set_defaults(run="knn")
-    knn_parser.add_argument("--checkpoint", required=True, help="file, or folder whose newest is taken")
-    knn_parser.add_argument("--train", required=True, metavar="URL", help="shards of the training set")
-    knn_parser.add_argument("--test", required=True, metavar="URL", help="shards of the test set")
-    knn_parser.add_argument("--network", choices=("teacher", "student"), default="teacher")
-    knn_parser.add_argument("--size", type=int, default=224, help="side of the centre crop, pixels")
-    knn_parser.add_argument("--resize", type=int, help="shorter side before the crop; default size * 256 / 224")
-    knn_parser.add_argument("--batch-size", type=int, default=256, help="images of each rank at a time")
-    knn_parser.add_argument("--executor", default="cpu")
-    knn_parser.add_argument("--num-threads", type=int, default=os.cpu_count())
-    knn_parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    knn_parser.add_argument("--cache-dir", default="~/.cache/esvit-streaming")
-    knn_parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    export_parser = protocols.add_parser("export", help="the backbone for timm: safetensors and config.json")
-    export_parser.set_defaults(run="export_backbone")
-    export_parser.add_argument("--checkpoint", required=True, help="file, or folder whose newest is taken")
-    export_parser.add_argument("--dest", required=True, metavar="URL", help="folder to write into")
-    export_parser.add_argument("--network", choices=("teacher", "student"), default="teacher")
-    return parser.parse_args()
+def main() -> None:
+    """Console script `esvit-eval`."""
+    run_command(_run)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Evaluate; the heavy imports begin here."""
-    from esvit import evaluation
+def _run() -> int:
+    arguments = _parse()
+    from esvit import evaluation  # the heavy imports begin here
 
     status: int = getattr(evaluation, arguments.run)(arguments)
     return status
 
 
-def main() -> None:
-    """Console script `esvit-eval`."""
-    arguments = parse_arguments()
-    run_command(lambda: run(arguments))
+def _parse() -> argparse.Namespace:
+    parser = new_parser("esvit-eval", "Measure what a checkpoint has learned, and hand it on.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_knn(commands)
+    _add_export(commands)
+    arguments = parser.parse_args()
+    if arguments.run == "knn":
+        arguments.num_threads = arguments.num_threads or os.cpu_count() or 1
+        arguments.resize = arguments.resize or round(arguments.size * 256 / 224)
+        if arguments.resize < arguments.size:
+            raise UserError(
+                f"--resize {arguments.resize} leaves no room for a crop of --size {arguments.size}; "
+                "choose at least the size"
+            )
+    return arguments
+
+
+def _add_knn(commands: Commands) -> None:
+    command = add_command(commands, "knn", "k-nearest-neighbour classification of frozen features", "knn")
+    _add_checkpoint_flags(command)
+    command.add_argument("--train", type=not_empty, required=True, metavar="URL", help="shards of the training set")
+    command.add_argument("--test", type=not_empty, required=True, metavar="URL", help="shards of the test set")
+    command.add_argument("--size", type=pixels, default=224, metavar="N", help="side of the centre crop, pixels")
+    command.add_argument(
+        "--resize", type=pixels, metavar="N", help="shorter side before the crop (default: size * 256 / 224)"
+    )
+    command.add_argument("--batch-size", type=positive, default=256, metavar="N", help="images of each rank at a time")
+    command.add_argument("--executor", choices=EXECUTORS, default="cpu", help="what renders the crops")
+    command.add_argument(
+        "--num-threads", type=num_at_once, metavar="N", help="threads of the executor (default: one per core)"
+    )
+    command.add_argument("--device", choices=DEVICES, default="auto", help="where the network is; auto: a GPU if any")
+    command.add_argument("--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where remote shards go")
+    add_json_flag(command)
+
+
+def _add_export(commands: Commands) -> None:
+    command = add_command(commands, "export", "the backbone for timm: safetensors and config.json", "export_backbone")
+    _add_checkpoint_flags(command)
+    command.add_argument("--dest", type=not_empty, required=True, metavar="URL", help="folder to write into")
+    add_json_flag(command)
+
+
+def _add_checkpoint_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--checkpoint", type=not_empty, required=True, metavar="URL", help="file, or folder whose newest is taken"
+    )
+    command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="which of the two")
+    command.add_argument(
+        "--allow-import",
+        type=not_empty,
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or package from which the checkpoint may name a class of your own",
+    )

@@ -1,7 +1,7 @@
 """Frozen features of a whole data set, through the same shards, plan and executors as training."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,10 @@ from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
 from pipeline.errors import UserError
-from pipeline.loader import DataConfig, open_loader
-from pipeline.order import SequentialOrder, rank_slice
-from pipeline.shards.data_sets import open_data_set
-from pipeline.stream import SampleStream
+from pipeline.loader import DataConfig, ViewBatch, open_loader
+from pipeline.order import rank_slice
+from pipeline.progress import counted
+from pipeline.stream import open_sequential_stream
 
 
 class TooFewClasses(UserError):
@@ -36,31 +36,32 @@ def extract(
 ) -> LabelledFeatures:
     """The pooled feature of the centre crop of every sample, on every rank; a collective call.
 
-    Each rank computes `batch_size` samples of every batch, and each sample is computed by one of them: where the
-    last batch is filled up, its mask leaves the repeats out.
+    Each rank computes `batch_size` samples of every batch, at most its share of all, and each sample is computed by
+    one of them: where the last batch is filled up, its mask leaves the repeats out.
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
         TooFewClasses: there are fewer than two classes.
     """
-    (source,) = data.stream.sources
-    data_set = open_data_set(source.url)
+    stream = open_sequential_stream(data.stream, batch_size * here.size, here.rank, here.size)
+    (data_set,), order = stream.data_sets, stream.order
     manifest = data_set.manifest
-    check_classes(manifest.classes, source.url)
-    order = SequentialOrder(manifest.num_samples, batch_size * here.size)
-    stream = SampleStream([data_set], order, data.stream, here.rank, here.size)
+    check_classes(manifest.classes, data_set.store.url)
     backbone.eval()
     features = torch.zeros(manifest.num_samples, backbone.width, device=here.device)
     labels = torch.zeros(manifest.num_samples, dtype=torch.long, device=here.device)
     mine = rank_slice(order.global_batch, here.rank, here.size)
     with open_loader(stream, CenterCrop(crop), data, here.device) as loader:
-        for batch in islice(loader, order.num_steps):
+        batches: Iterator[ViewBatch] = iter(loader)
+        if here.is_main:
+            batches = counted(batches, "computing features", order.num_steps, "batches")
+        for batch in batches:
             # Not `batch.ids`: an undecodable sample keeps its row, with what its neighbour has.
             rows = torch.from_numpy(order.batch(batch.epoch, batch.step)[mine][batch.mask]).to(here.device)
-            counted = torch.from_numpy(batch.mask).to(here.device)
-            pooled = backbone(batch.views[0][0]).pooled[counted]
+            is_counted = torch.from_numpy(batch.mask).to(here.device)
+            pooled = backbone(batch.views[0][0]).pooled[is_counted]
             features[rows] = F.normalize(pooled.float(), dim=1)
-            labels[rows] = batch.labels[counted]
+            labels[rows] = batch.labels[is_counted]
     # The rows of the other ranks are zero here.
     return LabelledFeatures(here.sum(features), here.sum(labels), manifest.classes)
 

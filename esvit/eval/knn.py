@@ -1,6 +1,8 @@
 """k-nearest-neighbour classification of frozen features (EsViT, section 4; the protocol of Wu et al., 2018)."""
 
+import unicodedata
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch.nn.functional as F
 
@@ -28,10 +30,7 @@ def knn_accuracy(
     """
     check_classes(train.classes, "the training set")
     if train.classes != test.classes:
-        raise ClassMismatch(
-            f"the training set has {len(train.classes)} classes and the test set {len(test.classes)}, "
-            "or their names differ; build both from the same data set"
-        )
+        raise ClassMismatch(_difference(train.classes, test.classes))
     available = len(train.labels)
     chosen = [k for k in neighbours if k <= available] or [available]
     correct = dict.fromkeys(chosen, 0)
@@ -43,6 +42,23 @@ def knn_accuracy(
             prediction = votes[:, :k].sum(dim=1).argmax(dim=1)
             correct[k] += int((prediction == labels).sum())
     return {k: count / len(test.labels) for k, count in correct.items()}
+
+
+def _difference(train: tuple[str, ...], test: tuple[str, ...]) -> str:
+    """The first class that differs, in a sentence."""
+    number, (ours, theirs) = next(
+        (number, pair) for number, pair in enumerate(zip_longest(train, test)) if pair[0] != pair[1]
+    )
+    forms = [unicodedata.normalize("NFC", name or "") for name in (ours, theirs)]
+    hint = (
+        "the same in two Unicode forms, build both with --nfc"
+        if forms[0] == forms[1]
+        else ("build both from the same data set, or the test set with --classes-of TRAIN")
+    )
+    return (
+        f"the training set has {len(train)} classes and the test set {len(test)}; class {number} is {ours!a} in one "
+        f"and {theirs!a} in the other: {hint}"
+    )
 
 
 def best(accuracy: dict[int, float]) -> tuple[int, float]:

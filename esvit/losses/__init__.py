@@ -1,19 +1,22 @@
 """The objective: view and region loss against a centred, sharpened teacher (EsViT, section 3.2)."""
 
 import math
+from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
+from esvit import own_parts
 from esvit.losses.center import Center
-from esvit.losses.fused import FusedLoss, Teacher, fused_cross_entropy
-from esvit.losses.pairs import Predictions, region_task, view_task
-from esvit.losses.region import region_loss
-from esvit.losses.view import view_loss
+from esvit.losses.fused import Teacher, fused_cross_entropy
+from esvit.losses.pairs import Predictions, Task, region_task, view_task
 from pipeline.config import Config
 
-__all__ = ["EsvitLoss", "LossConfig", "Predictions"]
+__all__ = ["EsvitLoss", "LossConfig", "Predictions", "build_loss"]
+
+_NAME = "esvit"
+_REPORTED = ("loss", "view", "teacher_entropy")  # what a run logs and watches
 
 
 class LossConfig(Config):
@@ -23,19 +26,45 @@ class LossConfig(Config):
     The teacher's temperature changes during a run, so it belongs to the schedules.
 
     Attributes:
+        name: "esvit", or `package.module:Class` for a module of your own (docs/training.md).
         region_weight: Share of the region task.
         student_temperature: Divides the student's logits.
-        center_momentum: Of the moving mean of the teacher's logits.
-        fused: Prototypes and loss in tiles, with memory that does not grow with the batch; false for the direct
-            form, the same numbers.
-        tile_mib: Memory of the logits of one tile; the fused form takes a small multiple of it.
+        center_momentum: Momentum of the centre, the moving mean of the teacher's logits.
+        tile_mib: Memory of the logits of one tile. The loss takes a small multiple of it, whatever the batch.
+        options: Settings of a class of your own.
     """
 
+    name: str = _NAME
     region_weight: float = Field(default=0.5, ge=0, le=1)
     student_temperature: float = Field(default=0.1, gt=0)
     center_momentum: float = Field(default=0.9, ge=0, lt=1)
-    fused: bool = True
     tile_mib: PositiveInt = 32
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return own_parts.check_name(name, [_NAME])
+
+
+def build_loss(config: LossConfig, num_prototypes: int) -> nn.Module:
+    """The loss that `config` names.
+
+    Raises:
+        OwnPartError: there is no such class (see `own_parts.build`), or it has parameters, which nothing would train.
+    """
+    if config.name == _NAME:
+        return EsvitLoss(config, num_prototypes)
+    loss: nn.Module = own_parts.build(config.name, nn.Module, config, num_prototypes)
+    if any(parameter.requires_grad for parameter in loss.parameters()):
+        raise own_parts.OwnPartError(f"{config.name} has parameters, which nothing trains; make them buffers")
+
+    def check(_module: nn.Module, _inputs: object, scalars: dict[str, Tensor]) -> None:
+        if missing := [name for name in _REPORTED if name not in scalars]:
+            raise own_parts.OwnPartError(f"{config.name} returns no '{missing[0]}'; it has {', '.join(scalars)}")
+
+    loss.register_forward_hook(check)
+    return loss
 
 
 class EsvitLoss(nn.Module):
@@ -44,64 +73,48 @@ class EsvitLoss(nn.Module):
     def __init__(self, config: LossConfig, num_prototypes: int) -> None:
         super().__init__()
         self.config = config
-        self.region_weight = config.region_weight  # a schedule may change it from step to step
         self.view_center = Center(num_prototypes, config.center_momentum)
         self.region_center = Center(num_prototypes, config.center_momentum) if config.region_weight else None
 
-    def forward(self, student: Predictions, teacher: Predictions, teacher_temperature: float) -> dict[str, Tensor]:
+    def forward(
+        self, student: Predictions, teacher: Predictions, teacher_temperature: float, region_share: float = 1.0
+    ) -> dict[str, Tensor]:
         """Compute the loss of one step, then move the centres; a collective call under DDP.
 
         The student's first views are the teacher's views, in the same order. Call it under the autocast of the
         networks, for its products with the prototypes; softmaxes and sums are in fp32 anyway.
+
+        Args:
+            region_share: What the schedule allows of the configured `region_weight` at this step: 0 to 1.
 
         Returns:
             Scalars: "loss", the one with a gradient; its terms "view" and, unless view only, "region"; and
             "teacher_entropy", the entropy of this rank's mean view assignment over ln K: 0 when one prototype
             takes every image, 1 when all are used alike. Staying at either end is collapse.
         """
-        terms = self._fused_terms if self.config.fused else self._direct_terms
-        loss, mean_probs = terms(self.view_center, student, teacher, teacher_temperature, with_regions=False)
+        loss, mean_probs = self._term(self.view_center, view_task(student, teacher), teacher_temperature)
         scalars = {"view": loss.detach(), "teacher_entropy": _entropy_ratio(mean_probs)}
         if self.region_center is not None:
-            region, _ = terms(self.region_center, student, teacher, teacher_temperature, with_regions=True)
-            loss = (1 - self.region_weight) * loss + self.region_weight * region
+            region, _ = self._term(self.region_center, region_task(student, teacher), teacher_temperature)
+            weight = self.config.region_weight * region_share
+            loss = (1 - weight) * loss + weight * region
             scalars["region"] = region.detach()
         return {"loss": loss, **scalars}
 
-    def _fused_terms(
-        self, center: Center, student: Predictions, teacher: Predictions, temperature: float, *, with_regions: bool
-    ) -> tuple[Tensor, Tensor]:
-        """One term, and the mean [K] of its targets."""
-        task = (region_task if with_regions else view_task)(student, teacher)
-        fused: FusedLoss = fused_cross_entropy(
+    def _term(self, center: Center, task: Task, teacher_temperature: float) -> tuple[Tensor, Tensor]:
+        """One term, and the mean [K] of its targets; moves its centre."""
+        fused = fused_cross_entropy(
             task.student_rows,
             task.student_prototypes,
-            Teacher(task.teacher_rows, task.teacher_prototypes, center.center, temperature),
+            Teacher(task.teacher_rows, task.teacher_prototypes, center.center, teacher_temperature),
             task.match,
             task.weights,
             self.config.student_temperature,
             self.config.tile_mib * 2**20,
         )
         num_rows = task.teacher_rows.shape[:2].numel()
-        center.update_by_sum(fused.teacher_logits, num_rows)
+        center.update(fused.teacher_logits, num_rows)
         return fused.loss, fused.teacher_probs / num_rows
-
-    def _direct_terms(
-        self, center: Center, student: Predictions, teacher: Predictions, temperature: float, *, with_regions: bool
-    ) -> tuple[Tensor, Tensor]:
-        """The same, with all logits at once."""
-        teacher_logits = teacher.region_logits if with_regions else teacher.view_logits
-        student_logits = student.region_logits if with_regions else student.view_logits
-        assert teacher_logits is not None and student_logits is not None
-        targets = [center.sharpen(logits, temperature) for logits in teacher_logits]
-        student_temperature = self.config.student_temperature
-        if with_regions:
-            assert student.regions is not None and teacher.regions is not None
-            loss = region_loss(student_logits, student.regions, targets, teacher.regions, student_temperature)
-        else:
-            loss = view_loss(student_logits, targets, student_temperature)
-        center.update(teacher_logits)
-        return loss, torch.cat([target.flatten(0, -2) for target in targets]).mean(dim=0)
 
 
 def _entropy_ratio(mean_probs: Tensor) -> Tensor:

@@ -4,8 +4,6 @@ Subtracting the mean logit of past batches keeps one prototype from taking every
 the assignment from becoming uniform.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,23 +20,11 @@ class Center(nn.Module):
         self.register_buffer("center", torch.zeros(num_prototypes))
 
     @torch.no_grad()
-    def sharpen(self, teacher_logits: Tensor, temperature: float) -> Tensor:
-        """The assignment softmax((t - center) / temperature) of logits t [..., K]: fp32, without gradient."""
-        return torch.softmax((teacher_logits.float() - self.center) / temperature, dim=-1)
-
-    @torch.no_grad()
-    def update(self, teacher_logits: Sequence[Tensor]) -> None:
-        """Move the centre towards the mean of the raw logits, tensors [..., K]; a collective call under DDP.
+    def update(self, total: Tensor, num_rows: int) -> None:
+        """Move the centre towards the mean of `num_rows` raw logits, given their sum [K]; a collective call under DDP.
 
         Ranks count by their rows, so an uneven split gives the same centre as one process with all rows.
         """
-        rows = [logits.flatten(0, -2) for logits in teacher_logits]
-        total = torch.stack([logits.sum(dim=0, dtype=torch.float32) for logits in rows]).sum(dim=0)
-        self.update_by_sum(total, sum(map(len, rows)))
-
-    @torch.no_grad()
-    def update_by_sum(self, total: Tensor, num_rows: int) -> None:
-        """`update` for those who have only the sum [K] of `num_rows` raw logits."""
         count = total.new_full((1,), num_rows)
         total_and_count = torch.cat([total, count])
         if dist.is_available() and dist.is_initialized():

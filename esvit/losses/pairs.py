@@ -5,23 +5,18 @@ from functools import lru_cache
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from esvit.losses.fused import Prototypes
-from esvit.losses.region import best_match
 
 
 class Predictions(Protocol):
     """What the loss reads of a network's outputs, one tensor a view.
 
-    The direct form reads logits [B, K] and [B, T, K], the fused form rows of length 1, [B, C] and [B, T, C], and the
-    prototypes that turn them into logits; both read the regions [B, T, D].
+    Rows [B, C] and [B, T, C] of length 1, the prototypes that turn them into logits, and the regions [B, T, D].
     """
 
-    @property
-    def view_logits(self) -> list[Tensor]: ...
-    @property
-    def region_logits(self) -> list[Tensor] | None: ...
     @property
     def view_rows(self) -> list[Tensor]: ...
     @property
@@ -75,6 +70,14 @@ def region_task(student: Predictions, teacher: Predictions) -> Task:
         torch.stack(matches, dim=-1),
         _pair_weights(num_tokens, len(matches), len(teacher_rows), teacher_rows.device),
     )
+
+
+@torch.no_grad()
+def best_match(regions: Tensor, candidates: Tensor) -> Tensor:
+    """Index [B, T] of the candidate [B, T', D] nearest in angle to each region [B, T, D], image by image."""
+    with torch.autocast(regions.device.type, enabled=False):  # near ties need fp32
+        similarity = F.normalize(regions.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).mT
+    return similarity.argmax(dim=-1)
 
 
 @lru_cache(maxsize=64)  # made on the host: once, not at every step

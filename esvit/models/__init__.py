@@ -1,17 +1,19 @@
 """The backbones by name: `build_backbone(BackboneConfig(name="swin_tiny"), drop_path=True)`."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch.utils.checkpoint import checkpoint
 
+from esvit import own_parts
 from esvit.models.backbone import Architecture, Backbone, Features
 from esvit.models.cvt import CvtArchitecture
 from esvit.models.swin import SwinArchitecture
 from esvit.models.timm_backbone import TimmArchitecture
 from esvit.models.vil import VilArchitecture
+from esvit.models.vit import VitArchitecture
 from pipeline.config import Config
 
 __all__ = ["BACKBONES", "Backbone", "BackboneConfig", "Features", "build_backbone"]
@@ -25,62 +27,102 @@ BACKBONES: dict[str, Any] = {  # rows are `Architecture`s, and dataclasses
     "swin_large": SwinArchitecture(192, (2, 2, 18, 2), (6, 12, 24, 48), drop_path_rate=0.2),
     "cvt_tiny": CvtArchitecture((64, 192, 384, 768), (2, 2, 6, 2), (1, 3, 6, 12), drop_path_rate=0.1),
     "vil_2262": VilArchitecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24), drop_path_rate=0.1),
-    "deit_tiny": TimmArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
-    "deit_small": TimmArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
-    "vit_base": TimmArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
-    "resnet50": TimmArchitecture("resnet50"),
+    "deit_tiny": VitArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
+    "deit_small": VitArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
+    "vit_base": VitArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
+    # As torchvision's, which the authors train: residual branches do not start at zero.
+    "resnet50": TimmArchitecture("resnet50", options={"zero_init_last": False}),
 }
 _TIMM = "timm/"  # before the name of any other model there
+
+
+@dataclass(frozen=True)
+class OwnArchitecture:
+    """A backbone of one's own; `options` are the arguments of its class, and `drop_path_rate` another where it is set.
+
+    Raises:
+        OwnPartError: see `own_parts.build`.
+    """
+
+    path: str
+    drop_path_rate: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Backbone:
+        """The network, freshly initialised. Nothing is imported before."""
+        drop_path = {"drop_path_rate": self.drop_path_rate} if self.drop_path_rate else {}
+        return own_parts.build(self.path, Backbone, **self.options, **drop_path)  # type: ignore[type-abstract]
+
 
 Stages = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class BackboneConfig(Config):
-    """A row of `BACKBONES` and what to change in it; None keeps the row's own value.
+    """A row of the table of backbones (`esvit.models.BACKBONES`) and what to change in it; null keeps the row's value.
 
     Attributes:
-        name: The row, or `timm/NAME` for any model of timm that gives a map or a sequence of features.
-        drop_path_rate: Of the student's last block; it rises linearly from 0 at the first.
-        window_size: Side of an attention window, in tokens.
-        patch_size: Side of a patch, in pixels.
+        name: The row; or `timm/NAME` for any model of timm that gives a map or a sequence of features; or
+            `package.module:Class` for a subclass of `esvit.models.Backbone` (docs/training.md).
+        drop_path_rate: Probability that the student skips its last block; it rises linearly from 0 at the first block.
+        window_size (tokens): Side of an attention window: one number, or one per stage.
+        patch_size (pixels): Side of a patch.
         embed_dim: Width of the first stage; it doubles from stage to stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
-        image_size: Side, in pixels, for which windows and shifts are fixed; crops of any size may follow.
+        image_size (pixels): Side for which windows and shifts are fixed; crops of any size may follow.
         widths: Feature width of each stage, where it does not simply double.
-        options: What else `timm.create_model` is given, for models of timm.
+        mlp_ratio: Swin: width of a block's hidden layer over that of the stage.
+        absolute_positions: Swin: add learned embeddings of their places to the patches.
+        relative_positions: CvT: a learned bias of the scores by how far apart two tokens of a window are.
+        shift: CvT: shift the windows of every second block by half a window, as Swin does.
+        mode: ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
+        options: For models of timm, what else `timm.create_model` is given, beside the row's own options; for a class
+            of your own, its arguments.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
             fraction of the memory.
     """
 
     name: str = "swin_tiny"
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    window_size: PositiveInt | None = None
+    window_size: PositiveInt | Stages | None = None
     patch_size: PositiveInt | None = None
     embed_dim: PositiveInt | None = None
     depths: Stages | None = None
     num_heads: Stages | None = None
     image_size: PositiveInt | None = None
     widths: Stages | None = None
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    absolute_positions: bool | None = None
+    relative_positions: bool | None = None
+    shift: bool | None = None
+    mode: Literal[0, 1] | None = None
     options: dict[str, Any] | None = None
     recompute: bool = False
 
     @property
     def architecture(self) -> Architecture:
         """The row with the changes applied."""
-        row = BACKBONES.get(self.name) or TimmArchitecture(self.name.removeprefix(_TIMM))
+        row = self._row
         changes = self.model_dump(exclude={"name", "recompute"}, exclude_none=True)
         known = {field.name for field in fields(row)}
         if unknown := changes.keys() - known:
             raise ValueError(f"{self.name} has no {min(unknown)}; it has {', '.join(sorted(known))}")
-        return replace(row, **changes)
+        if self.options is not None:
+            changes["options"] = {**row.options, **self.options}
+        return replace(row, **changes)  # type: ignore[no-any-return]
+
+    @property
+    def _row(self) -> Any:
+        if self.name in BACKBONES:
+            return BACKBONES[self.name]
+        if own_parts.is_path(self.name):
+            return OwnArchitecture(self.name)
+        return TimmArchitecture(self.name.removeprefix(_TIMM))
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in BACKBONES and not name.startswith(_TIMM):
-            raise ValueError(f"no such backbone; choose one of {', '.join(BACKBONES)}, or {_TIMM}NAME for one of timm")
-        return name
+        return name if name.startswith(_TIMM) else own_parts.check_name(name, [*BACKBONES, f"{_TIMM}NAME"])
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -4,33 +4,59 @@ View and region task have a copy each. At D = 768 and K = 65,536 one copy holds 
 many as Swin-T.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from esvit import own_parts
 from pipeline.config import Config
+
+_NAME = "projection"
 
 
 class HeadConfig(Config):
     """Size and kind of a head; the defaults are the paper's.
 
     Attributes:
-        num_prototypes: K.
+        name: "projection", the paper's; or `package.module:Class` for a subclass of `ProjectionHead`
+            (docs/training.md).
+        num_prototypes: Number of prototypes, K.
         hidden: Width of the hidden layers.
         bottleneck: Width of the normalised features that meet the prototypes.
         num_layers: Linear layers before the prototypes.
         batch_norm: After each hidden layer. Small runs may need it to leave the uniform solution, loss = ln K.
         norm_last_layer: Keep the prototypes' length at 1: steadier, slower.
+        options: Settings of a class of your own.
     """
 
+    name: str = _NAME
     num_prototypes: int = Field(default=65536, ge=2)
     hidden: PositiveInt = 2048
     bottleneck: PositiveInt = 256
     num_layers: PositiveInt = 3
     batch_norm: bool = False
     norm_last_layer: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return own_parts.check_name(name, [_NAME])
+
+
+def build_head(width: int, config: HeadConfig) -> "ProjectionHead":
+    """The head of features [..., `width`], freshly initialised.
+
+    Raises:
+        OwnPartError: there is no such class; see `own_parts.build`.
+    """
+    if config.name == _NAME:
+        return ProjectionHead(width, config)
+    return own_parts.build(config.name, ProjectionHead, width, config)
 
 
 class ProjectionHead(nn.Module):

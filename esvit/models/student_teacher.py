@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esvit.models import BackboneConfig, build_backbone
 from esvit.models.compiled import compile_backbone
-from esvit.models.head import HeadConfig, ProjectionHead, Prototypes
+from esvit.models.head import HeadConfig, Prototypes, build_head
 from pipeline.config import Config
 
 
@@ -68,8 +68,8 @@ class Network(nn.Module):
     def __init__(self, config: ModelConfig, *, drop_path: bool, with_regions: bool) -> None:
         super().__init__()
         self.backbone = build_backbone(config.backbone, drop_path=drop_path)
-        self.view_head = ProjectionHead(self.backbone.width, config.head)
-        self.region_head = ProjectionHead(self.backbone.width, config.head) if with_regions else None
+        self.view_head = build_head(self.backbone.width, config.head)
+        self.region_head = build_head(self.backbone.width, config.head) if with_regions else None
 
     def forward(self, views: Sequence[Tensor]) -> Outputs:
         """Run `views`, one tensor [V, B, 3, H, W] per image size, all of the same B images.

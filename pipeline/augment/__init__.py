@@ -2,8 +2,9 @@
 
 import torch
 
+from pipeline.augment.crop_plan import CropPlan, Planner
 from pipeline.augment.executor import BadImages, Executor, Output, normalised
-from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, Planner
+from pipeline.augment.plan import CenterCrop, CenterCropConfig, MultiCrop, MultiCropConfig
 from pipeline.augment.recipes import RECIPES, Recipe, build_planner
 from pipeline.errors import UserError
 
@@ -15,6 +16,7 @@ __all__ = [
     "CenterCropConfig",
     "CropPlan",
     "Executor",
+    "ExecutorError",
     "MultiCrop",
     "MultiCropConfig",
     "Output",
@@ -52,7 +54,8 @@ def build_executor(name: str, num_threads: int, device: torch.device, output: Ou
             from pipeline.augment.dali import DaliExecutor
         except ImportError as error:
             raise ExecutorError(
-                f"the dali executor needs NVIDIA DALI ({error}); install the 'dali' extra or use executor 'cpu'"
+                f"the dali executor needs NVIDIA DALI ({error}); run: pip install 'esvit-streaming[dali]', or use "
+                "executor 'cpu'"
             ) from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ExecutorError("the dali executor finds no CUDA device here; use device 'cpu'")

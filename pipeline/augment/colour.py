@@ -28,7 +28,15 @@ _CONTRAST = 1
 
 
 class ColourJitter(Config):
-    """Strengths as torchvision's ColorJitter: a factor is drawn from 1 +- strength, the hue turn from +- hue."""
+    """Strengths as torchvision's ColorJitter: a factor is drawn from 1 +- strength, the hue turn from +- hue.
+
+    Attributes:
+        probability: Probability of a view to have its colours changed.
+        brightness: Strength of the change of brightness.
+        contrast: Strength of the change of contrast.
+        saturation: Strength of the change of saturation.
+        hue (turns): Largest turn of the hue.
+    """
 
     probability: float = 0.8
     brightness: float = 0.4

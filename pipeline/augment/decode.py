@@ -1,6 +1,6 @@
 """Encoded image to RGB pixels, equal bit by bit whichever way it is taken, as they are stored.
 
-EXIF orientation is not looked at here, nor by torchvision's ImageFolder in the original: `orientation.py` turns images.
+EXIF orientation is not looked at here, as the original does not; `pipeline.pixels` turns images upright where asked.
 """
 
 import contextlib
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.buffers import Encoded
+from pipeline.pixels import MAX_PIXELS
 
 # What PIL raises for images that are truncated or not images at all, and `image_size` for those too large.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError)
-# Pixels of an image: where PIL begins to warn of decompression bombs, every executor refuses. 268 MB of RGB.
-MAX_PIXELS = 89_478_485
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 

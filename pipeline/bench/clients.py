@@ -9,21 +9,22 @@ The last two are measured if they can be imported. A round is once through all s
 
 import argparse
 import importlib.util
-import json
 import os
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import run_command
+from pipeline.command import write_json
 from pipeline.errors import UserError
+from pipeline.progress import counted
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
+from pipeline.store.client import Client
 
 
 def _obstore() -> Any:
@@ -65,32 +66,37 @@ def _stores(url: str) -> dict[str, Store]:
     others: dict[str, Callable[[], Any]] = {"obstore": _obstore, "s3torchconnector": _Connector}
     for name, new_file_system in others.items():
         if importlib.util.find_spec(name):
-            stores[name] = Store(url)
-            client = stores[name]._client
-            client.fs, client.is_s3 = new_file_system(), False
+            stores[name] = Store(url, partial(_client, new_file_system))
     return stores
 
 
-def measure(url: str, threads: int, rounds: int) -> Rows:
+def _client(new_file_system: Callable[[], Any], url: str) -> Client:
+    """That of the store, on another file system; what it knows of S3 beyond fsspec is for s3fs alone."""
+    client = Client(url)
+    client.fs, client.is_s3 = new_file_system(), False
+    return client
+
+
+def measure(url: str, num_threads: int, rounds: int) -> Rows:
     """Medians over `rounds`; CPU seconds are this process's own."""
     stores = _stores(url)
     manifest = read_manifest(stores["s3fs"])
     seconds: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(rounds):
+    for _ in counted(range(rounds), "measuring", rounds, "rounds"):
         for name, store in stores.items():
             begin = time.perf_counter(), _cpu_seconds()
-            num_bytes = _read_all(store, [entry.tar_name for entry in manifest.shards], threads)
+            num_bytes = _read_all(store, [entry.tar_name for entry in manifest.shards], num_threads)
             assert num_bytes == manifest.num_bytes
             took = time.perf_counter() - begin[0], _cpu_seconds() - begin[1]
             seconds.setdefault(name, []).append(took)
     return {name: _row(manifest.num_bytes, times, seconds["s3fs"]) for name, times in seconds.items()}
 
 
-def _read_all(store: Store, names: list[str], threads: int) -> int:
+def _read_all(store: Store, names: list[str], num_threads: int) -> int:
     def read(name: str) -> int:
         return sum(map(len, store.parts(name)))
 
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(num_threads) as pool:
         return sum(pool.map(read, names))
 
 
@@ -109,20 +115,11 @@ def _row(num_bytes: int, took: list[tuple[float, float]], s3fs: list[tuple[float
     }
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    rows = measure(arguments.data, arguments.threads, arguments.rounds)
+def run(arguments: argparse.Namespace) -> None:
+    """The command, from its flags to its report."""
+    rows = measure(arguments.url, arguments.num_threads, arguments.rounds)
     if arguments.json:
-        sys.stdout.write(json.dumps({"threads": arguments.threads, "rounds": arguments.rounds, "read": rows}) + "\n")
+        conditions = {name: getattr(arguments, name) for name in ("url", "num_threads", "rounds")}
+        write_json({**conditions, "read": rows})
     else:
-        print_table(f"once through all shards, {arguments.threads} threads", rows)
-
-
-def main(words: list[str]) -> None:
-    """`pipeline-bench clients`."""
-    parser = argparse.ArgumentParser("pipeline-bench clients", description="Compare clients of S3.")
-    parser.add_argument("--data", required=True, metavar="URL", help="shards to read, s3://")
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    arguments = parser.parse_args(words)
-    run_command(lambda: _run(arguments))
+        print_table(f"once through all shards, {arguments.num_threads} threads", rows)

@@ -19,9 +19,9 @@ from pipeline.augment import EXECUTORS, CropPlan, Executor, Output, Planner, Rec
 from pipeline.augment import cpu as kernels
 from pipeline.augment.decode import decode
 from pipeline.augment.threads import Threads
+from pipeline.encoded import EncodedBatch
 from pipeline.errors import UserError
-from pipeline.loader import Neighbour, Rendered, render
-from pipeline.stream import EncodedBatch
+from pipeline.rendering import Neighbour, Rendered, render
 
 CONTESTANTS = (*EXECUTORS, "original", "dali-native", "floor-decode", "floor-resize")
 
@@ -57,7 +57,11 @@ class ExecutorContestant:
 
     def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
         """The views of one batch."""
-        return next(self._rendered([batch]))[0]
+        return self.rendered(batch)[0]
+
+    def rendered(self, batch: EncodedBatch) -> Rendered:
+        """The views of one batch, and the batch with images that cannot be decoded replaced."""
+        return next(self._rendered([batch]))
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""

@@ -1,57 +1,52 @@
 """The executors and their rivals on the same images and plan: images/s in interleaved rounds, differences, a look.
 
-pipeline-bench --data shards/imagenet --executor original,cpu,dali,floor-resize      images/s and their ratios
-pipeline-bench --data shards/imagenet --parity                 differences to the reference, by operation
-pipeline-bench --data shards/imagenet --sheet views.png        all views of a few images, to look at
+pipeline-bench crops shards/imagenet --executor original,cpu,dali,floor-resize     images/s and their ratios
+pipeline-bench crops shards/imagenet --parity                differences to the reference, by operation
+pipeline-bench crops shards/imagenet --sheet views.png       all views of a few images, to look at
 
-`pipeline-bench crops ...` is the same. With --device cuda the views end on the GPU, whoever made them.
+With --device cuda the views end on the GPU, whoever made them.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.augment import RECIPES, build_planner, normalised
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES
+from pipeline.augment import RECIPES, build_planner
 from pipeline.augment.parity import Parity
-from pipeline.bench.contestants import CONTESTANTS, Conditions, Contestant, ExecutorContestant, build_contestant
+from pipeline.bench.contestants import Conditions, Contestant, ExecutorContestant, build_contestant
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
-from pipeline.bench.subcommands import run_subcommand
-from pipeline.command import run_command
+from pipeline.bench.sheet import SheetRow, contact_sheet
+from pipeline.command import write_json
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
+from pipeline.progress import counted
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 
-_THUMBNAIL = 112
 _SHEET_IMAGES = 6
 
 
 class Bench:
     """Encoded batches in memory, and the contestants to compare on them."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        data_set = open_data_set(arguments.data)
+    def __init__(self, arguments: argparse.Namespace, device: torch.device) -> None:
+        data_set = open_data_set(arguments.url)
         num_samples = data_set.manifest.num_samples
         order = SequentialOrder(num_samples, min(arguments.batch_size, num_samples))
         num_images = min(arguments.images, num_samples)
-        stream = SampleStream([data_set], order, StreamConfig(shards=arguments.data))
+        stream = SampleStream([data_set], order, StreamConfig(shards=arguments.url))
         self._batches = list(islice(stream, -(-num_images // order.global_batch)))
         recipe = RECIPES[arguments.recipe]
         self._planner = build_planner(recipe, seed=0)
-        device = torch.device(arguments.device)
         self._on_gpu = device.type == "cuda"
-        given = Conditions(arguments.threads, device, arguments.output, recipe, self._planner, stream.neighbour)
+        given = Conditions(arguments.num_threads, device, arguments.dtype, recipe, self._planner, stream.neighbour)
         self._contestants = {name: build_contestant(name, given) for name in arguments.executor}
 
     def speed(self, rounds: int) -> Rows:
@@ -62,7 +57,7 @@ class Bench:
         seconds: dict[str, list[float]] = {name: [] for name in self._contestants}
         # Warm-up: threads, processes, graphs, tables.
         warm_up = {name: self._time(contestant) for name, contestant in self._contestants.items()}
-        for _ in range(rounds):
+        for _ in counted(range(rounds), "measuring", rounds, "rounds"):
             for name, contestant in self._contestants.items():
                 seconds[name].append(self._time(contestant))
         num_images = sum(len(batch.ids) for batch in self._batches)
@@ -93,13 +88,14 @@ class Bench:
         return {name: parity.summary() for name, parity in found.items()}
 
     def sheet(self) -> Image.Image:
-        """Thumbnails: a row an image and executor, a column a view."""
-        rows = []
-        views = [executor.views(self._batches[0]) for executor in self._executors().values()]
-        for b in range(min(_SHEET_IMAGES, len(self._batches[0].ids))):
-            for groups in views:
-                rows.append(np.hstack([_thumbnail(view[b]) for group in groups for view in group]))
-        return Image.fromarray(np.vstack(rows))
+        """A row per image and executor, a column per view."""
+        made = {name: executor.rendered(self._batches[0]) for name, executor in self._executors().items()}
+        rows = [
+            SheetRow(name, batch.images[b], int(batch.ids[b]), [group[:, b] for group in groups])
+            for b in range(min(_SHEET_IMAGES, len(self._batches[0].ids)))
+            for name, (groups, batch) in made.items()
+        ]
+        return contact_sheet(rows)
 
     def close(self) -> None:
         """Release the contestants."""
@@ -114,89 +110,46 @@ class Bench:
         return {name: one for name, one in self._contestants.items() if isinstance(one, ExecutorContestant)}
 
 
-def _thumbnail(view: torch.Tensor) -> NDArray[np.uint8]:
-    pixels = normalised(view.cpu()).permute(1, 2, 0).numpy() * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
-    image = Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
-    return np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL)))
-
-
 def _write(sheet: Image.Image, path: Path) -> None:
     try:
-        sheet.save(path, "PNG")
+        sheet.save(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+    except ValueError:  # a suffix that is no image format
+        raise UserError(f"cannot write {path}: name it .png, .jpg or .webp") from None
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """The command."""
+    """The command, from its flags to its report."""
+    device = _device(arguments.device)
+    given = {name: getattr(arguments, name) for name in ("url", "recipe", "num_threads", "dtype")}
+    conditions = {**given, "device": device.type}
     with peak_memory() as memory:
-        bench = Bench(arguments)
+        bench = Bench(arguments, device)
         try:
             if arguments.sheet:
                 _write(bench.sheet(), arguments.sheet)
-                sys.stderr.write(f"wrote {arguments.sheet}\n")
-                return
-            title = "differences in 1/255" if arguments.parity else f"views of recipe {arguments.recipe}"
-            rows = bench.parity() if arguments.parity else bench.speed(arguments.rounds)
+            else:
+                rows = bench.parity() if arguments.parity else bench.speed(arguments.rounds)
         finally:
             bench.close()
-    if arguments.plot and not arguments.parity:
-        speeds = {name: float(str(row["images_per_second"])) for name, row in rows.items()}
-        write_chart(f"images/s, recipe {arguments.recipe}, {arguments.threads} threads", speeds, arguments.plot)
-    if arguments.json:
-        conditions = {name: getattr(arguments, name) for name in ("data", "recipe", "threads", "device", "output")}
-        result = {**conditions, "peak_memory_mb": round(memory.num_bytes / 1e6), title: rows}
-        sys.stdout.write(json.dumps(result) + "\n")
+    title = "differences in 1/255" if arguments.parity else f"views of recipe {arguments.recipe}"
+    if arguments.sheet:
+        if arguments.json:
+            write_json({**conditions, "sheet": str(arguments.sheet)})
+        else:
+            sys.stdout.write(f"wrote {arguments.sheet}\n")
+    elif arguments.json:
+        write_json({**conditions, "peak_memory_mb": round(memory.num_bytes / 1e6), title: rows})
     else:
         print_table(f"{title}; peak memory {memory.num_bytes / 1e6:,.0f} MB", rows)
+    if arguments.plot:
+        speeds = {name: float(str(row["images_per_second"])) for name, row in rows.items()}
+        write_chart(f"images/s, recipe {arguments.recipe}, {arguments.num_threads} threads", speeds, arguments.plot)
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Compare the executors of the augmentation plan.")
-    parser.add_argument("--data", required=True, metavar="URL", help="shards to read")
-    parser.add_argument(
-        "--executor",
-        type=_names,
-        default=_names("reference,cpu"),
-        metavar="NAME,...",
-        help=f"of {', '.join(CONTESTANTS)}; the first is what the others are compared with",
-    )
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="dino", help="which views")
-    parser.add_argument("--images", type=_positive, default=256, help="how many images of the shards")
-    parser.add_argument("--batch-size", type=_positive, default=64)
-    parser.add_argument("--rounds", type=_positive, default=5)
-    parser.add_argument("--threads", type=_positive, default=2)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the views go")
-    parser.add_argument("--output", choices=list(OUTPUT_TYPES), default="float32", help="type of the executors' views")
-    parser.add_argument("--parity", action="store_true", help="compare with the first executor instead of timing")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="write a contact sheet instead of timing")
-    parser.add_argument("--plot", type=Path, metavar="SVG", help="draw the speeds as bars")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, with the peak memory")
-    words = sys.argv[1:]
-    arguments = parser.parse_args(words[1:] if words[:1] == ["crops"] else words)
-    if arguments.parity and len(arguments.executor) < 2:
-        parser.error("--parity compares executors: name two or more with --executor")
-    return arguments
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
-
-
-def main() -> None:
-    """Console script `pipeline-bench`; its first word may be a subcommand, of which this is the default."""
-    if run_subcommand(sys.argv[1:]):
-        return
-    arguments = parse_arguments()
-    run_command(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    main()
+def _device(name: str) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise UserError("there is no GPU on this machine; use --device cpu")
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")

@@ -1,9 +1,11 @@
 """Peak memory of this process and all its children together, sampled while something runs."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+import psutil
 
 _INTERVAL_S = 0.05
 
@@ -16,12 +18,12 @@ class PeakMemory:
 
 @contextmanager
 def peak_memory() -> Iterator[PeakMemory]:
-    """Sample the resident memory of the process tree; pages that processes share are counted once (Linux PSS)."""
-    peak, done = PeakMemory(), threading.Event()
+    """Sample the resident memory of the process tree; pages that processes share are counted once (PSS)."""
+    peak, done, process = PeakMemory(), threading.Event(), psutil.Process()
 
     def sample() -> None:
         while not done.wait(_INTERVAL_S):
-            peak.num_bytes = max(peak.num_bytes, _tree_bytes("self"))
+            peak.num_bytes = max(peak.num_bytes, _tree_bytes(process))
 
     thread = threading.Thread(target=sample, name="peak-memory", daemon=True)
     thread.start()
@@ -32,13 +34,10 @@ def peak_memory() -> Iterator[PeakMemory]:
         thread.join()
 
 
-def _tree_bytes(pid: str) -> int:
-    """Proportional set size of a process and its descendants; of one that has just ended, nothing."""
-    process = Path("/proc") / pid
-    try:
-        lines = (process / "smaps_rollup").read_text().splitlines()
-        children = [child for task in process.glob("task/*/children") for child in task.read_text().split()]
-    except (OSError, ProcessLookupError):
-        return 0
-    own = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
-    return own + sum(_tree_bytes(child) for child in children)
+def _tree_bytes(process: psutil.Process) -> int:
+    """Of a process and its descendants; of one that has just ended, nothing."""
+    total = 0
+    for one in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            total += one.memory_full_info().pss
+    return total

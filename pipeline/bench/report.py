@@ -52,4 +52,4 @@ def _cell(value: object) -> str:
         return "\n".join(f"{name}: {number:.3f}" for name, number in value.items())
     if isinstance(value, list):
         return " ".join(f"{number:.2f}" for number in value)
-    return f"{value:.4g}"
+    return "-" if value is None else f"{value:.4g}"

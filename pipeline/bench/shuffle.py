@@ -14,19 +14,17 @@ others name `lanes x block_shards`.
 """
 
 import argparse
-import json
-import sys
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import run_command
+from pipeline.command import write_json
+from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
-from pipeline.stream import StreamConfig
 
 _PERMUTATIONS = 8
 Ints = NDArray[np.int64]
@@ -54,7 +52,16 @@ def epoch(order: SampleOrder) -> Ints:
 
 
 def mixing(sizes: list[int], labels: Ints, batch_size: int, configs: dict[str, OrderConfig], seed: int = 0) -> Rows:
-    """Ratios of each order to the mean of several uniform permutations."""
+    """Ratios of each order to the mean of several uniform permutations.
+
+    Raises:
+        UserError: an order does not fit the batch, or the data set holds fewer than two batches.
+    """
+    orders = {title: SampleOrder(sizes, seed, batch_size, config) for title, config in configs.items()}
+    if len(labels) < 2 * batch_size:
+        raise UserError(
+            f"{len(labels)} samples are fewer than two batches of {batch_size}; choose a smaller --batch-size"
+        )
     shards = np.repeat(np.arange(len(sizes)), sizes)
     rng = np.random.default_rng(seed)
     num_used = len(labels) // batch_size * batch_size
@@ -63,48 +70,38 @@ def mixing(sizes: list[int], labels: Ints, batch_size: int, configs: dict[str, O
     ]
     expected = {name: float(np.mean([each[name] for each in uniform])) for name in uniform[0]}
     rows: Rows = {"permutation": dict.fromkeys(expected, 1.0)}
-    for title, config in configs.items():
-        found = measure(epoch(SampleOrder(sizes, seed, batch_size, config)), labels, shards, batch_size)
+    for title, order in orders.items():
+        found = measure(epoch(order), labels, shards, batch_size)
         rows[title] = {name: _ratio(value, expected[name]) for name, value in found.items()}
     return rows
 
 
-def _ratio(value: float, expected: float) -> float:
-    """1 where both are zero: labels that occur once never meet."""
-    return value / expected if expected else float(value == expected) or float("inf")
+def _ratio(value: float, expected: float) -> float | None:
+    """1 where both are zero: labels that occur once never meet. None where only the permutations never do it."""
+    if expected:
+        return value / expected
+    return None if value else 1.0
 
 
 def _labels(url: str, cache_dir: str) -> tuple[list[int], Ints]:
     store = Store(url)
     manifest = read_manifest(store)
-    cache = ShardCache(store, manifest, cache_dir, StreamConfig(shards=url).cache_bytes)
+    cache = ShardCache(store, manifest, CacheConfig(folder=cache_dir))
     labels = [np.asarray(cache.shard(i).index["label"], dtype=np.int64) for i in range(len(manifest.shards))]
-    return [entry.num_samples for entry in manifest.shards], np.concatenate(labels)
+    joined = np.concatenate(labels)
+    if joined.min() < 0:
+        raise UserError(f"{url} does not have one label per image, and the mixing of labels is measured here")
+    return [entry.num_samples for entry in manifest.shards], joined
 
 
-def _configs(text: str) -> dict[str, OrderConfig]:
-    pairs = [pair.split("x") for pair in text.split(",")] if text else []
-    others = {f"{lanes} x {block}": OrderConfig(lanes=int(lanes), block_shards=int(block)) for lanes, block in pairs}
-    return {"default": OrderConfig(), **others}
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    sizes, labels = _labels(arguments.data, arguments.cache_dir)
-    rows = mixing(sizes, labels, arguments.batch_size, arguments.order, arguments.seed)
+def run(arguments: argparse.Namespace) -> None:
+    """The command, from its flags to its report."""
+    sizes, labels = _labels(arguments.url, arguments.cache_dir)
+    others = {f"{lanes} x {block}": OrderConfig(lanes=lanes, block_shards=block) for lanes, block in arguments.order}
+    configs = {"default": OrderConfig(), **others}
+    rows = mixing(sizes, labels, arguments.batch_size, configs, arguments.seed)
     if arguments.json:
-        sys.stdout.write(json.dumps({"data": arguments.data, "batch_size": arguments.batch_size, **rows}) + "\n")
+        conditions = {name: getattr(arguments, name) for name in ("url", "batch_size", "seed")}
+        write_json({**conditions, "ratios": rows})
     else:
         print_table(f"ratio to a full permutation, {len(labels)} samples in {len(sizes)} shards", rows)
-
-
-def main(words: list[str]) -> None:
-    """`pipeline-bench shuffle`."""
-    parser = argparse.ArgumentParser("pipeline-bench shuffle", description="Measure how well the order mixes.")
-    parser.add_argument("--data", required=True, metavar="URL", help="shards to read the labels of")
-    parser.add_argument("--batch-size", type=int, default=256, help="global batch")
-    parser.add_argument("--order", type=_configs, default=_configs(""), metavar="LANESxBLOCK,...", help="others to try")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache-dir", default=StreamConfig(shards="").cache_dir, metavar="DIR")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    arguments = parser.parse_args(words)
-    run_command(lambda: _run(arguments))

@@ -12,27 +12,26 @@ A store that is a local folder is read in place: it has no cold round.
 """
 
 import argparse
-import json
 import mmap
 import os
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.bench.folders import cache_folder
 from pipeline.bench.report import Rows, print_table
 from pipeline.buffers import BufferPool
-from pipeline.command import run_command
+from pipeline.command import write_json
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.prefetch import prefetch
+from pipeline.progress import counted
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 
@@ -62,7 +61,7 @@ class StreamBench:
         self._epoch(self._warm_stream)  # fills the cache
         self._ranges = self._epoch_ranges()
         seconds: dict[str, list[float]] = {name: [] for name in self.contestants()}
-        for _ in range(rounds):
+        for _ in counted(range(rounds), "measuring", rounds, "rounds"):
             for name, epoch in self.contestants().items():
                 begin = time.perf_counter()
                 epoch()
@@ -82,14 +81,13 @@ class StreamBench:
         return SampleOrder(self._data_set.shard_sizes, 0, self._batch_size, OrderConfig(lanes=self._lanes))
 
     def _new_stream(self, cache_dir: Path) -> SampleStream:
-        config = StreamConfig(shards=self._url, cache_dir=str(cache_dir), num_threads=self._threads)
+        config = StreamConfig(shards=self._url, cache=CacheConfig(folder=str(cache_dir)), num_threads=self._threads)
         return SampleStream([self._data_set], self._new_order(), config)
 
     def _epoch(self, stream: SampleStream) -> None:
-        with closing(iter(stream)) as batches:  # type: ignore[type-var]
-            for batch in islice(batches, stream.steps_per_epoch):
-                for image in batch.images:
-                    np.frombuffer(image, np.uint8)[:: mmap.PAGESIZE].max()
+        for batch in stream:
+            for image in batch.images:
+                np.frombuffer(image, np.uint8)[:: mmap.PAGESIZE].max()
 
     def _cold(self) -> None:
         with tempfile.TemporaryDirectory(dir=self._cache_dir) as folder:
@@ -131,37 +129,13 @@ class StreamBench:
         return [[rows[i] for i in self._order.batch(0, step).tolist()] for step in steps]
 
 
-@contextmanager
-def _cache_folder(path: Path | None) -> Iterator[Path]:
-    """The folder given, or a temporary one."""
-    if path:
-        path.mkdir(parents=True, exist_ok=True)
-        yield path
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-
-
-def _run(arguments: argparse.Namespace) -> None:
-    with _cache_folder(arguments.cache_dir) as folder:
-        bench = StreamBench(arguments.data, folder, arguments.batch_size, arguments.threads, arguments.lanes)
+def run(arguments: argparse.Namespace) -> None:
+    """The command, from its flags to its report."""
+    with cache_folder(arguments.cache_dir) as folder:
+        bench = StreamBench(arguments.url, folder, arguments.batch_size, arguments.num_threads, arguments.lanes)
         rows = bench.run(arguments.rounds)
     if arguments.json:
-        conditions = {name: getattr(arguments, name) for name in ("data", "batch_size", "threads", "lanes", "rounds")}
-        sys.stdout.write(json.dumps({**conditions, "epoch": rows}) + "\n")
+        names = ("url", "batch_size", "num_threads", "lanes", "rounds")
+        write_json({**{name: getattr(arguments, name) for name in names}, "epoch": rows})
     else:
-        print_table(f"one epoch of {bench.num_samples} samples, {arguments.threads} threads", rows)
-
-
-def main(words: list[str]) -> None:
-    """`pipeline-bench stream`."""
-    parser = argparse.ArgumentParser("pipeline-bench stream", description="Measure the stream against its ceiling.")
-    parser.add_argument("--data", required=True, metavar="URL", help="shards to read")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--lanes", type=int, default=8, help="of the order; a divisor of the batch size")
-    parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where the shards go (a temporary folder)")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    arguments = parser.parse_args(words)
-    run_command(lambda: _run(arguments))
+        print_table(f"one epoch of {bench.num_samples} samples, {arguments.num_threads} threads", rows)

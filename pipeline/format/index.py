@@ -4,6 +4,7 @@ One row a sample, in the order of the tar, stored as a `.npy` file that readers 
 """
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,13 @@ Index = NDArray[Any]
 
 class ShardIndexError(UserError):
     """The index of a shard does not match the manifest; the message names the file."""
+
+
+def ends(index: Index) -> NDArray[np.int64]:
+    """Where each sample ends in the tar: at the block boundary after its image. The next sample begins there."""
+    sizes = index["size"].astype(np.int64)
+    positions: NDArray[np.int64] = index["offset"].astype(np.int64) + sizes + -sizes % tarfile.BLOCKSIZE
+    return positions
 
 
 def index_to_bytes(index: Index) -> bytes:

@@ -8,7 +8,7 @@ import json
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -64,6 +64,9 @@ class Manifest(Config):
     num_bytes: PositiveInt
     """Sum over the tar files."""
     num_rejects: NonNegativeInt
+    """Images of the source that are in no shard; `rejects.jsonl` lists them."""
+    left_out: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """Files of the source that are no images: how many of each suffix or kind."""
     image_height: Spread
     """In pixels, as stored, before any EXIF rotation."""
     image_width: Spread
@@ -84,7 +87,10 @@ class Manifest(Config):
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal manifests give equal bytes."""
-        return (json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1) + "\n").encode()
+        content = self.model_dump(mode="json")
+        if not self.left_out:  # as it was before there was this field: the digest of a data set never changes
+            del content["left_out"]
+        return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
 
     @cached_property
     def digest(self) -> str:
@@ -100,7 +106,7 @@ class Manifest(Config):
         """
         try:
             content = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ManifestError(f"manifest {source} is not JSON; build the shards again") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.format.index import Index
+from pipeline.format.index import Index, ends
 from pipeline.format.manifest import Manifest, ShardEntry
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
@@ -45,9 +45,7 @@ def dali_index(rows: bytes, num_samples: int) -> bytes:
 
 def energon_index(index: Index) -> bytes:
     """The Energon index of a shard: a sample begins where the one before it ends, after its image."""
-    blocks = -(-index["size"].astype(np.uint64) // tarfile.BLOCKSIZE)
-    ends = index["offset"] + blocks * np.uint64(tarfile.BLOCKSIZE)
-    return bytes(np.concatenate([[0], ends]).astype("<u8").tobytes())
+    return bytes(np.concatenate([[0], ends(index)]).astype("<u8").tobytes())
 
 
 def shard_sidecars(entry: ShardEntry, tar: str | Path, index: Index) -> dict[str, bytes]:
@@ -82,7 +80,8 @@ def data_set_sidecars(manifest: Manifest) -> dict[str, bytes]:
         ],
     }
     info = {"shard_counts": {entry.tar_name: entry.num_samples for entry in manifest.shards}}
-    split = {"split_parts": {manifest.split: names}, "exclude": []}
+    # Energon's own tools ask for these three, and take one that is empty, but not one that is absent.
+    split = {"split_parts": {"train": [], "val": [], "test": [], manifest.split: names}, "exclude": []}
     # JSON is YAML. A field lists its alternatives: images are of three kinds, labels one number or a list.
     kind, fields = "ImageSample", {"image": ",".join(IMAGE_EXTENSIONS)}
     if manifest.classes:

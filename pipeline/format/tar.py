@@ -12,7 +12,7 @@ everywhere else. The headers are the standard library's; docs/decisions/0004-tar
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -29,6 +29,10 @@ Label = int | tuple[int, ...] | None
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
+_BEFORE_AN_IMAGE: tuple[list[str], ...] = ([], ["cls"], ["json"], [_METADATA], ["cls", _METADATA], ["json", _METADATA])
+_MAX_MEMBERS = 3
+HEADER_BYTES = tarfile.BLOCKSIZE
+_NAME_BYTES = 100  # of a header; the name ends at the first zero byte
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -63,6 +67,10 @@ class TarSample(NamedTuple):
     def labels(self) -> tuple[int, ...]:
         """All of them: one, unless the data set is a multi-label one, or unlabelled."""
         return (self.label,) if isinstance(self.label, int) else self.label or ()
+
+    def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """The names of its labels; a number where there is no such class."""
+        return tuple(classes[label] if 0 <= label < len(classes) else str(label) for label in self.labels)
 
 
 class ShardWriter:
@@ -182,21 +190,67 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
         raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
 
 
+def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
+    """The one sample whose members are `data`, the bytes of a shard from `begin` on; `shard` is for the message.
+
+    Raises:
+        TarError: they are not the whole members of one sample of this layout.
+    """
+    members: list[_Member] = []
+    place = 0
+    try:
+        while place < len(data):
+            header = tarfile.TarInfo.frombuf(bytes(data[place : place + tarfile.BLOCKSIZE]), "utf-8", "strict")
+            place += tarfile.BLOCKSIZE
+            content = bytes(data[place : place + header.size])
+            members.append(_Member(header.name, begin + place, header.size, content))
+            place += header.size + -header.size % tarfile.BLOCKSIZE
+    except (tarfile.TarError, UnicodeDecodeError) as error:
+        raise TarError(f"shard {shard} has no sample at byte {begin}: {error}") from None
+    if not 1 <= len(members) <= _MAX_MEMBERS:
+        raise TarError(f"shard {shard} has {len(members)} files where the one sample at byte {begin} should be")
+    sample = _sample(shard, members)
+    if not KEY_PATTERN.fullmatch(sample.key):
+        raise TarError(f"shard {shard}: member {members[0].name} does not have the name of a sample")
+    return sample
+
+
+def parse_key(header: bytes | memoryview) -> str:
+    """The key of a sample, from the header, `HEADER_BYTES` long, before the content of any of its members."""
+    return str(bytes(header[:_NAME_BYTES]).partition(b".")[0], "ascii", "replace")
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    num_bytes: int
+    """As the header says."""
+    content: bytes
+
+
 def _read_sample(path: str | Path, tar: tarfile.TarFile, first: tarfile.TarInfo) -> TarSample:
-    key, _, suffix = first.name.partition(".")
-    image_member: tarfile.TarInfo | None = first
-    text, metadata, is_labelled = b"", b"", suffix in ("cls", "json")
-    if is_labelled:
-        text, image_member = _content(tar, first), tar.next()
-    if image_member and image_member.name == f"{key}.{_METADATA}":
-        metadata, image_member = _content(tar, image_member), tar.next()
-    image_key, _, ext = image_member.name.partition(".") if image_member else ("", "", "")
-    if image_member is None or image_key != key or ext not in IMAGE_EXTENSIONS:
-        raise TarError(f"shard {path}: member {first.name} is not followed by the image of its sample")
-    image, label = _content(tar, image_member), _parse_label(suffix, text) if is_labelled else None
-    if len(image) != image_member.size or (is_labelled and label is None):
+    members: list[_Member] = []
+    member: tarfile.TarInfo | None = first
+    while member:
+        file = tar.extractfile(member)
+        members.append(_Member(member.name, member.offset_data, member.size, file.read() if file else b""))
+        is_last = len(members) == _MAX_MEMBERS or member.name.partition(".")[2] in IMAGE_EXTENSIONS
+        member = None if is_last else tar.next()
+    return _sample(path, members)
+
+
+def _sample(path: str | Path, members: Sequence[_Member]) -> TarSample:
+    """Its label and its metadata, if it has them, and its image."""
+    *before, image = members
+    key, _, ext = image.name.partition(".")
+    suffixes = [member.name.removeprefix(f"{key}.") for member in before]
+    if ext not in IMAGE_EXTENSIONS or suffixes not in _BEFORE_AN_IMAGE:
+        raise TarError(f"shard {path}: member {members[0].name} is not followed by the image of its sample")
+    is_labelled, has_metadata = suffixes[:1] in (["cls"], ["json"]), suffixes[-1:] == [_METADATA]
+    label = _parse_label(suffixes[0], before[0].content) if is_labelled else None
+    if len(image.content) != image.num_bytes or (is_labelled and label is None):
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
-    return TarSample(key, ext, image_member.offset_data, image, label, metadata)
+    return TarSample(key, ext, image.offset, image.content, label, before[-1].content if has_metadata else b"")
 
 
 def _parse_label(suffix: str, content: bytes) -> Label | None:
@@ -208,8 +262,3 @@ def _parse_label(suffix: str, content: bytes) -> Label | None:
     except (ValueError, KeyError, TypeError):
         return None
     return tuple(labels) if isinstance(labels, list) and all(type(label) is int for label in labels) else None
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return file.read() if file else b""

@@ -3,4 +3,12 @@
 from pipeline.order.lanes import Order, OrderConfig, OrderError, SampleOrder, SequentialOrder, rank_slice
 from pipeline.order.mixture import MixtureOrder
 
-__all__ = ["MixtureOrder", "Order", "OrderConfig", "OrderError", "SampleOrder", "SequentialOrder", "rank_slice"]
+__all__ = [
+    "MixtureOrder",
+    "Order",
+    "OrderConfig",
+    "OrderError",
+    "SampleOrder",
+    "SequentialOrder",
+    "rank_slice",
+]

@@ -25,13 +25,21 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.philox import Domain, permutation
 
+_NO_BATCH = "a global batch of {} samples is none; choose 1 or more"
+
 
 class OrderError(UserError):
     """Batch, lanes, world size and data set do not fit each other, or a saved position belongs to another order."""
 
 
 class OrderConfig(Config):
-    """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity."""
+    """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity.
+
+    Attributes:
+        lanes: Places of the data set that are read at the same time. Divides the global batch; a run whose batch 8 does
+            not divide has fewer by default.
+        block_shards: Length of the blocks within which a lane is shuffled.
+    """
 
     lanes: PositiveInt = 8
     block_shards: PositiveInt = 16
@@ -71,8 +79,10 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
     """The part of every global batch that belongs to `rank`.
 
     Raises:
-        OrderError: the world size does not divide the global batch.
+        OrderError: there is no such rank, or the world size does not divide the global batch.
     """
+    if not 0 <= rank < world_size:
+        raise OrderError(f"there is no rank {rank} of {world_size}: ranks count from 0")
     if global_batch % world_size:
         raise OrderError(
             f"global batch {global_batch} cannot be split evenly over {world_size} ranks; "
@@ -83,7 +93,9 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
 
 
 def check_batch(global_batch: int, num_samples: int, config: OrderConfig) -> None:
-    """Raise `OrderError` where a batch is no multiple of the lanes, or larger than the data."""
+    """Raise `OrderError` where a batch is empty, no multiple of the lanes, or larger than the data."""
+    if global_batch < 1:
+        raise OrderError(_NO_BATCH.format(global_batch))
     if global_batch % config.lanes:
         raise OrderError(
             f"global batch {global_batch} is not a multiple of order.lanes {config.lanes}; set "
@@ -171,6 +183,8 @@ class SequentialOrder(Order):
     """The evaluation order: every sample once, by id; the last batch is filled up, and `mask` says with what."""
 
     def __init__(self, num_samples: int, global_batch: int) -> None:
+        if global_batch < 1:
+            raise OrderError(_NO_BATCH.format(global_batch))
         self.num_samples, self.global_batch = num_samples, global_batch
         self.num_steps = -(-num_samples // global_batch)
 

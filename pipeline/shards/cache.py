@@ -19,8 +19,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ByteSize, Field
 
 from pipeline import telemetry, waiting
+from pipeline.command import CACHE_DIR
+from pipeline.config import Config
 from pipeline.format.checksum import HashingWriter, sha256_file
 from pipeline.format.index import load_index
 from pipeline.format.manifest import Manifest, ShardEntry
@@ -33,22 +38,34 @@ _MAX_OPEN_SHARDS = 256
 _log = logging.getLogger(__name__)
 
 
+class CacheConfig(Config):
+    """The local copy of shards that lie in a remote store.
+
+    Attributes:
+        folder: Local folder, shared by the ranks of a node.
+        max_bytes: Size that it is kept under, all data sets together; also as 200GB.
+    """
+
+    folder: str = CACHE_DIR
+    max_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(100_000_000_000)
+
+
 class ShardCache:
     """The shards of one manifest, opened on demand. Safe from many threads and many processes.
 
-    `directory` and `max_bytes` matter for remote stores only. `max_bytes` is a soft limit: pinned shards, and the one
-    just fetched, always stay. `is_full`: nothing else was left when the last one came.
+    `config` matters for remote stores only. Its `max_bytes` is a soft limit: pinned shards, and the one just fetched,
+    always stay. `is_full`: nothing else was left when the last one came.
     `is_stored`: nobody waits for the images of a pinned shard.
     """
 
     is_stored = True
 
-    def __init__(self, store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> None:
+    def __init__(self, store: Store, manifest: Manifest, config: CacheConfig) -> None:
         self._store, self._manifest = store, manifest
-        self._directory = Path(directory).expanduser() / manifest.digest[:16]
+        self._directory = Path(config.folder).expanduser() / manifest.digest[:16]
         self.num_shards = len(manifest.shards)
         self._is_remote, self.is_full = store.local_path("") is None, False
-        self.max_bytes = max_bytes if self._is_remote else sys.maxsize
+        self.max_bytes = config.max_bytes if self._is_remote else sys.maxsize
         self._open: OrderedDict[int, MappedShard] = OrderedDict()
         self._pinned: dict[int, MappedShard] = {}
         self._table_lock = threading.Lock()

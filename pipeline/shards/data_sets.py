@@ -6,14 +6,13 @@ the first end. Each data set has its own store, and its own folder in the cache.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.cache import ShardCache
-from pipeline.shards.interface import OpenShard, Shards
+from pipeline.shards.cache import CacheConfig, ShardCache
+from pipeline.shards.interface import OpenShard, ShardSource
 from pipeline.shards.remote import RemoteShards
 from pipeline.store import MissingObjectError, Store
 
@@ -58,28 +57,26 @@ def read_manifest(store: Store) -> Manifest:
     return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
 
 
-def open_shards(store: Store, manifest: Manifest, directory: str | Path, max_bytes: int) -> Shards:
-    """A cache of `max_bytes`, or none where that is 0. A store that is a local folder needs none."""
-    if max_bytes == 0 and store.local_path("") is None:
+def open_shards(store: Store, manifest: Manifest, cache: CacheConfig | None) -> ShardSource:
+    """The shards of `manifest`: cached, or, without a cache, read by range. Those of a local folder stay in place."""
+    if cache is None and store.local_path("") is None:
         return RemoteShards(store, manifest)
-    return ShardCache(store, manifest, directory, max_bytes)
+    return ShardCache(store, manifest, cache or CacheConfig())
 
 
 class JoinedDataSets:
-    """Data sets in a row, with the cache of each below `directory`, all caches together under `max_bytes`."""
+    """Data sets in a row. Each has a cache of its own, all of them together under the `max_bytes` of `cache`."""
 
-    def __init__(self, parts: Sequence[DataSet], directory: str | Path, max_bytes: int) -> None:
+    def __init__(self, parts: Sequence[DataSet], cache: CacheConfig | None) -> None:
         self.parts = parts
-        num_bytes = [part.manifest.num_bytes for part in parts]
-        budgets = split_evenly(max_bytes, num_bytes)
+        shares = _shares(cache, [part.manifest.num_bytes for part in parts])
         self._caches = [
-            open_shards(part.store, part.manifest, directory, budget)
-            for part, budget in zip(parts, budgets, strict=True)
+            open_shards(part.store, part.manifest, share) for part, share in zip(parts, shares, strict=True)
         ]
         self.max_bytes = sum(cache.max_bytes for cache in self._caches)
         # Of each shard its data set, and its number there.
         self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
-        self._sizes = [entry.num_bytes for part in parts for entry in part.manifest.shards]
+        self.entries = [entry for part in parts for entry in part.manifest.shards]
         self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
         self._part_starts = np.cumsum([0, *(part.manifest.num_samples for part in parts)])
         self.num_samples = int(self._part_starts[-1])
@@ -116,26 +113,38 @@ class JoinedDataSets:
 
     def num_bytes(self, shards: Iterable[int]) -> int:
         """Size of these shards together."""
-        return sum(self._sizes[i] for i in shards)
+        return sum(self.entries[i].num_bytes for i in shards)
 
     def shard_of(self, ids: Any) -> Any:
         """Number of the shard of each sample."""
         return np.searchsorted(self.shard_starts, ids, side="right") - 1
 
-    def part_of(self, sample_id: int) -> int:
-        """Number of the data set of a sample."""
-        return int(np.searchsorted(self._part_starts, sample_id, side="right")) - 1
+    def part_of(self, ids: Any) -> Any:
+        """Number of the data set of each sample."""
+        return np.searchsorted(self._part_starts, ids, side="right") - 1
 
     def next_of(self, sample_id: int) -> int:
         """The sample after this one in its data set; after the last comes the first."""
         start, stop = self._part_starts[self.part_of(sample_id) :][:2].tolist()
         return start if sample_id + 1 == stop else sample_id + 1
 
+    def url_of(self, sample_id: int) -> str:
+        """Where the tar of a sample lies."""
+        part, number = self._places[int(self.shard_of(sample_id))]
+        return f"{self.parts[part].store.url}/{self.parts[part].manifest.shards[number].tar_name}"
+
     def name_of(self, sample_id: int) -> str:
         """A sample in words."""
         shard = int(self.shard_of(sample_id))
         part, number = self._places[shard]
         return f"image {sample_id - self.shard_starts[shard]} of shard {self.parts[part].manifest.shards[number].name}"
+
+
+def _shares(cache: CacheConfig | None, needs: Sequence[int]) -> list[CacheConfig | None]:
+    """The cache of each data set: where there is one, each has one, however small."""
+    if cache is None:
+        return [None] * len(needs)
+    return [cache.replace(max_bytes=max(share, 1)) for share in split_evenly(cache.max_bytes, needs)]
 
 
 def split_evenly(budget: int, needs: Sequence[int]) -> list[int]:

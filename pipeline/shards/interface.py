@@ -23,7 +23,7 @@ class OpenShard(Protocol):
         ...
 
 
-class Shards(Protocol):
+class ShardSource(Protocol):
     """The shards of a manifest, opened on demand; see `ShardCache`, whose methods these are."""
 
     @property

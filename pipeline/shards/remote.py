@@ -1,7 +1,8 @@
 """Shards that are never stored: the images of a step are read from the store by range, for disks that are too small.
 
-`cache_bytes: 0` chooses this. Indexes are fetched whole, verified, and kept in memory. The bytes of images cannot be
-verified: the manifest's hash is that of a whole shard. Each image costs a request unless its neighbour is wanted too.
+`data.stream.cache: off` chooses this. Indexes are fetched whole, verified, and kept in memory. The bytes of images
+cannot be verified: the manifest's hash is that of a whole shard. Each image costs a request, unless its neighbour is
+wanted too.
 """
 
 import logging

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from pipeline.shards.interface import OpenShard, Shards
+from pipeline.shards.interface import OpenShard, ShardSource
 
 _SCAN_STEPS = 4  # looked at for each one handed out: soon far ahead, with little to do before the first
 _MAX_STEPS_AHEAD = 10_000  # where so few shards come that the bytes never add up
@@ -26,7 +26,7 @@ Step = tuple[int, Sequence[int]]
 class ShardWindow:
     """Fetches with `num_threads`. `num_behind`: steps handed out last whose shards are still being read."""
 
-    def __init__(self, cache: Shards, look_ahead_bytes: int, num_threads: int, num_behind: int) -> None:
+    def __init__(self, cache: ShardSource, look_ahead_bytes: int, num_threads: int, num_behind: int) -> None:
         self._cache, self._look_ahead_bytes, self._num_behind = cache, look_ahead_bytes, num_behind
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="fetch-shards")
         self._shards: dict[int, Future[OpenShard]] = {}
@@ -81,8 +81,8 @@ class ShardWindow:
         if new and is_head and not self._has_warned and self._is_over_budget(set(new)):
             self._has_warned = True
             _log.warning(
-                "the %d bytes of shards that are needed at once leave no room in the %d of data.stream.cache_bytes to "
-                "fetch ahead, so training will wait; raise it, or lower data.stream.shard_look_ahead_bytes",
+                "the %d bytes of shards that are needed at once leave no room in the %d of data.stream.cache.max_bytes "
+                "to fetch ahead, so training will wait; raise it, or lower data.stream.shard_look_ahead_bytes",
                 self._cache.num_bytes(self._shards.keys() | set(new)),
                 self._cache.max_bytes,
             )

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import re
 import weakref
 from typing import Any
 
 import fsspec
 
+from pipeline.store.faults import explain, one_line
 from pipeline.store.hedge import Hedge
 
 _CONNECT_TIMEOUT_S = 4
@@ -24,6 +26,8 @@ _S3_OPTIONS: dict[str, Any] = {
     },
 }
 
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}  # protocols whose addresses begin with one
+
 # A forked child must not even close the connections that it inherits: it shares the event queue of its parent and
 # would remove them from it, upon which the parent waits in vain for its next answer. So it keeps them for ever.
 _clients: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -31,18 +35,47 @@ _inherited: list[Any] = []
 os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients.values()))
 
 
+class AddressError(ValueError):
+    """No file system can be made of a URL; the message completes "cannot use X as a store: ..."."""
+
+
+def check_address(url: str) -> None:
+    """Refuse what fsspec would take for a local path, or for a place that nobody means.
+
+    Raises:
+        AddressError: it is empty, or has a protocol and no bucket, host or folder after it.
+    """
+    if not url.strip():
+        raise AddressError("the address is empty; for this folder write '.'")
+    if "\0" in url:
+        raise AddressError("a NUL byte is in it")
+    if one_slash := re.match(r"([a-z][a-z0-9+]+):(/(?!/)|$)", url):
+        raise AddressError(
+            f"after the protocol come two slashes; did you mean {one_slash[1]}://{url[one_slash.end() :]}?"
+        )
+    protocol, separator, rest = url.partition("://")
+    if separator and (not rest or (protocol in _BUCKETS and rest.startswith("/"))):
+        raise AddressError(f"it names no {'bucket' if protocol in _BUCKETS else 'place'} after {protocol}://")
+
+
 class Client:
     """File system and root path of a URL. Belongs to the process that made it: event loops do not survive a fork.
 
     Raises:
-        ImportError, ValueError: the protocol is unknown, or what it needs is not installed.
+        AddressError: the address is none, its protocol is unknown, or what that needs is not installed; or the file
+            system connects at once, and fails.
     """
 
     def __init__(self, url: str) -> None:
+        check_address(url)
         protocol = fsspec.utils.get_protocol(url)
         self.is_local, self.is_s3 = protocol in ("file", "local"), protocol in ("s3", "s3a")
         options = _S3_OPTIONS if self.is_s3 else {}
-        fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
+        try:
+            fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
+        except Exception as error:  # each of fsspec's file systems has its own
+            fault = explain(error)
+            raise AddressError(fault.cause if fault else one_line(error)) from None
         if self.is_s3:
             for library in ("botocore", "aiobotocore"):  # below this level they log signatures and session tokens
                 logging.getLogger(library).setLevel(logging.INFO)

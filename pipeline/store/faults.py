@@ -75,6 +75,8 @@ _BY_CLASS = {
     "BrokenPipeError": _BROKEN_OFF,
     "ConnectionError": _UNREACHABLE,
     "ClientConnectorError": _UNREACHABLE,
+    "ConnectError": _UNREACHABLE,  # httpx
+    "ConnectTimeout": _UNREACHABLE,
     "gaierror": _UNREACHABLE,
     "HTTPClientError": _BROKEN_OFF,
     "ResponseParserError": _BROKEN_OFF,
@@ -82,7 +84,9 @@ _BY_CLASS = {
     "ClientPayloadError": _BROKEN_OFF,
     "ClientConnectionError": _BROKEN_OFF,
     "TimeoutError": _BROKEN_OFF,
+    "TransportError": _BROKEN_OFF,  # httpx
 }
+_MAX_LENGTH = 400
 _FOREIGN = ("OSError", "BotoCoreError", "ClientError")
 
 
@@ -93,6 +97,10 @@ def explain(error: Exception) -> Fault | None:
 
 
 def _explain(error: Exception) -> Fault | None:
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        hidden = _explain(error.__cause__)
+        if hidden and hidden.kind != "other":  # a KeyError, say, is how some look for a file
+            return hidden
     code, status = _answer(error)
     if fault := _BY_CODE.get(code) or _BY_STATUS.get(status):
         return fault
@@ -110,7 +118,22 @@ def _explain(error: Exception) -> Fault | None:
             return fault._replace(cause=f"{fault.cause} ({one_line(error)})") if fault.transient else fault
     if str(error).startswith("Invalid endpoint"):  # a bare ValueError of botocore
         return Fault("endpoint", f"{one_line(error)}; an endpoint URL begins with http:// or https://")
-    return Fault("other", one_line(error)) if any(name in _FOREIGN for name in classes) else None
+    is_foreign = any(name in _FOREIGN for name in classes) or _is_raised_outside(error)
+    return Fault("other", one_line(error)) if is_foreign else None
+
+
+def _is_raised_outside(error: Exception) -> bool:
+    """Whether it comes out of a client library, which may raise anything, and not out of our own lines."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and not trace.tb_frame.f_globals.get("__name__", "").startswith("pipeline.")
+
+
+def is_missing(error: FileNotFoundError) -> bool:
+    """Whether there is no such object: fsspec's HTTP says "not found" of all that fails."""
+    fault = explain(error)
+    return fault is not None and fault.kind == _MISSING.kind
 
 
 def is_conflict(error: Exception) -> bool:
@@ -124,9 +147,10 @@ def is_past_end(error: Exception) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an exception without line breaks, never empty."""
+    """The message of an exception without line breaks, never empty, and not too long."""
     strerror = getattr(error, "strerror", None)
-    return " ".join(str(strerror or error).split()) or type(error).__name__
+    text = " ".join(str(strerror or error).split()) or type(error).__name__
+    return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ..."
 
 
 def _answer(error: Exception) -> tuple[str, int]:
@@ -134,7 +158,8 @@ def _answer(error: Exception) -> tuple[str, int]:
     if response := _response(error):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return str(response.get("Error", {}).get("Code", "")), int(status)
-    return "", int(getattr(error, "status", None) or 0)  # aiohttp
+    answer = getattr(error, "response", None)  # requests, httpx
+    return "", int(getattr(error, "status", None) or getattr(answer, "status_code", None) or 0)  # the former: aiohttp
 
 
 def _retry_after_s(error: Exception) -> float:

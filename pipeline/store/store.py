@@ -7,6 +7,7 @@ endpoint come from the standard AWS chain (environment, profile, instance role) 
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -17,7 +18,7 @@ from pipeline.prefetch import prefetch
 from pipeline.store import ranges
 from pipeline.store.atomic import is_partial, scratch_folder, write_file
 from pipeline.store.client import Client
-from pipeline.store.faults import MissingBucketError, explain, is_conflict, one_line
+from pipeline.store.faults import MissingBucketError, explain, is_conflict, is_missing, one_line
 from pipeline.store.ranges import Version
 from pipeline.store.retry import GaveUpError, Retries
 
@@ -44,30 +45,32 @@ class Store:
     """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any that fsspec knows.
 
     Names are relative, with `/`. Every method raises `StoreError` once it gives up. Instances are cheap, may
-    be shared by threads, pickled, and used on both sides of a fork.
+    be shared by threads, pickled, and used on both sides of a fork. `new_client` is for measuring other clients.
     """
 
-    def __init__(self, url: str | Path) -> None:
-        self.url = str(url).rstrip("/") or "/"
-        self._retries = Retries()
-        self._client = self._new_client()
+    def __init__(self, url: str | Path, new_client: Callable[[str], Client] = Client) -> None:
+        text = str(url)
+        is_bare = re.fullmatch(r"/*|[a-z0-9+]+:/*", text)  # nothing is left after these slashes
+        self.url = text[:1] if is_bare and text[:1] == "/" else text if is_bare else text.rstrip("/")
+        self._retries, self._new_client = Retries(), new_client
+        self._client = self._open_client()
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[str]]:
-        return Store, (self.url,)
+    def __reduce__(self) -> tuple[type["Store"], tuple[str, Callable[[str], Client]]]:
+        return Store, (self.url, self._new_client)
 
-    def _new_client(self) -> Client:
+    def _open_client(self) -> Client:
         try:
-            return Client(self.url)
+            return self._new_client(self.url)
         except (ImportError, ValueError) as error:
-            raise StoreError(f"cannot use {self.url} as a store: {one_line(error)}") from None
+            raise StoreError(f"cannot use {self.url or repr(self.url)} as a store: {one_line(error)}") from None
 
     def _connect(self) -> Client:
         """The client of this process."""
         if self._client.pid != os.getpid():
-            self._client = self._new_client()
+            self._client = self._open_client()
         return self._client
 
     def _path(self, name: str) -> str:
@@ -97,7 +100,9 @@ class Store:
         def ask() -> int | None:
             try:
                 info = self._connect().fs.info(self._path(name))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 if self._client.is_s3 and not self._client.fs.exists(self._client.root.partition("/")[0]):
                     raise MissingBucketError from None
                 return None
@@ -161,9 +166,14 @@ class Store:
         folder = prefix.rpartition("/")[0]
 
         def find() -> list[str]:
+            client = self._connect()
+            # By default fsspec takes a folder that cannot be read for an empty one; s3fs asks for all at once.
+            options = {} if client.is_s3 else {"on_error": "raise"}
             try:
-                return list(self._connect().fs.find(self._path(folder)))
-            except FileNotFoundError:
+                return list(client.fs.find(self._path(folder), **options))
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return []
 
         paths = self._request("list", prefix, find)
@@ -205,7 +215,9 @@ class Store:
         def ask() -> dict[str, Any] | None:
             try:
                 info: dict[str, Any] = self._connect().fs.info(self._path(name))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_missing(error):
+                    raise
                 return None
             return info if info["type"] == "file" else None
 

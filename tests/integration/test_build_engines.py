@@ -29,7 +29,7 @@ def bucket(s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_bench_compares_with_a_plain_upload(
     bucket: str, tiny_image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = ["--source", tiny_image_folder, "--dest", f"{bucket}/bench", "--gigabytes", "0.0001", "--workers", "1"]
+    args = ["--source", tiny_image_folder, "--dest", f"{bucket}/bench", "--gigabytes", "0.0001", "--num-workers", "1"]
     monkeypatch.setattr(sys, "argv", ["shard-builder", "bench", *map(str, args), "--rounds", "1", "--json"])
     with pytest.raises(SystemExit):
         cli.main()

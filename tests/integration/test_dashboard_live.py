@@ -23,7 +23,7 @@ def test_every_dashboard_query_returns_data(
     (output / "targets").parent.mkdir(parents=True)
     (output / "targets").symlink_to(prometheus.targets_dir)
     # No room for shards that are not needed at once, and few of those: the run reads from the store all the time.
-    cramped = ("cache_bytes=1", "shard_look_ahead_bytes=0", "sample_look_ahead_steps=0", "order.block_shards=1")
+    cramped = ("cache.max_bytes=1", "shard_look_ahead_bytes=0", "sample_look_ahead_steps=0", "order.block_shards=1")
     settings = ("schedule.epochs=10000", "checkpoint.every_steps=100000", *(f"data.stream.{name}" for name in cramped))
     endless = train_command(output, shards, *settings, num_ranks=2)
     with subprocess.Popen(endless, env=environment(s3_server.env), stdout=subprocess.DEVNULL) as run:

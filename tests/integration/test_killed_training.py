@@ -115,7 +115,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _config(output: Path, shards: str, *overrides: str) -> TrainConfig:
-    paths = (f"output={output}", f"data.stream.shards={shards}", f"data.stream.cache_dir={output}/cache")
+    paths = (f"output={output}", f"data.stream.shards={shards}", f"data.stream.cache.folder={output}/cache")
     file = REPOSITORY / "configs/train/digits_view.yaml"
     return configuration.load(TrainConfig, [file], [*paths, *TINY, *overrides])
 

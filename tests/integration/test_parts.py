@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pipeline.store.store
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.store import ReplacedObjectError, Store
 from pipeline.telemetry import STORE_HEDGES, STORE_READ_BYTES
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
@@ -108,5 +108,5 @@ def test_a_shard_that_is_replaced_by_its_like_is_fetched_once_more(
         yield from whole
 
     monkeypatch.setattr(Store, "parts", replacing)
-    assert image(ShardCache(store, manifest, tmp_path, 10**9).shard(0), 3) == jpegs(1, 3)[0]
+    assert image(ShardCache(store, manifest, CacheConfig(folder=str(tmp_path))).shard(0), 3) == jpegs(1, 3)[0]
     assert replaced

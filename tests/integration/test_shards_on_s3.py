@@ -107,7 +107,7 @@ def test_copy_to_s3_and_a_look_at_single_samples(bucket: str, tiny_image_folder:
 
 
 def test_killed_build_resumes(bucket: str, tiny_image_folder: Path, tmp_path: Path) -> None:
-    args = ["--source", tiny_image_folder, "--dest", f"{bucket}/set", "--shard-size", "3kB", "--workers", "1"]
+    args = ["--source", tiny_image_folder, "--dest", f"{bucket}/set", "--shard-size", "3kB", "--num-workers", "1"]
     command = [sys.executable, "-c", "from tools.shard_builder.cli import main; main()", "build"]
     command += ["--dataset", "image-folder", "--split", "train", *map(str, args)]
     store = Store(f"{bucket}/set")

@@ -15,7 +15,7 @@ import pytest
 
 from tools.shard_builder.build.run import BuildOptions, build
 
-Sample = tuple[str, int]
+Sample = tuple[str, int | None]
 """SHA-256 of the image, label."""
 
 WEBDATASET = """
@@ -23,7 +23,7 @@ import webdataset
 urls = [str(path) for path in sorted(Path(sys.argv[1]).glob("train-*.tar"))]
 for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False):
     image = next(sample[ext] for ext in ("jpg", "png", "webp") if ext in sample)
-    tell(image, int(sample["cls"]))
+    tell(image, int(sample["cls"]) if labelled else None)
 """
 WIDS = """
 import wids
@@ -32,25 +32,26 @@ data = wids.ShardListDataset(f"{folder}/wids.json", cache_dir=folder, keep=True,
 for i in range(len(data)):
     sample = data[i]
     image = next(sample[ext] for ext in (".jpg", ".png", ".webp") if ext in sample)
-    tell(image.read(), int(sample[".cls"].read()))
+    tell(image.read(), int(sample[".cls"].read()) if labelled else None)
 """
 DALI = """
 import numpy
 from nvidia.dali import fn, pipeline_def
-folder, index = Path(sys.argv[1]), sys.argv[2] == "index"
+folder, index = Path(sys.argv[1]), "index" in sys.argv
 paths = sorted(folder.glob("train-*.tar"))
 options = {"index_paths": [str(path.with_suffix(".idx")) for path in paths]} if index else {}
 
 @pipeline_def(batch_size=1, num_threads=1, device_id=None)
 def pipeline():
-    return tuple(fn.readers.webdataset(
-        paths=[str(path) for path in paths], ext=["jpg;png;webp", "cls"], name="reader", **options))
+    ext = ["jpg;png;webp", *(["cls"] if labelled else [])]
+    found = fn.readers.webdataset(paths=[str(path) for path in paths], ext=ext, name="reader", **options)
+    return tuple(found) if labelled else found
 
 reader = pipeline()
 reader.build()
 for _ in range(reader.epoch_size("reader")):
-    image, label = (output.at(0) for output in reader.run())
-    tell(numpy.asarray(image).tobytes(), int(numpy.asarray(label).tobytes()))
+    image, *label = (numpy.asarray(output.at(0)).tobytes() for output in reader.run())
+    tell(image, int(label[0]) if labelled else None)
 """
 ENERGON = """
 from megatron.energon import DefaultTaskEncoder, WorkerConfig, get_loader, get_val_dataset
@@ -62,7 +63,7 @@ config = WorkerConfig(rank=0, world_size=1, num_workers=0)
 data = get_val_dataset(
     sys.argv[1], split_part="train", worker_config=config, batch_size=1, task_encoder=Undecoded())
 for batch in get_loader(data):
-    tell(batch.image[0], int(batch.label[0]))
+    tell(batch.image[0], int(batch.label[0]) if labelled else None)
 """
 ENERGON_INDEXER = """
 from megatron.energon.epathlib import EPath
@@ -75,7 +76,9 @@ for path in sorted(Path(sys.argv[1]).glob("train-*.tar")):
 
 def run(script: str, *args: object) -> list[Sample]:
     tell = "def tell(image, label):\n    print(json.dumps([hashlib.sha256(image).hexdigest(), label]))\n"
-    code = f"import hashlib, json, sys\nfrom pathlib import Path\n{tell}{script}"
+    code = (
+        f"import hashlib, json, sys\nfrom pathlib import Path\nlabelled = 'unlabelled' not in sys.argv\n{tell}{script}"
+    )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *map(str, args)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [tuple(json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
@@ -108,6 +111,24 @@ def test_dali(mode: str, shards: Path, expected: list[Sample]) -> None:
 
 def test_energon(shards: Path, expected: list[Sample]) -> None:
     assert sorted(run(ENERGON, shards)) == expected
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_energon_finds_nothing_to_complain_of(unlabelled: bool, tiny_image_folder: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "shards"
+    build(BuildOptions("image-folder", tiny_image_folder, "train", str(dest), 20_000, unlabelled=unlabelled))
+    lint = [Path(sys.executable).with_name("energon"), "lint", dest]  # with its default options
+    done = subprocess.run(lint, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Skipping empty split part val" in done.stdout
+
+
+@pytest.mark.parametrize("script", [WEBDATASET, WIDS, DALI, ENERGON], ids=["webdataset", "wids", "dali", "energon"])
+def test_unlabelled_shards_are_read_by_all(script: str, tiny_image_folder: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "shards"
+    build(BuildOptions("image-folder", tiny_image_folder, "train", str(dest), 20_000, unlabelled=True))
+    files = [hashlib.sha256(path.read_bytes()).hexdigest() for path in tiny_image_folder.rglob("*.*")]
+    assert sorted(run(script, dest, "index", "unlabelled")) == sorted((file, None) for file in files)
 
 
 def test_indexes_are_the_ones_that_the_readers_own_tools_make(shards: Path, tmp_path: Path) -> None:

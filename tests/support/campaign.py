@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import telemetry
+from pipeline.encoded import EncodedBatch
 from pipeline.order import OrderConfig
-from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, open_training_stream
+from pipeline.shards.cache import CacheConfig
+from pipeline.stream import SampleStream, StreamConfig, open_training_stream
 from support.fault_proxy import Kind, fault_proxy
 from support.shards import jpegs, write_shards
 
@@ -114,8 +116,7 @@ def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, buc
     config = StreamConfig(
         shards=url,
         order=OrderConfig(lanes=2, block_shards=4),
-        cache_dir=str(folder / "cache"),
-        cache_bytes=manifest.num_bytes // 2,  # so that every epoch fetches
+        cache=CacheConfig(folder=str(folder / "cache"), max_bytes=manifest.num_bytes // 2),  # every epoch fetches
     )
     num_steps, chaos = num_samples // GLOBAL_BATCH, Chaos()
     chaos_before = _noticed()
@@ -124,7 +125,7 @@ def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, buc
     digests = [hashlib.sha256(image).digest() for image in by_id]
     with _through_proxy(server, chaos, late_s) as stream_from:
         stream = stream_from(config)
-        batches, wrong, longest_s, begin_s = iter(stream), 0, 0.0, time.monotonic()
+        batches, wrong, longest_s, begin_s = stream.forever(), 0, 0.0, time.monotonic()
         for step in range(num_steps):
             if step == num_steps // 3:
                 chaos.injected["restart"] += 1
@@ -136,7 +137,7 @@ def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, buc
             longest_s = max(longest_s, time.monotonic() - asked_s)
             wrong += _num_wrong(batch, expected[step], digests)
         seconds = time.monotonic() - begin_s
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     noticed = {kind: count - chaos_before.get(kind, 0.0) for kind, count in _noticed().items()}
     return Report(chaos.injected, noticed, num_steps * GLOBAL_BATCH, wrong, longest_s, seconds)
 

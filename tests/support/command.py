@@ -28,5 +28,5 @@ def build_args(source: Path, dest: Path) -> list[object]:
     """A build of an image folder into several small shards."""
     return [
         "build", "--dataset", "image-folder", "--source", source, "--split", "train", "--dest", dest,
-        "--shard-size", "20kB", "--workers", 1,
+        "--shard-size", "20kB", "--num-workers", 1,
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
 from pipeline.loader import DataConfig, ViewBatch, open_loader
 from pipeline.order import OrderConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.store.atomic import write_file
 from pipeline.stream import StreamConfig, open_training_stream
 
@@ -71,9 +72,8 @@ def _run_rank(
 ) -> None:
     os.environ.update(env)  # that of the fork server is older
     torch.set_num_threads(1)
-    stream_config = StreamConfig(
-        shards=shards, order=OrderConfig(lanes=2, block_shards=2), cache_dir=str(folder / "cache"), num_threads=2
-    )
+    cache, order = CacheConfig(folder=str(folder / "cache")), OrderConfig(lanes=2, block_shards=2)
+    stream_config = StreamConfig(shards=shards, order=order, cache=cache, num_threads=2)
     config = DataConfig(stream=stream_config, num_threads=1)
     stream = open_training_stream(stream_config, 7, GLOBAL_BATCH, rank, world_size)
     state = folder / "state.json"
@@ -85,7 +85,7 @@ def _run_rank(
         open_loader(stream, planner, config, torch.device("cpu")) as loader,
         open(folder / f"rank-{rank}.jsonl", "a", buffering=1) as log,
     ):
-        for batch in islice(loader, num_steps):
+        for batch in islice(loader.forever(), num_steps):
             position = loader.state_dict()["position"]
             log.write(json.dumps([position - 1, batch.ids.tolist(), _pixels(batch)]) + "\n")
             if position - 1 == kill_at:

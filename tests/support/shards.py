@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.format.checksum import sha256_bytes
 from pipeline.format.index import INDEX_DTYPE, index_to_bytes
 from pipeline.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, Spread
-from pipeline.format.tar import ShardWriter
+from pipeline.format.tar import Label, ShardWriter
 from pipeline.shards.interface import OpenShard
 from pipeline.store import Store
 
@@ -51,22 +51,25 @@ def write_shards(
     *shards: Sequence[bytes],
     sizes: Mapping[int, tuple[int, int]] = MappingProxyType({}),
     orientations: Mapping[int, int] = MappingProxyType({}),
+    labels: Mapping[int, Label] = MappingProxyType({}),
+    metadata: Mapping[int, bytes] = MappingProxyType({}),
 ) -> Manifest:
-    """Write shards of these files at `url`. The label of a sample is its id.
+    """Write shards of these files at `url`. The label of a sample is its id, but for those ids that `labels` has.
 
     Their (height, width) are said to be HEIGHT x WIDTH but for those ids that `sizes` has; their EXIF orientation 1.
     """
     store = Store(url)
     entries: list[ShardEntry] = []
-    label = 0
+    i = 0
     for number, files in enumerate(shards):
         name = f"tiny-{number:06d}"
         with tempfile.TemporaryDirectory() as folder:
             with ShardWriter(Path(folder) / "tar") as writer:
                 for file in files:
-                    size, orientation = sizes.get(label, (HEIGHT, WIDTH)), orientations.get(label, 1)
-                    writer.add(f"k{label:06d}", "jpg", file, label, *size, orientation)
-                    label += 1
+                    size, orientation = sizes.get(i, (HEIGHT, WIDTH)), orientations.get(i, 1)
+                    label, text = labels.get(i, i), metadata.get(i, b"")
+                    writer.add(f"k{i:06d}", "jpg", file, label, *size, orientation, text)
+                    i += 1
             index = index_to_bytes(writer.index)
             store.put(f"{name}.tar", Path(folder) / "tar")
             store.put(f"{name}.index.npy", index)
@@ -82,9 +85,9 @@ def write_shards(
     manifest = Manifest(
         dataset="tiny",
         split="train",
-        classes=tuple(f"class-{i}" for i in range(label)),
+        classes=tuple(f"class-{number}" for number in range(i)),
         shards=tuple(entries),
-        num_samples=label,
+        num_samples=i,
         num_bytes=sum(entry.num_bytes for entry in entries),
         num_rejects=0,
         image_height=Spread(min=HEIGHT, median=HEIGHT, max=HEIGHT),

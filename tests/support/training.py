@@ -38,7 +38,7 @@ def train_command(output: Path, shards: str, *overrides: str, num_ranks: int = 1
     start = [str(BIN / "esvit-train")]
     if num_ranks > 1:
         start = [str(BIN / "torchrun"), "--standalone", f"--nproc-per-node={num_ranks}", "-m", "esvit.train"]
-    settings = (f"output={output}", f"data.stream.shards={shards}", f"data.stream.cache_dir={output}/cache")
+    settings = (f"output={output}", f"data.stream.shards={shards}", f"data.stream.cache.folder={output}/cache")
     sets = [word for setting in (*settings, *TINY, *overrides) for word in ("--set", setting)]
     return [*start, "--config", str(REPOSITORY / "configs/train/digits_view.yaml"), *sets]
 

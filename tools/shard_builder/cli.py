@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.command import run_command
+from pipeline.command import new_parser, run_command
 from tools.shard_builder.commands.bench import add_bench_command
 from tools.shard_builder.commands.build import add_build_command, add_finalize_command
 from tools.shard_builder.commands.copy import add_copy_command
@@ -16,16 +16,18 @@ from tools.shard_builder.commands.verify import add_verify_command
 
 def main() -> None:
     """Entry point: parse the arguments, run the command, exit with its status."""
-    args = _parser().parse_args()
-    run_command(lambda: args.run(args))
+    run_command(_run)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="shard-builder", description="Build, verify and describe tar shards for training."
-    )
+def _run() -> int | None:
+    args = _parse()
+    status: int | None = args.run(args)
+    return status
+
+
+def _parse() -> argparse.Namespace:
+    parser = new_parser("shard-builder", "Build, verify and describe tar shards for training.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
     add_datasets_command(commands)
     add_plan_command(commands)
     add_build_command(commands)
@@ -36,4 +38,4 @@ def _parser() -> argparse.ArgumentParser:
     add_diff_command(commands)
     add_copy_command(commands)
     add_bench_command(commands)
-    return parser
+    return parser.parse_args()

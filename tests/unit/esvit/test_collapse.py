@@ -54,7 +54,7 @@ def run(*, batch_norm: bool, temperature: float = 0.04, center_momentum: float =
     values = StepValues(lr=3e-3, weight_decay=0.04, momentum=0.98, teacher_temperature=temperature)
     signs: list[str] = []
     for step in range(1, NUM_STEPS + 1):
-        settings = StepSettings(OptimConfig(), "fp32", accumulation=1, region_weight=0.0)
+        settings = StepSettings(OptimConfig(), "fp32", accumulation=1)
         scalars = train_step(state, networks.student, views(images, step), values, settings, epoch=1, guard=guard)
         state.step += 1
         if step % LOG_EVERY == 0:

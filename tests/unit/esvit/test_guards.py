@@ -39,7 +39,7 @@ def test_a_run_that_is_to_stop_stops_with_one_sentence() -> None:
 def test_drift_is_the_move_since_the_last_look_in_temperatures() -> None:
     detector, center = CollapseDetector(GuardConfig(), 4), Center(4, momentum=0.0)
     assert float(detector.center_drift(center, 0.04)) == 0
-    center.update([torch.full((2, 4), 0.1)])
+    center.update(torch.full((4,), 0.2), 2)
     assert float(detector.center_drift(center, 0.04)) == pytest.approx(2.5)
     assert float(detector.center_drift(center, 0.04)) == 0
 

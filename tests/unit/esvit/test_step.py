@@ -1,5 +1,7 @@
 """One step: accumulation, mixup, half precision, the schedule of regions; and that the host never waits in it."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,13 +19,13 @@ from esvit.models.student_teacher import ModelConfig, StudentTeacher
 from esvit.optim import OptimConfig, build_optimizer
 from esvit.schedules import StepValues
 from esvit.state import TrainState
-from esvit.step import StepSettings, train_step
+from esvit.step import PHASES, StepSettings, train_step
 from pipeline.errors import UserError
 
 K = 12
 CPU = torch.device("cpu")
 VALUES = StepValues(lr=1e-3, weight_decay=0.04, momentum=0.9, teacher_temperature=0.04)
-SETTINGS = StepSettings(OptimConfig(), "fp32", accumulation=1, region_weight=0.5)
+SETTINGS = StepSettings(OptimConfig(), "fp32", accumulation=1)
 
 
 def make_state(fp16: bool = False) -> TrainState:
@@ -68,7 +70,7 @@ def moves(state: TrainState) -> list[torch.Tensor]:
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_gives_the_step_of_the_whole_batch(parts: int) -> None:
     whole, scalars = run()
-    split, others = run(settings=StepSettings(OptimConfig(), "fp32", parts, 0.5))
+    split, others = run(settings=StepSettings(OptimConfig(), "fp32", parts))
     for name in ("loss", "view", "region", "gradient_norm"):
         torch.testing.assert_close(others[name], scalars[name], rtol=1e-4, atol=1e-5)
     for part in ("networks", "loss"):
@@ -79,13 +81,13 @@ def test_accumulation_gives_the_step_of_the_whole_batch(parts: int) -> None:
 
 def test_a_batch_that_cannot_be_split_is_refused() -> None:
     with pytest.raises(UserError, match="choose a batch that is a multiple of 12"):
-        StepSettings(OptimConfig(), "fp32", 3, 0.5).check_batch(16, 4)
+        StepSettings(OptimConfig(), "fp32", 3).check_batch(16, 4)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_near_single(precision: Any) -> None:
     single, scalars = run()
-    state, half = run(settings=StepSettings(OptimConfig(), precision, 1, 0.5), fp16=precision == "fp16")
+    state, half = run(settings=StepSettings(OptimConfig(), precision, 1), fp16=precision == "fp16")
     torch.testing.assert_close(half["loss"], scalars["loss"], rtol=0.03, atol=0)
     torch.testing.assert_close(half["gradient_norm"], scalars["gradient_norm"], rtol=0.1, atol=0)
     for moved, expected in zip(moves(state), moves(single), strict=True):  # AdamW's first steps follow the signs
@@ -99,7 +101,7 @@ def test_networks_run_in_half_precision_and_the_loss_does_not(precision: Any, dt
     state, seen = make_state(fp16=precision == "fp16"), list[torch.dtype]()
     for network in (state.networks.student, state.networks.teacher):
         network.view_head.mlp[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    settings = StepSettings(OptimConfig(), precision, 1, 0.5)
+    settings = StepSettings(OptimConfig(), precision, 1)
     scalars = train_step(state, state.networks.student, make_views(), VALUES, settings, epoch=1, guard=FiniteGuard(CPU))
     assert seen == [dtype, dtype] and scalars["loss"].dtype == torch.float32
 
@@ -108,11 +110,25 @@ def test_an_overflow_of_the_scaled_gradients_skips_the_step_and_lowers_the_scale
     state, guard = make_state(fp16=True), FiniteGuard(CPU)
     before = {name: tensor.clone() for name, tensor in state.networks.student.state_dict().items()}
     state.scaler.load_state_dict({**state.scaler.state_dict(), "scale": 3e38})
-    settings = StepSettings(OptimConfig(), "fp16", 1, 0.5)
+    settings = StepSettings(OptimConfig(), "fp16", 1)
     train_step(state, state.networks.student, make_views(), VALUES, settings, epoch=1, guard=guard)
     assert all(torch.equal(before[n], t) for n, t in state.networks.student.state_dict().items())
     assert state.scaler.get_scale() == pytest.approx(1.5e38)
     assert not guard.failed
+
+
+def test_a_clock_meets_every_phase_and_each_part_of_the_batch() -> None:
+    seen = []
+
+    @contextlib.contextmanager
+    def clock(phase: str) -> Iterator[None]:
+        seen.append(phase)
+        yield
+        seen.append("end")
+
+    run(1, StepSettings(OptimConfig(), "fp32", 2, clock))
+    assert seen[::2] == [*PHASES[:4], *PHASES[:4], *PHASES[4:]]
+    assert set(seen[1::2]) == {"end"}  # no phase lies in another
 
 
 def test_the_region_task_counts_by_its_share() -> None:
@@ -156,7 +172,7 @@ class _NoReads(TorchDispatchMode):
 @pytest.mark.parametrize("blend", [None, Blend(0.5), Blend(0.75, Box(0.0, 0.5, 0.5, 1.0))])
 def test_the_host_reads_nothing_from_the_device(blend: Blend | None) -> None:
     state, guard, views = make_state(), FiniteGuard(CPU), make_views()
-    settings = StepSettings(OptimConfig(), "bf16", 2, 0.5)
+    settings = StepSettings(OptimConfig(), "bf16", 2)
     with _NoReads():
         train_step(state, state.networks.student, views, VALUES, settings, epoch=0, guard=guard, blend=blend)
     with pytest.raises(AssertionError), _NoReads():

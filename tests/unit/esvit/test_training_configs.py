@@ -11,13 +11,14 @@ from pipeline.config import load
 
 FOLDER = Path(__file__).parents[3] / "configs/train"
 BASE = {"digits_region.yaml": "digits_view.yaml"}  # what a file is given after
-SAMPLES = {"digits": 1437, "cifar10": 10_000}
+SAMPLES = {"digits": 1437, "cifar10": 10_000, "own": 10_000}
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
 def test_it_loads(path: Path) -> None:
     files = [FOLDER / BASE[path.name], path] if path.name in BASE else [path]
-    config = load(TrainConfig, files, ["output=runs/test"])
+    config = load(TrainConfig, files)
+    assert config.output.replace("-", "_") == f"runs/{path.stem}"
     assert config.global_batch % config.data.stream.order.lanes == 0
     num_samples = SAMPLES.get(path.stem.partition("_")[0], 1_281_167)
     peak_lr = Schedules(config.schedule, 1, config.global_batch).peak_lr
@@ -33,3 +34,11 @@ def test_published_rows_name_their_network_and_score(size: str, window: int) -> 
     assert config.model.backbone.architecture.window_size == window
     assert config.global_batch == (1024 if size == "tiny" else 512)
     assert "k-NN" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["own_images", "own_images_cpu", "swin_tiny_1gpu_24gb", "swin_tiny_1gpu_80gb"])
+@pytest.mark.parametrize("epochs", [1, 6, 1000])
+def test_presets_for_one_machine_are_of_any_length(name: str, epochs: int) -> None:
+    config = load(TrainConfig, [FOLDER / f"{name}.yaml"], [f"schedule.epochs={epochs}"])
+    assert config.schedule.epochs == epochs
+    assert config.data.executor == "cpu", "DALI is an extra that not everybody has"

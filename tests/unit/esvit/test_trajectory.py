@@ -44,7 +44,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what it change
             "optim": {"clip_norm": 0.5},
         },
     ),
-    "direct": ({}, {"loss": {"fused": False}}),
     "blended": ({}, {"mixup": {"alpha": 1.0, "cutmix_alpha": 1.0}}),
     "blended in two parts": ({"accumulation": 2}, {"accumulation": 2, "mixup": {"alpha": 1.0}}),
 }

@@ -57,7 +57,7 @@ def train_in_parts(images: slice, here: World, parts: int) -> dict[str, torch.Te
     student, guard = here.wrap(pair.student), FiniteGuard(here.device)
     for _ in range(STEPS):
         values = StepValues(lr=1e-2, weight_decay=0.04, momentum=0.9, teacher_temperature=0.04)
-        settings = StepSettings(config, "fp32", parts, region_weight=0.5)
+        settings = StepSettings(config, "fp32", parts)
         train_step(state, student, views, values, settings, epoch=1, guard=guard)
         state.step += 1
     return {**state.loss.state_dict(), **pair.state_dict()}
@@ -67,7 +67,7 @@ def run_rank(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     results = train(slice(rank * 2, rank * 2 + 2), distributed=True)
     center = Center(K, momentum=0.0)
-    center.update([UNEVEN[rank]])
+    center.update(UNEVEN[rank].sum(dim=0), len(UNEVEN[rank]))
     here = World(rank, rank, 2, torch.device("cpu"))
     guard = FiniteGuard(here.device)
     guard.observe(7 - rank, torch.tensor(float("nan")))

@@ -9,8 +9,8 @@ import torch
 
 from pipeline.augment import EXECUTORS, BadImages, CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.plan import ViewGroup
-from pipeline.loader import render
 from pipeline.order import OrderConfig
+from pipeline.rendering import render
 from pipeline.stream import StreamConfig, open_training_stream
 from support.shards import HEIGHT, WIDTH, jpegs, write_shards
 
@@ -68,7 +68,7 @@ def test_replacements_are_those_of_batches_one_by_one(executor: Executor, tmp_pa
     for ahead in (0, executor.batches_ahead):
         executor.batches_ahead = ahead
         stream = open_training_stream(config, 0, 8)
-        encoded = [batch for batch, _ in zip(stream, range(5), strict=False)]
+        encoded = [batch for batch, _ in zip(stream.forever(), range(5), strict=False)]
         found.append(
             [
                 (taken.step, taken.ids.tolist(), [group.clone() for group in views])

@@ -1,7 +1,7 @@
 """Config files, overrides, and the sentences about what is wrong with them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -16,8 +16,14 @@ class Optim(Config):
     betas: tuple[float, ...] = (0.9, 0.999)
 
 
+class Part(Config):
+    weight: float = 1.0
+
+
 class Run(Config):
     name: str
+    mode: Literal["fast", "exact"] = "exact"
+    parts: tuple[Part, ...] = ()
     steps: PositiveInt = 1
     amp: bool = False
     limit: int | None = 5
@@ -63,10 +69,22 @@ def test_an_override_is_yaml(override: str, key: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["name=x", "optim.lrr=1"], "unknown config key 'optim.lrr'"),
+        (["name=x", "optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
+        (["name=x", "opitm.lr=1"], "unknown config key 'opitm'; did you mean 'optim'?"),
+        (["nam=x"], "unknown config key 'nam'; did you mean 'name'?; config key 'name' is required"),
+        (["name=x", "optim.foo=1"], "unknown config key 'optim.foo'; optim has lr, betas"),
+        (["name=x", "zzz=1"], "unknown config key 'zzz'; a config has name, mode, parts, steps, amp, limit, optim"),
+        (["name=x", "parts=[{}, {wieght: 2}]"], "unknown config key 'parts.1.wieght'; did you mean 'parts[].weight'?"),
+        (
+            ["name=x", "mode=fsat"],
+            "config key 'mode': Input should be 'fast' or 'exact' (got 'fsat'); did you mean 'fast'?",
+        ),
         ([], "config key 'name' is required"),
         (["name=x", "steps=0"], "config key 'steps': Input should be greater than 0 (got 0)"),
-        (["name=x", "lr=1", "step=2"], "unknown config key 'lr'; unknown config key 'step'"),
+        (
+            ["name=x", "lr=1", "step=2"],
+            "unknown config key 'lr'; did you mean 'optim.lr'?; unknown config key 'step'; did you mean 'steps'?",
+        ),
         (["name"], "override 'name' is not of the form key.subkey=value"),
         (["optim..lr=1"], "override 'optim..lr=1' is not of the form key.subkey=value"),
         (["name=[1"], "override 'name=[1': the value is not valid YAML"),
@@ -93,6 +111,28 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: bytes, sentence: str) ->
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read config file .*none\.yaml: No such file"):
         load(Run, [tmp_path / "none.yaml"])
+
+
+def test_a_mapping_is_merged_like_a_file_and_stays_as_it_was(base: Path) -> None:
+    given: dict[str, Any] = {"optim": {"lr": 0.25}}
+    config = load(Run, [base, given], ["optim.betas=[0.1]"])
+    assert config.optim == Optim(lr=0.25, betas=(0.1,)) and given == {"optim": {"lr": 0.25}}
+
+
+def test_an_override_of_a_section_leaves_another_that_shares_its_yaml_alias(tmp_path: Path) -> None:
+    class Two(Config):
+        a: Optim
+        b: Optim
+
+    (tmp_path / "two.yaml").write_text("a: &same {lr: 1}\nb: *same\n")
+    config = load(Two, [tmp_path / "two.yaml"], ["b.lr=2"])
+    assert (config.a.lr, config.b.lr) == (1, 2)
+
+
+def test_other_defaults_leave_what_was_given() -> None:
+    config = Run(name="x", steps=3).with_defaults(steps=7, amp=True)
+    assert (config.steps, config.amp) == (3, True)
+    assert config.model_dump(exclude_unset=True) == {"name": "x", "steps": 3}
 
 
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]))

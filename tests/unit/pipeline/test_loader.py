@@ -13,10 +13,11 @@ from torchdata.stateful_dataloader import Stateful
 from pipeline import telemetry
 from pipeline.augment import MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.plan import ViewGroup
+from pipeline.bad_samples import TooManyBadSamples
 from pipeline.loader import DataConfig, ViewBatch, ViewLoader, open_loader
 from pipeline.order import OrderConfig, OrderError
 from pipeline.shards.interface import CacheError
-from pipeline.stream import StreamConfig, TooManyBadSamples, open_training_stream
+from pipeline.stream import StreamConfig, open_training_stream
 from support.shards import jpegs, write_shards
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def open_views(shards: Path, batch: int = 8, max_bad_fraction: float = 0.4) -> V
 
 def take(shards: Path, count: int) -> list[ViewBatch]:
     with open_views(shards) as loader:
-        return list(islice(loader, count))
+        return list(islice(loader.forever(), count))
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,7 @@ def test_the_views_of_a_step_do_not_depend_on_when_it_was_reached(shards: Path) 
     assert state["position"] == 1
     with open_views(shards) as resumed:
         resumed.load_state_dict(state)
-        rest = list(islice(resumed, 5))
+        rest = list(islice(resumed.forever(), 5))
         assert resumed.state_dict()["position"] == 6
     for batch, expected in zip(rest, whole[1:], strict=True):
         assert batch.ids.tolist() == expected.ids.tolist()
@@ -110,7 +111,7 @@ def test_a_broken_image_is_replaced_by_its_neighbour_and_counted(tmp_path: Path)
 def test_too_many_broken_images_stop_the_run(tmp_path: Path) -> None:
     write_shards(tmp_path, [*jpegs(4), *[b"broken"] * 8])
     with open_views(tmp_path, batch=4) as loader, pytest.raises(TooManyBadSamples, match="6 of the 12 images"):
-        list(islice(loader, 10))
+        list(islice(loader.forever(), 10))
 
 
 def test_a_damaged_shard_stops_the_run_by_name(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_damaged_shard_stops_the_run_by_name(tmp_path: Path) -> None:
     with open(tmp_path / "tiny-000001.tar", "r+b") as file:
         file.truncate(1024)
     with open_views(tmp_path) as loader, pytest.raises(CacheError, match=r"tiny-000001\.tar .* has 1024 bytes"):
-        list(islice(loader, 10))
+        list(islice(loader.forever(), 10))
 
 
 def test_a_bug_in_the_background_surfaces(shards: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_bug_in_the_background_surfaces(shards: Path) -> None:
 @pytest.mark.parametrize("consumed", [0, 1, 5])
 def test_closing_stops_everything_at_once(shards: Path, consumed: int) -> None:
     loader = open_views(shards)
-    list(islice(loader, consumed))
+    list(islice(loader.forever(), consumed))
     begin = time.monotonic()
     loader.close()
     assert time.monotonic() - begin < 5  # the fixture above looks for threads

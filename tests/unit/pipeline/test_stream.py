@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import ConfigError, load
+from pipeline.bad_samples import TooManyBadSamples
+from pipeline.config import ConfigError, load, save
+from pipeline.encoded import EncodedBatch
 from pipeline.order import OrderConfig, OrderError, SequentialOrder
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import open_data_set
 from pipeline.store import Store, StoreError
-from pipeline.stream import EncodedBatch, SampleStream, StreamConfig, TooManyBadSamples, open_training_stream
+from pipeline.stream import SampleStream, StreamConfig, open_training_stream
 from pipeline.telemetry import LOADER_BAD_SAMPLES
 from support.shards import HEIGHT, WIDTH, jpegs, write_shards
 
@@ -36,32 +39,32 @@ def test_a_batch_holds_the_bytes_and_the_rows_of_its_samples(shards: Path) -> No
     images = jpegs(37)
     stream = open_stream(shards)
     assert stream.steps_per_epoch == 37 // 8
-    for batch in islice(stream, 6):
+    for batch in islice(stream.forever(), 6):
         assert batch.images == [images[i] for i in batch.ids]
         np.testing.assert_array_equal(batch.labels, batch.ids)  # so the test's shards are labelled
         assert set(batch.heights) == {HEIGHT} and set(batch.widths) == {WIDTH}
 
 
 def test_steps_and_epochs_go_on_for_ever(shards: Path) -> None:
-    batches = list(islice(open_stream(shards), 9))
+    batches = list(islice(open_stream(shards).forever(), 9))
     assert [(b.epoch, b.step) for b in batches] == [(e, s) for e in range(3) for s in range(4)][:9]
     assert ids_of(batches[:4]) != ids_of(batches[4:8])
 
 
 @pytest.mark.parametrize("position", [0, 1, 3, 4, 7])
 def test_a_resumed_stream_goes_on_as_if_nothing_had_happened(shards: Path, position: int) -> None:
-    whole = list(islice(open_stream(shards), 10))
+    whole = list(islice(open_stream(shards).forever(), 10))
     first, second = open_stream(shards), open_stream(shards)
-    assert ids_of(list(islice(first, position))) == ids_of(whole[:position])
+    assert ids_of(list(islice(first.forever(), position))) == ids_of(whole[:position])
     second.load_state_dict(first.state_dict())
-    rest = list(islice(second, 10 - position))
+    rest = list(islice(second.forever(), 10 - position))
     assert ids_of(rest) == ids_of(whole[position:])
     assert [(b.epoch, b.step) for b in rest] == [(b.epoch, b.step) for b in whole[position:]]
 
 
 def test_the_state_is_a_few_integers_and_counts_what_was_handed_over(shards: Path) -> None:
     stream = open_stream(shards)
-    batches = iter(stream)
+    batches = stream.forever()
     for position in range(1, 4):
         next(batches)
         assert stream.state_dict()["position"] == position
@@ -73,14 +76,14 @@ def test_the_state_is_a_few_integers_and_counts_what_was_handed_over(shards: Pat
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_the_ranks_together_read_the_batch_in_order(shards: Path, world_size: int) -> None:
-    whole = list(islice(open_stream(shards), 5))
-    ranks = [list(islice(open_stream(shards, rank=r, world_size=world_size), 5)) for r in range(world_size)]
+    whole = list(islice(open_stream(shards).forever(), 5))
+    ranks = [list(islice(open_stream(shards, rank=r, world_size=world_size).forever(), 5)) for r in range(world_size)]
     for step, batch in enumerate(whole):
         assert np.concatenate([rank[step].ids for rank in ranks]).tolist() == batch.ids.tolist()
 
 
 def test_a_run_may_resume_on_another_number_of_ranks(shards: Path) -> None:
-    whole, state = list(islice(open_stream(shards), 5)), open_stream(shards, world_size=4).state_dict(3)
+    whole, state = list(islice(open_stream(shards).forever(), 5)), open_stream(shards, world_size=4).state_dict(3)
     for rank in range(2):
         stream = open_stream(shards, rank=rank, world_size=2)
         stream.load_state_dict(state)
@@ -107,7 +110,7 @@ def test_the_state_of_another_data_set_is_refused(shards: Path, tmp_path: Path) 
 def test_a_sequential_stream_visits_every_sample(shards: Path) -> None:
     data_set = open_data_set(str(shards))
     stream = SampleStream([data_set], SequentialOrder(37, 10), StreamConfig(shards=str(shards)))
-    batches = list(islice(stream, stream.steps_per_epoch))
+    batches = list(stream)
     assert np.concatenate([batch.ids for batch in batches]).tolist() == [*range(37), 36, 36, 36]
     assert np.concatenate([batch.ids[batch.mask] for batch in batches]).tolist() == [*range(37)]
     assert stream.state_dict() == {"manifest_digest": data_set.manifest.digest, "global_batch": 10, "position": 4}
@@ -148,14 +151,15 @@ def test_a_folder_without_manifest_is_one_sentence(tmp_path: Path) -> None:
         open_stream(tmp_path)
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 1, 10**9])  # none, one too small, one large enough
-def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path, cache_bytes: int) -> None:
+@pytest.mark.parametrize("max_bytes", [None, 1, 10**9])  # none, one too small, one large enough
+def test_a_remote_store_gives_the_same_stream(shards: Path, tmp_path: Path, max_bytes: int | None) -> None:
     images = jpegs(37)
     remote = f"memory://{tmp_path.name}"
     write_shards(remote, images[:9], images[9:10], images[10:22], images[22:30], images[30:])
-    config = StreamConfig(shards=remote, order=ORDER, cache_dir=str(tmp_path / "cache"), cache_bytes=cache_bytes)
+    cache = CacheConfig(folder=str(tmp_path / "cache"), max_bytes=max_bytes) if max_bytes else None
+    config = StreamConfig(shards=remote, order=ORDER, cache=cache)
     stream = open_training_stream(config, seed=3, global_batch=8)
-    assert ids_of(list(islice(stream, 5))) == ids_of(list(islice(open_stream(shards), 5)))
+    assert ids_of(list(islice(stream.forever(), 5))) == ids_of(list(islice(open_stream(shards).forever(), 5)))
 
 
 def test_the_shards_of_a_cold_start_are_fetched_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +177,48 @@ def test_the_shards_of_a_cold_start_are_fetched_in_parallel(tmp_path: Path, monk
 
     monkeypatch.setattr(Store, "parts", meet)
     order = OrderConfig(lanes=1, block_shards=4)
-    config = StreamConfig(shards=remote, order=order, cache_dir=str(tmp_path / "cache"), num_threads=4)
+    config = StreamConfig(shards=remote, order=order, cache=CacheConfig(folder=str(tmp_path / "cache")), num_threads=4)
     assert len(next(iter(open_training_stream(config, seed=0, global_batch=32))).ids) == 32
     assert len(met) == 4
+
+
+@pytest.mark.parametrize("written", ["off", "'off'", "null", "false"])
+def test_a_cache_that_is_off_stays_off(written: str, tmp_path: Path) -> None:
+    (tmp_path / "some.yaml").write_text("shards: a\ncache: {folder: /cache, max_bytes: 20GB}\n")
+    loaded = load(StreamConfig, [tmp_path / "some.yaml"], [f"cache={written}"])
+    assert loaded.cache is None and loaded.replace(num_threads=2).cache is None
+    save(loaded, tmp_path / "saved.yaml")
+    assert load(StreamConfig, [tmp_path / "saved.yaml"]) == loaded
+
+
+def test_sizes_are_numbers_of_bytes_or_text(tmp_path: Path) -> None:
+    overrides = ["shards=a", "cache.max_bytes=1.5TB", "shard_look_ahead_bytes=4GiB"]
+    loaded = load(StreamConfig, [], overrides)
+    assert loaded.cache is not None and loaded.cache.max_bytes == 1_500_000_000_000
+    assert loaded.shard_look_ahead_bytes == 4 * 2**30
+    assert loaded.cache.folder == "~/.cache/esvit-streaming"
+    save(loaded, tmp_path / "saved.yaml")
+    assert "max_bytes: 1500000000000\n" in (tmp_path / "saved.yaml").read_text()
+    assert load(StreamConfig, [tmp_path / "saved.yaml"]) == loaded
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("cache=0", "config key 'cache': .*write 'off', or 'folder' and 'max_bytes' below it"),
+        ("cache=on", "config key 'cache': .*write 'off', or 'folder' and 'max_bytes' below it"),
+        ("cache=/cache", "config key 'cache': .*write 'off', or 'folder' and 'max_bytes' below it"),
+        ("cache.max_bytes=0", r"config key 'cache\.max_bytes': Input should be greater than 0"),
+        ("cache.max_bytes=-1", r"config key 'cache\.max_bytes': "),
+        ("cache.max_bytes=much", r"config key 'cache\.max_bytes': .*could not parse value and unit"),
+        ("cache.dir=/cache", r"unknown config key 'cache\.dir'"),
+        ("cache_bytes=0", "unknown config key 'cache_bytes'"),
+    ],
+)
+def test_a_mistake_about_the_cache_is_one_sentence(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load(StreamConfig, [], ["shards=a", override])
+    assert ";" not in str(caught.value).replace("; did you mean", "")
 
 
 def test_a_wrong_weight_is_named_by_its_place_in_the_file() -> None:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from pipeline import telemetry
-from pipeline.telemetry import MetricsPortError, announce, start_exporter
+from pipeline.telemetry import MetricsPortError, announce, exporter, start_exporter
 
 METRICS = [metric for metric in vars(telemetry).values() if isinstance(metric, MetricWrapperBase)]
 
@@ -49,6 +49,18 @@ def test_an_occupied_port_is_one_sentence(port: int) -> None:
 def test_an_address_of_another_machine_is_one_sentence() -> None:
     with pytest.raises(MetricsPortError, match=r"cannot listen on 203\.0\.113\.1:0"):
         start_exporter(0, "203.0.113.1")
+
+
+def test_a_number_that_is_no_port_is_one_sentence() -> None:
+    with pytest.raises(MetricsPortError, match=r"cannot listen on 127\.0\.0\.1:65536 \(.*0-65535"):
+        start_exporter(65536)
+
+
+def test_an_exporter_gives_its_port_back() -> None:
+    with exporter(0) as port, urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        assert b"esvit_" in response.read()
+    with exporter(port) as again:
+        assert again == port
 
 
 def test_a_rank_announces_itself_as_a_file_sd_target(tmp_path: Path) -> None:

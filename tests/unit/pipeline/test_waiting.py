@@ -14,6 +14,7 @@ from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import OrderConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig, open_training_stream
 from support.shards import jpegs, write_shards
@@ -40,7 +41,8 @@ def test_a_loader_without_batches_says_which_shard_it_waits_for(
         return parts(store, name, start, stop)
 
     monkeypatch.setattr(Store, "parts", hang)
-    stream = StreamConfig(shards=shards, order=OrderConfig(lanes=1), cache_dir=str(tmp_path), num_threads=2)
+    cache = CacheConfig(folder=str(tmp_path))
+    stream = StreamConfig(shards=shards, order=OrderConfig(lanes=1), cache=cache, num_threads=2)
     planner = MultiCrop(MultiCropConfig(views=(ViewGroup(size=16, count=1, area=(0.4, 1.0)),)), seed=0)
     config = DataConfig(stream=stream, num_threads=1, watchdog_s=0.3)
     threading.Timer(2.0, let_go.set).start()

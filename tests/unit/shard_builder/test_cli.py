@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import telemetry
 from support.command import Run, build_args
-from tools.shard_builder.commands.arguments import num_bytes as parse_num_bytes
+from tools.shard_builder.commands import show
 
 
 def test_build_verify_stats(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
@@ -27,6 +27,37 @@ def test_json_is_one_line(run: Run, tiny_image_folder: Path, tmp_path: Path) -> 
     stats = json.loads(run("stats", tmp_path / "out", "--json"))
     assert stats["samples_per_class"] == {"ant": 12, "bee": 12, "cat": 12}
     assert stats["digest"] == report["manifest_digest"]
+
+
+def test_every_report_can_be_had_as_one_json_object(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "out"
+    built = json.loads(run(*build_args(tiny_image_folder, shards), "--json"))
+    assert json.loads(run("finalize", "--dest", shards, "--json"))["manifest_digest"] == built["manifest_digest"]
+    verified = json.loads(run("verify", shards, "--json"))
+    assert verified["is_ok"] and verified["problems"] == []
+    assert (verified["num_shards"], verified["num_samples"]) == (built["num_shards"], 36)
+    copied = json.loads(run("copy", shards, tmp_path / "copy", "--json"))
+    assert copied["manifest_digest"] == built["manifest_digest"]
+    assert copied["num_shards_copied"] == copied["num_shards"] == built["num_shards"]
+    shown = json.loads(run("show", shards, "--index", 30, "--count", 9, "--json"))
+    assert [sample["number"] for sample in shown["samples"]] == [30, 31, 32, 33, 34, 35]
+    assert shown["samples"][0].keys() == {
+        "number", "shard", "key", "classes", "ext", "width", "height", "num_bytes",
+    }  # fmt: skip
+    same = json.loads(run("diff", shards, tmp_path / "copy", "--json"))
+    assert same == {"a": str(shards), "b": str(tmp_path / "copy"), "num_differences": 0, "differences": []}
+
+
+def test_json_of_data_at_fault(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    shards = tmp_path / "out"
+    run(*build_args(tiny_image_folder, shards))
+    run(*build_args(tiny_image_folder, tmp_path / "other"), "--shuffle-seed", 1)
+    found = json.loads(run("diff", shards, tmp_path / "other", "--json", "--limit", 1, status=1))
+    assert found["num_differences"] == 2 and len(found["differences"]) == 1
+    assert json.loads(run("diff", shards, tmp_path / "other", "--json", "--limit", 0, status=1))["differences"] == []
+    (shards / "train-000000.tar").unlink()
+    broken = json.loads(run("verify", shards, "--json", status=1))
+    assert not broken["is_ok"] and "train-000000" in broken["problems"][0]
 
 
 def test_ranges_then_finalize(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
@@ -59,7 +90,17 @@ def test_metrics_are_served_and_count(run: Run, tiny_image_folder: Path, tmp_pat
 
 
 def test_bench_compares_and_leaves_nothing(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
-    args = ["bench", "--source", tiny_image_folder, "--dest", tmp_path / "out", "--gigabytes", 0.0001, "--workers", 1]
+    args = [
+        "bench",
+        "--source",
+        tiny_image_folder,
+        "--dest",
+        tmp_path / "out",
+        "--gigabytes",
+        0.0001,
+        "--num-workers",
+        1,
+    ]
     report = json.loads(run(*args, "--rounds", 1, "--json"))
     rivals = {"tar cf, then sha256sum", "webdataset ShardWriter", "the same, on the disk"}
     assert report["mb_per_s"].keys() == rivals | {"shard-builder"}
@@ -76,16 +117,20 @@ def test_mistakes_give_one_sentence(run: Run, tiny_image_folder: Path, tmp_path:
     assert other.startswith("error: ") and other.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "flag", ["--shard-size=big", "--shard-size=0", "--workers=0", "--split=a/b", "--shard-range=3"]
-)
-def test_bad_values_are_explained(run: Run, tmp_path: Path, flag: str) -> None:
-    assert flag.split("=")[0] in run(*build_args(tmp_path, tmp_path / "out"), flag, status=2)
+def test_bench_leaves_alone_what_was_there(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").touch()
+    assert "is not empty" in run("bench", "--source", tiny_image_folder, "--dest", tmp_path / "mine", status=2)
+    assert (tmp_path / "mine/thesis.txt").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "num_bytes"),
-    [("256MB", 256_000_000), ("1GiB", 2**30), ("64kB", 64_000), ("1.5M", 1_500_000), ("10", 10)],
-)
-def test_sizes(text: str, num_bytes: int) -> None:
-    assert parse_num_bytes(text) == num_bytes
+def test_a_contact_sheet_has_its_limit(
+    run: Run, tiny_image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*build_args(tiny_image_folder, tmp_path / "out"))
+    monkeypatch.setattr(show, "_MAX_ON_SHEET", 8)
+    args = ["show", tmp_path / "out", "--output", tmp_path / "sheet.png"]
+    assert "holds 8 images at most" in run(*args, status=2)
+    assert not (tmp_path / "sheet.png").exists()
+    run(*args, "--count", 8)
+    assert (tmp_path / "sheet.png").exists()

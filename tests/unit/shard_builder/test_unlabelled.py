@@ -33,7 +33,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def build_args(dataset: str, source: Path, dest: Path) -> list[object]:
-    words: list[object] = ["--shard-size", "6kB", "--workers", 1, "--unlabelled"]
+    words: list[object] = ["--shard-size", "6kB", "--num-workers", 1, "--unlabelled"]
     return ["build", "--dataset", dataset, "--source", source, "--split", "train", "--dest", dest, *words]
 
 
@@ -136,6 +136,6 @@ def test_verify_finds_labels_where_the_manifest_promises_none(shards: Path, tmp_
 
 def test_a_batch_says_unlabelled(shards: Path, tmp_path: Path) -> None:
     stream = open_training_stream(
-        StreamConfig(shards=str(shards), cache_dir=str(tmp_path / "cache"), order={"lanes": 1}), 0, 4
+        StreamConfig(shards=str(shards), cache={"folder": str(tmp_path / "cache")}, order={"lanes": 1}), 0, 4
     )
     assert next(iter(stream)).labels.tolist() == [UNLABELLED] * 4

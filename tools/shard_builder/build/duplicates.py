@@ -8,10 +8,10 @@ import json
 from typing import NamedTuple
 
 from pipeline.format.checksum import sha256_bytes
+from pipeline.progress import progress
 from pipeline.store import Store
 from tools.shard_builder.build.journal import publish
 from tools.shard_builder.build.plan import Plan, ShardPlan
-from tools.shard_builder.build.progress import progress
 from tools.shard_builder.build.runners import Engine, run_tasks
 
 _NAME = "_build/duplicates.json"

@@ -1,18 +1,39 @@
 """The end of a build: the account of rejects, the files for other readers, and the manifest, which commits it all."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
 from pipeline.format.sidecars import data_set_sidecars
 from pipeline.store import Store
 from tools.shard_builder.build.indexes import image_spreads, read_indexes
-from tools.shard_builder.build.journal import Claim, check_claim, publish, read_done
+from tools.shard_builder.build.journal import Claim, Reject, check_claim, publish, read_done
+from tools.shard_builder.readers.file_kinds import suffix_of
+from tools.shard_builder.readers.wording import tally
 
 REJECTS_NAME = "rejects.jsonl"
 
 
 class BuildError(UserError):
     """A build cannot be finished: shards are missing, or too many images were rejected."""
+
+
+def by_suffix(rejects: Iterable[Reject]) -> dict[str, int]:
+    """How many rejected images have each suffix."""
+    return dict(sorted(Counter(suffix_of(reject.path) for reject in rejects).items()))
+
+
+def read_rejects(store: Store) -> list[Reject]:
+    """All of a finished data set, as far as it still has their list.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    if not store.exists(REJECTS_NAME):
+        return []
+    return [Reject.model_validate_json(line) for line in store.read(REJECTS_NAME).splitlines()]
 
 
 def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
@@ -37,7 +58,8 @@ def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
     if len(bad) > max_rejects:
         raise BuildError(
             f"{len(bad)} images were rejected, more than --max-rejects {max_rejects}: first "
-            f"{bad[0].path} ({bad[0].reason}), all in {store.url}/{REJECTS_NAME}; repair or remove them "
+            f"{bad[0].path} ({bad[0].reason}), all ({tally(by_suffix(bad))}) in {store.url}/{REJECTS_NAME}; "
+            "repair or remove them "
             "and build into an empty destination, or raise --max-rejects and run this command again"
         )
     entries = tuple(result.entry for result in results if result.entry)
@@ -51,6 +73,7 @@ def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
         num_samples=sum(entry.num_samples for entry in entries),
         num_bytes=sum(entry.num_bytes for entry in entries),
         num_rejects=len(rejects),
+        left_out=claim.left_out,
         plan_digest=claim.plan_digest,
         **image_spreads(list(read_indexes(store, entries))),
     )

@@ -3,6 +3,7 @@
 docs/shards.md has the policies as a table.
 """
 
+import contextlib
 import io
 import warnings
 from typing import Literal, NamedTuple
@@ -12,9 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field, PositiveInt
 
 from pipeline.config import Config
-from tools.shard_builder.build.metadata import ORIENTATION_TAG, jpeg_size, orientation, strip_metadata
-
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 0  # 89 million, Pillow's limit; more may be a decompression bomb
+from pipeline.pixels import MAX_PIXELS, ORIENTATION_TAG, orientation, upright
+from tools.shard_builder.build.metadata import jpeg_size, strip_metadata
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _FORMATS = ("JPEG", "PNG", "WEBP")
@@ -22,15 +22,6 @@ _OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF")  # can be read, and so converted,
 _GRAYSCALE_MODES = {"1", "L", "LA", "I;16", "I;16B"}
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class RejectedImageError(Exception):
@@ -107,7 +98,9 @@ def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 return _prepare(image, data, policy)
     except UnidentifiedImageError:
-        raise RejectedImageError(f"not {'an' if policy.to_jpeg else 'a JPEG, PNG or WebP'} image") from None
+        kind = "an" if policy.to_jpeg else "a JPEG, PNG or WebP"
+        hint = f", but {found}, which --to-jpeg converts" if (found := _other_format(data)) else ""
+        raise RejectedImageError(f"not {kind} image{hint}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise RejectedImageError(f"more than {MAX_PIXELS:,} pixels: perhaps a decompression bomb") from None
     except (RejectedImageError, DroppedImageError):
@@ -151,6 +144,15 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
     return PreparedImage(data, ext, height, width, turned)
 
 
+def _other_format(data: bytes) -> str | None:
+    """Which of the formats that can be converted it is."""
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
+            return image.format
+    return None
+
+
 def _size_of_ordinary(data: bytes) -> tuple[int, int] | None:
     size = jpeg_size(data)
     return size if size and 0 < size[0] * size[1] <= MAX_PIXELS and _has_its_end(data, "jpg") else None
@@ -189,7 +191,7 @@ def _encode(image: Image.Image, size: tuple[int, int], turned: int, policy: Imag
     if size != pixels.size:
         pixels = pixels.resize(size, Image.Resampling.LANCZOS)
     if turned > 1 and policy.exif == "rotate":
-        pixels = pixels.transpose(_UPRIGHT[turned])
+        pixels = Image.fromarray(upright(np.asarray(pixels), turned))
     exif = Image.Exif()
     if turned > 1 and policy.exif == "keep":
         exif[ORIENTATION_TAG] = turned

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.format.index import Index, load_index
 from pipeline.format.manifest import ShardEntry, Spread
+from pipeline.progress import counted
 from pipeline.store import Store
 
 _NUM_THREADS = 16  # small objects: the time goes into waiting
@@ -31,7 +32,8 @@ def read_index(store: Store, entry: ShardEntry) -> Index:
 def read_indexes(store: Store, entries: Sequence[ShardEntry]) -> Iterator[Index]:
     """The indexes of several shards, in order, read ahead by threads."""
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        yield from pool.map(lambda entry: read_index(store, entry), entries)
+        indexes = pool.map(lambda entry: read_index(store, entry), entries)
+        yield from counted(indexes, "reading indexes", len(entries), "shards")
 
 
 class ImageSpreads(TypedDict):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -43,6 +43,8 @@ class Claim(Config):
     num_shards: int
     classes: tuple[str, ...]
     plan_digest: str
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """See `Plan`. No part of the digest: a new file that is no image does not make another build."""
 
     @classmethod
     def of(cls, plan: Plan) -> "Claim":
@@ -55,6 +57,7 @@ class Claim(Config):
             num_shards=len(plan.shards),
             classes=plan.classes,
             plan_digest=plan.digest,
+            left_out=plan.left_out,
         )
 
     def difference(self, other: "Claim") -> str:
@@ -69,7 +72,7 @@ class Claim(Config):
 
 
 class Reject(Config):
-    """An image that is in the source but in no shard, and why."""
+    """An image that is in the source but in no shard, and why. Its texts can be written as UTF-8."""
 
     key: str
     path: str
@@ -97,20 +100,21 @@ class ShardResult(Config):
         return (self.entry.tar_name, self.entry.index_name, dali_name(self.entry), energon_name(self.entry))
 
 
-def take(store: Store, claim: Claim) -> None:
-    """Claim the destination.
+def take(store: Store, claim: Claim) -> Claim:
+    """Claim the destination; returns the claim that holds now: ours, or that of an earlier build of the same plan.
 
     Raises:
         ClaimError: it is claimed by another plan; the message says what differs.
     """
     if store.put_new(_CLAIM_NAME, claim.model_dump_json(indent=1).encode() + b"\n"):
-        return
+        return claim
     other = read_claim(store)
     if other.plan_digest != claim.plan_digest:
         raise ClaimError(
             f"{store.url} holds another build ({claim.difference(other)}); "
             "choose another --dest, empty this one first, or go back to what it was"
         )
+    return other
 
 
 def read_claim(store: Store) -> Claim:

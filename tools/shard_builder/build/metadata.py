@@ -1,22 +1,10 @@
-"""What stands before the pixels of an encoded image: its size, its orientation, and metadata that can be cut out."""
+"""What stands before the pixels of an encoded image: its size, and metadata that can be cut out."""
 
 from collections.abc import Iterator
 
-from PIL import Image
-
-ORIENTATION_TAG = 0x0112
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 _WEBP_METADATA = {b"EXIF", b"XMP "}
 _WEBP_METADATA_FLAGS = 0x0C  # in the first byte of the VP8X chunk: there is EXIF, there is XMP
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none."""
-    try:
-        value = int(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # whatever the parser says of garbled metadata: the pixels may be fine
-        return 1
-    return value if 1 <= value <= 8 else 1
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

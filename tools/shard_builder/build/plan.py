@@ -8,7 +8,8 @@ import hashlib
 import itertools
 import json
 import tarfile
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ import PIL
 
 from pipeline.errors import UserError
 from tools.shard_builder.build.images import AS_THEY_ARE, ImagePolicy
-from tools.shard_builder.readers import MetadataSource, Record
+from tools.shard_builder.readers import Lost, MetadataSource, Other, Record, Seen, UnusableSource
+from tools.shard_builder.readers.file_kinds import CONVERTED_SUFFIXES, suffix_of
+from tools.shard_builder.readers.wording import listed, tally
 
 FORMAT_VERSION = 2  # goes up when the same records and options would give other bytes
 
@@ -50,6 +53,10 @@ class Plan:
     """Those that decide the bytes, for people to compare."""
     shards: tuple[ShardPlan, ...]
     digest: str
+    left_out: dict[str, int]
+    """Files of the source that are no images: how many of each kind, for example ".txt"."""
+    notes: tuple[str, ...]
+    """Sentences for the user: what was chosen, and what is left out."""
 
     @property
     def num_images(self) -> int:
@@ -58,7 +65,7 @@ class Plan:
 
 
 def make_plan(
-    records: Iterable[Record],
+    seen: Iterable[Seen],
     classes: tuple[str, ...],
     *,
     dataset: str,
@@ -68,8 +75,11 @@ def make_plan(
     images: ImagePolicy = AS_THEY_ARE,
     deduplicate: bool = False,
     keep_metadata: bool = False,
+    notes: Sequence[str] = (),
 ) -> Plan:
-    """Spread `records` evenly over the fewest shards that are no larger than about `shard_bytes`.
+    """Spread the images evenly over the fewest shards that are no larger than about `shard_bytes`.
+
+    An image that a reader lost has its place in a shard too, where it becomes a reject.
 
     With a seed the images are sorted by a keyed hash of their keys: a shuffle that depends neither on the order
     of the records nor on any library's random numbers. With None they keep the order of their paths.
@@ -77,15 +87,18 @@ def make_plan(
     Raises:
         PlanError: there are no images, or two have the same key.
     """
+    left_out: Counter[str] = Counter()
+    records = _records(seen, left_out)
     if keep_metadata:
         records = (record._replace(metadata=MetadataSource(record.path, record.metadata)) for record in records)
     else:
         records = (record._replace(metadata=None) if record.metadata else record for record in records)
     ordered = sorted(records, key=_path_order if shuffle_seed is None else _shuffled_order(shuffle_seed))
     if not ordered:
-        raise PlanError("the source holds no images (.jpg, .jpeg, .png or .webp) in its class folders")
-    if len({record.key for record in ordered}) < len(ordered):
-        raise PlanError("two images of the source have the same key; rename one of them")
+        others = f"; it holds other files: {tally(left_out)}" if left_out else ""
+        raise PlanError(f"the source holds no images (.jpg, .jpeg, .png, .webp and so on){others}")
+    _check_keys(ordered)
+    notes = (*notes, *_notes(ordered, classes, images, left_out))
     ends = list(itertools.accumulate(_tar_bytes(record) for record in ordered))
     num_shards = -(-ends[-1] // shard_bytes)
     groups = itertools.groupby(zip(ordered, ends, strict=True), key=lambda item: (item[1] - 1) * num_shards // ends[-1])
@@ -96,7 +109,51 @@ def make_plan(
     options = {"shard_bytes": shard_bytes, "shuffle_seed": shuffle_seed, "deduplicate": deduplicate}
     options |= {"keep_metadata": True} if keep_metadata else {}
     options |= images.model_dump() | ({"pillow": PIL.__version__} if images.changes_images else {})
-    return Plan(dataset, split, classes, options, shards, _digest([dataset, split, classes, options], shards))
+    digest = _digest([dataset, split, classes, options], shards)
+    return Plan(dataset, split, classes, options, shards, digest, dict(sorted(left_out.items())), notes)
+
+
+def _records(seen: Iterable[Seen], left_out: Counter[str]) -> Iterator[Record]:
+    """The images; counts the rest."""
+    for item in seen:
+        if isinstance(item, Other):
+            left_out[item.kind] += 1
+        elif isinstance(item, Lost):
+            yield Record.of(item.path, None, UnusableSource(item.reason))
+        else:
+            yield item
+
+
+def _check_keys(records: Iterable[Record]) -> None:
+    paths: dict[str, str] = {}
+    for record in records:
+        if (other := paths.get(record.key)) is not None:
+            raise PlanError(
+                f"{record.path} is twice in the source, so two images have the same key; keep one of them"
+                if other == record.path
+                else f"{other} and {record.path} have the same key, {record.key}; rename one of them"
+            )
+        paths[record.key] = record.path
+
+
+def _notes(
+    records: Sequence[Record], classes: tuple[str, ...], images: ImagePolicy, left_out: Mapping[str, int]
+) -> Iterator[str]:
+    """What the user should know before the shards are written."""
+    lost = [(record.path, record.source.reason) for record in records if isinstance(record.source, UnusableSource)]
+    usable = [record for record in records if not isinstance(record.source, UnusableSource)]
+    used: set[int] = set()
+    for record in usable:
+        used.update((record.label,) if isinstance(record.label, int) else record.label or ())
+    if empty := [name for label, name in enumerate(classes) if label not in used]:
+        yield f"no image of {len(empty)} of the {len(classes)} classes, which keep their labels: {listed(empty)}"
+    odd = Counter(suffix for record in usable if (suffix := suffix_of(record.path)) in CONVERTED_SUFFIXES)
+    if odd and not images.to_jpeg:
+        yield f"files that may need --to-jpeg, and are rejected without it: {tally(odd)}"
+    if lost:
+        yield f"{len(lost)} images cannot be taken, the first is {lost[0][0]}: {lost[0][1]}"
+    if left_out:
+        yield f"{sum(left_out.values())} files left out, which are no images: {tally(left_out)}"
 
 
 def _path_order(record: Record) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from pipeline.extras import missing_package
 from tools.shard_builder.build.runners import RunnerError, WorkerDiedError, relayed
 
 _CONNECT_TIMEOUT_S = 5
@@ -32,7 +33,8 @@ class RayEngine:
     """The CPUs of a cluster, one a task.
 
     Raises:
-        RunnerError: Ray is not installed, or no cluster answers.
+        MissingPackageError: Ray is not installed.
+        RunnerError: no cluster answers.
     """
 
     def __init__(self, num_workers: int | None, address: str | None = None) -> None:
@@ -40,8 +42,8 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
-        except ImportError:
-            raise RunnerError("the ray engine needs Ray: pip install 'esvit-streaming[ray]'") from None
+        except ModuleNotFoundError as error:
+            raise missing_package("ray") or error from None
         if address:
             _knock(address)
         local: dict[str, Any] = {} if address else {"num_cpus": num_workers, "include_dashboard": False}

@@ -6,6 +6,7 @@ is run again, and ends with the same bytes. A part of the shards may be built he
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,19 +14,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import telemetry
+from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.progress import counted, progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.duplicates import find_duplicates
-from tools.shard_builder.build.finish import finish
+from tools.shard_builder.build.finish import by_suffix, finish, read_rejects
 from tools.shard_builder.build.images import AS_THEY_ARE, ImagePolicy
 from tools.shard_builder.build.journal import Claim, ClaimError, ShardResult, read_claim, read_done, take
 from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
-from tools.shard_builder.build.progress import progress
 from tools.shard_builder.build.ray_runner import RayEngine
 from tools.shard_builder.build.runners import Engine, open_local_engine, run_tasks
 from tools.shard_builder.build.writer import ShardTask, WrittenShard, write_shard
-from tools.shard_builder.readers import open_reader
+from tools.shard_builder.readers import ReadOptions, open_reader
+from tools.shard_builder.readers.annotations import read_lines
+
+
+class ShardRangeError(UserError):
+    """A shard range lies outside of the plan."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,12 @@ class BuildOptions:
     """Take a data set of which fewer classes or images are there than were published."""
     unlabelled: bool = False
     """Take images only: no labels, no classes, no class folders."""
+    label_column: str | None = None
+    """Of a table; None: one with a usual name."""
+    nfc: bool = False
+    """Write class names in Unicode's composed form (NFC)."""
+    classes_of: str | None = None
+    """URL of a data set whose classes, or path of a text file whose lines number the labels, by name."""
     images: ImagePolicy = AS_THEY_ARE
     deduplicate: bool = False
     """Of images with equal bytes, leave out all but the first by path."""
@@ -76,6 +89,12 @@ class BuildReport:
     num_classes: int
     num_bytes: int
     num_rejects: int
+    rejects: dict[str, int]
+    """The same by the suffix of their names."""
+    left_out: dict[str, int]
+    """Files of the source that are no images, by suffix or kind."""
+    notes: tuple[str, ...]
+    """Sentences about what was chosen and what is left out."""
     was_complete: bool
     """The destination was complete before: there was nothing to do."""
     num_samples_written: int
@@ -99,20 +118,21 @@ def build(options: BuildOptions) -> BuildReport:
     started_s = time.monotonic()
     store = Store(options.dest)
     with _phase("plan"):
-        plan = _plan(options)
-    claim = Claim.of(plan)
-    take(store, claim)
+        plan = plan_build(options)
+    for note in plan.notes:
+        sys.stderr.write(f"note: {note}\n")
+    wanted = _shards_of(plan, options.shard_range)
+    claim = take(store, Claim.of(plan))
     if store.exists(MANIFEST_NAME):
         manifest = read_manifest(store)
         if manifest.plan_digest != plan.digest:
             raise ClaimError(f"{store.url} holds another data set, complete; choose another --dest")
-        return _report(store, started_s, manifest, claim, was_complete=True)
+        return _report(store, started_s, manifest, claim, notes=plan.notes, was_complete=True)
     done = read_done(store, claim)
-    wanted = plan.shards[options.shard_range or slice(None)]
     written = _write(store, plan, [shard for shard in wanted if shard.index not in done], options)
     if options.shard_range:
-        return _report(store, started_s, None, claim, written)
-    return _report(store, started_s, _finish(store, claim, options.max_rejects), claim, written)
+        return _report(store, started_s, None, claim, written, plan.notes)
+    return _report(store, started_s, _finish(store, claim, options.max_rejects), claim, written, plan.notes)
 
 
 def finalize(dest: str, max_rejects: int = 0) -> BuildReport:
@@ -129,6 +149,17 @@ def finalize(dest: str, max_rejects: int = 0) -> BuildReport:
     return _report(store, started_s, manifest, claim, was_complete=was_complete)
 
 
+def _shards_of(plan: Plan, shard_range: slice | None) -> Sequence[ShardPlan]:
+    shards = plan.shards[shard_range or slice(None)]
+    if shard_range and not shards:
+        start, stop = shard_range.start or 0, "" if shard_range.stop is None else shard_range.stop
+        raise ShardRangeError(
+            f"--shard-range {start}:{stop} holds no shard: the plan has {len(plan.shards)}, numbers 0 to "
+            f"{len(plan.shards) - 1}; give the first number and, behind the colon, the last plus one"
+        )
+    return shards
+
+
 def _finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
     with _phase("finish"):
         return finish(store, claim, max_rejects)
@@ -140,10 +171,12 @@ def _report(
     manifest: Manifest | None,
     claim: Claim,
     written: Sequence[ShardResult] = (),
+    notes: tuple[str, ...] = (),
     was_complete: bool = False,
 ) -> BuildReport:
     fresh = [result.entry for result in written if result.entry]
     entries = manifest.shards if manifest else fresh
+    rejects = read_rejects(store) if manifest else [reject for result in written for reject in result.rejects]
     return BuildReport(
         url=store.url,
         manifest_digest=manifest.digest if manifest else None,
@@ -152,7 +185,10 @@ def _report(
         num_samples=sum(entry.num_samples for entry in entries),
         num_classes=len(claim.classes),
         num_bytes=sum(entry.num_bytes for entry in entries),
-        num_rejects=manifest.num_rejects if manifest else sum(len(result.rejects) for result in written),
+        num_rejects=manifest.num_rejects if manifest else len(rejects),
+        rejects=by_suffix(rejects),
+        left_out=claim.left_out,
+        notes=notes,
         was_complete=was_complete,
         num_samples_written=sum(entry.num_samples for entry in fresh),
         num_bytes_written=sum(entry.num_bytes for entry in fresh),
@@ -160,17 +196,19 @@ def _report(
     )
 
 
-def _plan(options: BuildOptions) -> Plan:
-    reader = open_reader(
-        options.dataset,
-        options.source,
-        options.split,
-        allow_subset=options.allow_subset,
-        unlabelled=options.unlabelled,
-    )
+def plan_build(options: BuildOptions) -> Plan:
+    """What a build would write; the destination is not looked at.
+
+    Raises:
+        UserError: the source cannot be used.
+    """
+    class_list = read_class_list(options.classes_of) if options.classes_of is not None else None
+    how = ReadOptions(options.unlabelled, options.label_column, options.nfc, class_list)
+    reader = open_reader(options.dataset, options.source, options.split, allow_subset=options.allow_subset, options=how)
     return make_plan(
-        reader.records(),
+        counted(reader.seen(), "listing images", None, "images"),
         reader.classes,
+        notes=reader.notes,
         dataset=options.dataset,
         split=options.split,
         shard_bytes=options.shard_bytes,
@@ -179,6 +217,17 @@ def _plan(options: BuildOptions) -> Plan:
         deduplicate=options.deduplicate,
         keep_metadata=options.keep_metadata,
     )
+
+
+def read_class_list(address: str) -> tuple[str, ...]:
+    """The classes of the data set at a URL, or the lines of a text file.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(address).is_file():
+        return tuple(read_lines(Path(address)))
+    return read_manifest(Store(address)).classes
 
 
 def _write(store: Store, plan: Plan, shards: Sequence[ShardPlan], options: BuildOptions) -> list[ShardResult]:

@@ -152,7 +152,7 @@ def relayed(inner: "Future[R]", translate: Callable[[BaseException], BaseExcepti
 
 def _explain(error: BaseException) -> BaseException:
     if isinstance(error, BrokenProcessPool):
-        return WorkerDiedError("a worker process was killed, perhaps for want of memory: use fewer --workers")
+        return WorkerDiedError("a worker process was killed, perhaps for want of memory: use fewer --num-workers")
     return error
 
 

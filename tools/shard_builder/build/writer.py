@@ -17,7 +17,7 @@ from pipeline.store import Store, StoreError
 from tools.shard_builder.build.images import DroppedImageError, ImagePolicy, RejectedImageError, prepare
 from tools.shard_builder.build.journal import Reject, ShardResult, check_claim, mark_done, publish
 from tools.shard_builder.build.plan import ShardPlan
-from tools.shard_builder.readers import ByteSource, Record
+from tools.shard_builder.readers import ByteSource, Record, UnusableError, readable
 
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO}  # of a file server: no reason to lose an image
 _PAUSES_S = (0.1, 1.0, 5.0)
@@ -97,6 +97,8 @@ def _add(writer: ShardWriter, record: Record, task: ShardTask, clock: _Clock) ->
             metadata = _read(record.metadata) if record.metadata else b""
         with clock("check"):
             image = prepare(data, task.images)
+    except UnusableError as error:
+        reason, by_choice = str(error), False
     except OSError as error:
         reason, by_choice = f"cannot be read: {error.strerror or error}", False
     except RejectedImageError as error:
@@ -108,7 +110,7 @@ def _add(writer: ShardWriter, record: Record, task: ShardTask, clock: _Clock) ->
             size = image.height, image.width
             writer.add(record.key, image.ext, image.data, record.label, *size, image.orientation, metadata)
         return None
-    return Reject(key=record.key, path=record.path, reason=reason, by_choice=by_choice)
+    return Reject(key=record.key, path=readable(record.path), reason=readable(reason), by_choice=by_choice)
 
 
 def _read(source: ByteSource) -> bytes:

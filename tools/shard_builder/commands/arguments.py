@@ -2,72 +2,80 @@
 
 import argparse
 import re
-from pathlib import Path
-from typing import TypeAlias
+import tarfile
+from typing import Any
 
+from pipeline.command import not_empty, num_at_once, num_bytes, path, quoted, seed
 from tools.shard_builder.readers import DATASETS
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""Where a command registers itself."""
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a header and a block
 
 
 def add_plan_arguments(command: argparse.ArgumentParser) -> None:
     """What to build from, and how it is cut into shards."""
     command.add_argument(
-        "--dataset", choices=DATASETS, required=True, metavar="NAME", help="see 'shard-builder datasets'"
+        "--dataset", choices=tuple(DATASETS), required=True, metavar="NAME", help="see 'shard-builder datasets'"
     )
-    command.add_argument("--source", type=Path, required=True, metavar="DIR")
-    command.add_argument("--split", required=True, type=split_name, help="for example train")
-    command.add_argument("--shard-size", type=num_bytes, default="256MB", metavar="SIZE")
+    command.add_argument("--source", type=path, required=True, metavar="DIR", help="folder of the images")
+    command.add_argument(
+        "--split", required=True, type=split_name, metavar="NAME", help="which part of the data set, for example train"
+    )
+    command.add_argument(
+        "--shard-size", type=shard_size, default="256MB", metavar="SIZE", help="size of each tar, about"
+    )
     order = command.add_mutually_exclusive_group()
-    order.add_argument("--shuffle-seed", type=int, default=0, metavar="N")
+    order.add_argument("--shuffle-seed", type=seed, default=0, metavar="N", help="seed of the order of the images")
     order.add_argument("--no-shuffle", action="store_true", help="keep the order of the source")
     command.add_argument(
         "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
     )
+    command.add_argument(
+        "--label-column", metavar="NAME", help="the labels of a table (default: a column of a usual name)"
+    )
+    command.add_argument("--classes-of", metavar="URL", help="number the classes as this data set, or text file, does")
+    command.add_argument("--nfc", action="store_true", help="write class names in Unicode's composed form")
     command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
 
 
-def shuffle_seed(args: argparse.Namespace) -> int | None:
-    """None keeps the order of the source."""
-    return None if args.no_shuffle else args.shuffle_seed
+def plan_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `BuildOptions` that `add_plan_arguments` asks for."""
+    fields = ("dataset", "source", "split", "allow_subset", "unlabelled", "label_column", "classes_of", "nfc")
+    seed = None if args.no_shuffle else args.shuffle_seed
+    return {name: getattr(args, name) for name in fields} | {"shard_bytes": args.shard_size, "shuffle_seed": seed}
 
 
-def num_bytes(text: str) -> int:
-    """256MB, 1GiB or a plain number of bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]I?)?B?", text.upper())
-    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
-    if size < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write for example 256MB or 1GiB")
+def add_url_argument(command: argparse.ArgumentParser) -> None:
+    """The finished data set that a command is about."""
+    command.add_argument("url", type=not_empty, metavar="URL", help="the data set: a folder or s3://BUCKET/PREFIX")
+
+
+def add_workers_flag(command: argparse._ActionsContainer) -> None:
+    """How many shards at once; None is one per core."""
+    command.add_argument(
+        "--num-workers", type=num_at_once, metavar="N", help="shards at once, one process each (default: one per core)"
+    )
+
+
+def shard_size(text: str) -> int:
+    """A size that can hold an image; a smaller one would make each image a shard of its own."""
+    size = num_bytes(text)
+    if size < _SMALLEST_SAMPLE:
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)} holds no image, the smallest takes {_SMALLEST_SAMPLE:,} bytes; write for example 256MB"
+        )
     return size
 
 
 def shard_range(text: str) -> slice:
     """`A:B`, `A:` or `:B`."""
-    match = re.fullmatch(r"(\d*):(\d*)", text)
+    match = re.fullmatch(r"([0-9]{0,18}):([0-9]{0,18})", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is no range; write for example 0:100")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a range of shards; write for example 0:100")
     return slice(int(match[1] or 0), int(match[2]) if match[2] else None)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
-def not_negative(text: str) -> int:
-    """A whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
-    return int(text)
 
 
 def split_name(text: str) -> str:
     """It becomes part of file names."""
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} may hold only a-z, 0-9, dash and underscore")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} may hold only a-z, 0-9, dash and underscore")
     return text

@@ -8,16 +8,15 @@ source lies in memory (page cache), and a build includes the start of its proces
 
 import argparse
 import itertools
-import json
+import math
 import os
 import resource
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,33 +25,60 @@ import fsspec
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.command import (
+    Commands,
+    add_command,
+    add_json_flag,
+    not_empty,
+    path,
+    positive,
+    positive_number,
+    write_json,
+)
+from pipeline.errors import UserError
 from pipeline.store import Store
 from tools.shard_builder.build.run import BuildOptions, build
-from tools.shard_builder.commands.arguments import Commands
+from tools.shard_builder.commands.arguments import add_workers_flag
 from tools.shard_builder.readers import ImageFolder, SourceError
 
 _BUILD = "shard-builder"
 _SHARD_BYTES = 256_000_000
+_PROBE = "probe"
+
+
+class BenchError(UserError):
+    """The places that were given cannot be used."""
 
 
 def add_bench_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("bench", help="how fast builds are here, side by side with tar and webdataset")
-    command.add_argument("--source", type=Path, required=True, metavar="DIR", help="an image folder")
-    command.add_argument("--dest", required=True, metavar="URL", help="local or S3; what is written goes again")
-    command.add_argument("--gigabytes", type=float, default=2.0, metavar="G", help="repeat the images up to this size")
-    command.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N")
-    command.add_argument("--rounds", type=int, default=3, metavar="N", help="the median counts")
-    command.add_argument("--json", action="store_true", help="as one JSON line")
-    command.set_defaults(run=_bench)
+    command = add_command(commands, "bench", "how fast builds are here, side by side with tar and webdataset", _bench)
+    command.add_argument("--source", type=path, required=True, metavar="DIR", help="an image folder")
+    command.add_argument(
+        "--dest",
+        type=not_empty,
+        required=True,
+        metavar="URL",
+        help="an empty place, local or S3; emptied again",
+    )
+    command.add_argument(
+        "--gigabytes", type=positive_number, default=2.0, metavar="G", help="repeat the images up to this size"
+    )
+    add_workers_flag(command)
+    command.add_argument(
+        "--rounds", type=positive, default=3, metavar="N", help="measurements, of which the median counts"
+    )
+    add_json_flag(command)
 
 
 def _bench(args: argparse.Namespace) -> None:
+    num_workers = args.num_workers or os.cpu_count() or 1
+    _check_places(args.dest, args.gigabytes)
     with tempfile.TemporaryDirectory(prefix="shard-builder-bench-") as scratch:
         images = Path(scratch) / "images"
-        num_bytes = _repeat(args.source, images, int(args.gigabytes * 1e9))
+        num_bytes = _repeat(args.source, images, math.ceil(args.gigabytes * 1e9))
         warm_up = BuildOptions(
-            "image-folder", images, "train", f"{scratch}/shards", _SHARD_BYTES, num_workers=args.workers
+            "image-folder", images, "train", f"{scratch}/shards", _SHARD_BYTES, num_workers=num_workers
         )
         build(warm_up)
         # Now, for the children to come are not our workers, and begin with the memory of this process.
@@ -67,11 +93,31 @@ def _bench(args: argparse.Namespace) -> None:
             _remove(args.dest)
     report = {
         "mb": round(num_bytes / 1e6, 1),
-        "workers": args.workers,
+        "num_workers": num_workers,
         "peak_mb_of_a_worker": round(peak_mb, 1),
-        "mb_per_s": {name: round(num_bytes / 1e6 / statistics.median(times), 1) for name, times in seconds.items()},
+        "mb_per_s": {name: _rate(num_bytes, times) for name, times in seconds.items()},
     }
-    sys.stdout.write(json.dumps(report) + "\n") if args.json else Console().print(_table(report))
+    write_json(report) if args.json else Console().print(_table(report))
+
+
+def _rate(num_bytes: int, seconds: Sequence[float]) -> float:
+    """MB/s, to four digits."""
+    return float(f"{num_bytes / 1e6 / statistics.median(seconds):.4g}")
+
+
+def _check_places(dest: str, gigabytes: float) -> None:
+    """Nothing that was there before may be removed at the end; the images and their shards need space."""
+    needed, free = 2e9 * gigabytes, shutil.disk_usage(tempfile.gettempdir()).free
+    if needed > free:
+        raise BenchError(
+            f"--gigabytes {gigabytes:g} needs {needed / 1e9:,.1f} GB in {tempfile.gettempdir()}, where "
+            f"{free / 1e9:,.1f} GB are free; choose less, or another folder by the variable TMPDIR"
+        )
+    store = Store(dest)
+    if store.list():
+        raise BenchError(f"--dest {dest} is not empty, and bench removes it at the end; choose a new place")
+    store.put(_PROBE, b"")  # refused now, not after the images have been copied
+    _remove(dest)
 
 
 def _repeat(source: Path, folder: Path, num_bytes: int) -> int:
@@ -141,10 +187,8 @@ def _remove(dest: str) -> None:
 
 
 def _table(report: dict[str, Any]) -> Table:
-    title = (
-        f"{report['mb']:,} MB of images, {report['workers']} workers of {report['peak_mb_of_a_worker']:,} MB at most"
-    )
-    table = Table("method", "MB/s", f"{_BUILD} is", title=title)
+    workers = f"{report['num_workers']} workers of up to {report['peak_mb_of_a_worker']:,} MB"
+    table = Table("method", "MB/s", f"{_BUILD} is", title=f"{report['mb']:,} MB of images, {workers}")
     ours = report["mb_per_s"][_BUILD]
     for name, rate in report["mb_per_s"].items():
         table.add_row(name, f"{rate:,}", f"{ours / rate:.2f}x")

@@ -1,74 +1,112 @@
 """The commands `shard-builder build` and `shard-builder finalize`."""
 
 import argparse
-import json
 import sys
 
+from pipeline.command import (
+    Commands,
+    add_command,
+    add_json_flag,
+    not_empty,
+    not_negative,
+    pixels,
+    port,
+    whole,
+    write_json,
+)
+from pipeline.errors import UserError
 from pipeline.telemetry import start_exporter
 from tools.shard_builder.build.images import ImagePolicy
 from tools.shard_builder.build.run import BuildOptions, BuildReport, build, finalize
-from tools.shard_builder.commands.arguments import Commands, add_plan_arguments, positive, shard_range, shuffle_seed
+from tools.shard_builder.commands.arguments import add_plan_arguments, add_workers_flag, plan_options, shard_range
+from tools.shard_builder.readers.wording import tally
+
+_POLICIES = ("keep", "drop", "convert")
+_LOCALHOST = "127.0.0.1"
+
+
+class BuildFlagsError(UserError):
+    """Two flags of `build` do not go together."""
 
 
 def add_build_command(commands: Commands) -> None:
     """Register `build` with the parser of `shard-builder`."""
-    command = commands.add_parser("build", help="write shards, or finish an interrupted build")
+    command = add_command(commands, "build", "write shards, or finish an interrupted build", _build)
     add_plan_arguments(command)
-    command.add_argument("--dest", required=True, metavar="URL", help="a local folder or s3://bucket/prefix")
+    _add_dest_flag(command)
     command.add_argument("--deduplicate", action="store_true", help="leave out images whose bytes occurred before")
     command.add_argument("--keep-metadata", action="store_true", help="keep path, and other columns, as KEY.meta.json")
     _add_outcome_options(command)
-    command.set_defaults(run=_build)
 
     images = command.add_argument_group("images (by default they enter byte for byte; what is changed becomes a JPEG)")
-    images.add_argument("--shorter-side", type=positive, metavar="PIXELS", help="shrink to this shorter side")
-    images.add_argument("--longer-side", type=positive, metavar="PIXELS", help="shrink to at most this longer side")
+    images.add_argument("--shorter-side", type=pixels, metavar="PIXELS", help="shrink images to this shorter side")
+    images.add_argument(
+        "--longer-side", type=pixels, metavar="PIXELS", help="shrink images to at most this longer side"
+    )
     images.add_argument("--to-jpeg", action="store_true", help="convert PNG, WebP, BMP, GIF, PPM and TIFF")
-    images.add_argument("--jpeg-quality", type=int, choices=range(1, 101), default=95, metavar="1..100")
-    images.add_argument("--grayscale", choices=("keep", "drop", "convert"), default="keep", help="drop, or to RGB")
-    images.add_argument("--cmyk", choices=("keep", "drop", "convert"), default="keep", help="drop, or to RGB")
-    images.add_argument("--exif", choices=("keep", "strip", "rotate"), default="keep", help="strip it, or obey it")
-    images.add_argument("--decode-check", action="store_true", help="decode each in full, not only the header")
+    images.add_argument(
+        "--jpeg-quality", type=whole(1, 100), default=95, metavar="N", help="1 to 100, for images that become JPEGs"
+    )
+    images.add_argument("--grayscale", choices=_POLICIES, default="keep", help="images of one channel; convert: to RGB")
+    images.add_argument("--cmyk", choices=_POLICIES, default="keep", help="CMYK images; convert: to RGB")
+    images.add_argument(
+        "--exif", choices=("keep", "strip", "rotate"), default="keep", help="EXIF metadata; rotate: set images upright"
+    )
+    images.add_argument("--decode-check", action="store_true", help="decode each image in full, not only its header")
 
     work = command.add_argument_group("who does the work")
-    work.add_argument("--engine", choices=("process", "ray"), default="process")
-    work.add_argument("--ray-address", metavar="HOST:PORT", help="a running cluster; by default one starts here")
-    work.add_argument("--workers", type=positive, metavar="N", help="shards at once (default: one for each core)")
-    work.add_argument("--shard-range", type=shard_range, metavar="A:B", help="shards A to B-1 only; finalize later")
-    work.add_argument("--metrics-port", type=int, metavar="PORT", help="serve Prometheus metrics; 0: any free port")
-    work.add_argument("--metrics-address", default="127.0.0.1", metavar="HOST", help="where to listen for them")
+    engines = ("process", "ray")
+    work.add_argument(
+        "--engine", choices=engines, default="process", help="processes of this machine, or a Ray cluster"
+    )
+    work.add_argument(
+        "--ray-address", type=not_empty, metavar="HOST:PORT", help="a running Ray cluster (default: one starts here)"
+    )
+    add_workers_flag(work)
+    work.add_argument(
+        "--shard-range", type=shard_range, metavar="A:B", help="build shards A to B-1 only; run finalize at the end"
+    )
+    work.add_argument(
+        "--metrics-port", type=port, metavar="PORT", help="serve Prometheus metrics there; 0: any free port"
+    )
+    work.add_argument(
+        "--metrics-address", type=not_empty, metavar="HOST", help=f"address of the metrics (default: {_LOCALHOST})"
+    )
 
 
 def add_finalize_command(commands: Commands) -> None:
     """Register `finalize` with the parser of `shard-builder`."""
-    command = commands.add_parser("finalize", help="write the manifest of shards that were built range by range")
-    command.add_argument("--dest", required=True, metavar="URL")
+    summary = "write the manifest of shards that were built range by range"
+    command = add_command(commands, "finalize", summary, _finalize)
+    _add_dest_flag(command)
     _add_outcome_options(command)
-    command.set_defaults(run=_finalize)
+
+
+def _add_dest_flag(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dest", type=not_empty, required=True, metavar="URL", help="a local folder or s3://BUCKET/PREFIX"
+    )
 
 
 def _add_outcome_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--max-rejects", type=int, default=0, metavar="N", help="tolerate N bad images")
-    command.add_argument("--json", action="store_true", help="report as one JSON line")
+    command.add_argument(
+        "--max-rejects", type=not_negative, default=0, metavar="N", help="how many bad images to tolerate"
+    )
+    add_json_flag(command)
 
 
 def _build(args: argparse.Namespace) -> None:
+    _check(args)
     if args.metrics_port is not None:
-        port = start_exporter(args.metrics_port, args.metrics_address)
-        sys.stderr.write(f"metrics: http://{args.metrics_address}:{port}/metrics\n")
+        address = args.metrics_address or _LOCALHOST
+        sys.stderr.write(f"metrics: http://{address}:{start_exporter(args.metrics_port, address)}/metrics\n")
     _report(
         build(
             BuildOptions(
-                dataset=args.dataset,
-                source=args.source,
-                split=args.split,
+                **plan_options(args),
                 dest=args.dest,
-                shard_bytes=args.shard_size,
-                shuffle_seed=shuffle_seed(args),
-                num_workers=args.workers,
+                num_workers=args.num_workers,
                 max_rejects=args.max_rejects,
-                allow_subset=args.allow_subset,
-                unlabelled=args.unlabelled,
                 images=ImagePolicy(**{name: getattr(args, name) for name in ImagePolicy.model_fields}),
                 deduplicate=args.deduplicate,
                 keep_metadata=args.keep_metadata,
@@ -81,12 +119,27 @@ def _build(args: argparse.Namespace) -> None:
     )
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Refuse flags that would have no effect, or contradict each other."""
+    if args.ray_address and args.engine != "ray":
+        raise BuildFlagsError("--ray-address is for --engine ray; add that, or leave it out")
+    if args.metrics_address and args.metrics_port is None:
+        raise BuildFlagsError("--metrics-address is for --metrics-port; add that, or leave it out")
+    if args.shorter_side and args.longer_side and args.longer_side < args.shorter_side:
+        raise BuildFlagsError(
+            f"--longer-side {args.longer_side} is less than --shorter-side {args.shorter_side}; no image can be both"
+        )
+
+
 def _finalize(args: argparse.Namespace) -> None:
     _report(finalize(args.dest, args.max_rejects), args.json)
 
 
 def _report(report: BuildReport, as_json: bool) -> None:
-    sys.stdout.write((json.dumps(report.to_dict()) if as_json else _summary(report)) + "\n")
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        sys.stdout.write(_summary(report) + "\n")
 
 
 def _summary(report: BuildReport) -> str:
@@ -95,6 +148,10 @@ def _summary(report: BuildReport) -> str:
         f"{report.url}: {report.num_samples:,} samples {classes} in "
         f"{report.num_shards:,} shards, {report.num_bytes / 1e6:,.1f} MB, {report.num_rejects:,} rejected"
     )
+    if report.rejects:
+        holds += f" ({tally(report.rejects)})"
+    if report.left_out:
+        holds += f"; {sum(report.left_out.values()):,} files left out, which are no images ({tally(report.left_out)})"
     if report.was_complete:
         return f"nothing to do, the data set is complete\n{holds}"
     rates = report.to_dict()

@@ -11,19 +11,20 @@ import os
 import sys
 from typing import NamedTuple
 
+from pipeline.command import Commands, add_command, add_json_flag, not_empty, write_json
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.format.index import index_to_bytes
 from pipeline.format.manifest import Manifest
 from pipeline.format.sidecars import shard_sidecars
+from pipeline.progress import progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.finish import finish
 from tools.shard_builder.build.indexes import read_index
 from tools.shard_builder.build.journal import ShardResult, mark_done, publish, read_claim, read_done, take
-from tools.shard_builder.build.progress import progress
 from tools.shard_builder.build.runners import open_local_engine, run_tasks
-from tools.shard_builder.commands.arguments import Commands, positive
+from tools.shard_builder.commands.arguments import add_workers_flag
 
 
 class CopyError(UserError):
@@ -38,15 +39,27 @@ class _Task(NamedTuple):
 
 def add_copy_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("copy", help="copy a finished data set to another store, verified on the way")
-    command.add_argument("source", metavar="FROM", help="URL of a data set")
-    command.add_argument("dest", metavar="TO", help="URL of an empty place, or of an interrupted copy")
-    command.add_argument("--workers", type=positive, metavar="N", help="shards at once (default: one for each core)")
-    command.set_defaults(run=_copy)
+    command = add_command(commands, "copy", "copy a finished data set to another store, verified on the way", _copy)
+    command.add_argument("source", type=not_empty, metavar="FROM", help="URL of a data set")
+    command.add_argument("dest", type=not_empty, metavar="TO", help="URL of an empty place or an interrupted copy")
+    add_workers_flag(command)
+    add_json_flag(command)
 
 
 def _copy(args: argparse.Namespace) -> None:
-    manifest, num_copied = copy(Store(args.source), Store(args.dest), args.workers or os.cpu_count() or 1)
+    manifest, num_copied = copy(Store(args.source), Store(args.dest), args.num_workers or os.cpu_count() or 1)
+    if args.json:
+        write_json(
+            {
+                "url": args.dest,
+                "num_shards": len(manifest.shards),
+                "num_shards_copied": num_copied,
+                "num_samples": manifest.num_samples,
+                "num_bytes": manifest.num_bytes,
+                "manifest_digest": manifest.digest,
+            }
+        )
+        return
     before = len(manifest.shards) - num_copied
     there = f", {before} were there before" if before else ""
     sys.stdout.write(

@@ -2,26 +2,27 @@
 
 import argparse
 import itertools
-import json
 import sys
 from typing import Any
 
-from tools.shard_builder.commands.arguments import Commands
+from pipeline.command import Commands, add_command, add_json_flag, write_json
 from tools.shard_builder.readers import DATASETS, Dataset
 
 
 def add_datasets_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("datasets", help="list what can be built from, with sizes, licence page and layout")
-    command.add_argument("name", nargs="?", choices=DATASETS, metavar="NAME", help="only this one")
-    command.add_argument("--json", action="store_true", help="as one JSON line")
-    command.set_defaults(run=_datasets)
+    summary = "list what can be built from, with sizes, licence page and layout"
+    command = add_command(commands, "datasets", summary, _datasets)
+    command.add_argument("name", nargs="?", choices=tuple(DATASETS), metavar="NAME", help="only this one")
+    add_json_flag(command)
 
 
 def _datasets(args: argparse.Namespace) -> None:
     chosen = [DATASETS[args.name]] if args.name else list(DATASETS.values())
-    sys.stdout.write(json.dumps([describe(dataset) for dataset in chosen]) if args.json else render(chosen))
-    sys.stdout.write("\n")
+    if args.json:
+        write_json({"datasets": [describe(dataset) for dataset in chosen]})
+    else:
+        sys.stdout.write(render(chosen) + "\n")
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:

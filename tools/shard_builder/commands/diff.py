@@ -10,14 +10,23 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from pipeline.command import (
+    EXIT_DATA_AT_FAULT,
+    EXIT_OK,
+    Commands,
+    add_command,
+    add_json_flag,
+    not_empty,
+    not_negative,
+    write_json,
+)
 from pipeline.format.checksum import sha256_bytes
 from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.format.tar import TarSample, iter_samples
 from pipeline.prefetch import prefetch
+from pipeline.progress import progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
-from tools.shard_builder.build.progress import progress
-from tools.shard_builder.commands.arguments import Commands, positive
 from tools.shard_builder.commands.samples import label_names, local_tar
 
 _NUM_THREADS = 4  # hashing releases the interpreter lock; each thread needs the disk space of one shard
@@ -36,22 +45,29 @@ class _Content(NamedTuple):
 
 def add_diff_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("diff", help="compare two data sets, sample by sample")
-    command.add_argument("a", metavar="A", help="URL of a data set")
-    command.add_argument("b", metavar="B", help="URL of the other")
-    command.add_argument("--limit", type=positive, default=20, metavar="N", help="print so many differences (20)")
-    command.set_defaults(run=_diff)
+    command = add_command(commands, "diff", "compare two data sets, sample by sample", _diff)
+    command.add_argument("a", type=not_empty, metavar="A", help="URL of a data set")
+    command.add_argument("b", type=not_empty, metavar="B", help="URL of the other")
+    command.add_argument(
+        "--limit", type=not_negative, default=20, metavar="N", help="print at most so many differences"
+    )
+    add_json_flag(command)
 
 
 def _diff(args: argparse.Namespace) -> int:
     found = diff(Store(args.a), Store(args.b))
     first = list(itertools.islice(found, args.limit))
-    sys.stdout.writelines(f"{line}\n" for line in first)
-    if num_more := sum(1 for _ in found):
+    if not args.json:
+        sys.stdout.writelines(f"{line}\n" for line in first)  # now: the rest may take long to count
+    num_more = sum(1 for _ in found)
+    num_differences = len(first) + num_more
+    if args.json:
+        write_json({"a": args.a, "b": args.b, "num_differences": num_differences, "differences": first})
+    elif num_more:
         sys.stdout.write(f"and {num_more:,} more\n")
-    if not first:
+    elif not num_differences:
         sys.stdout.write("no difference\n")
-    return int(bool(first))
+    return EXIT_DATA_AT_FAULT if num_differences else EXIT_OK
 
 
 def diff(a: Store, b: Store) -> Iterator[str]:

@@ -5,7 +5,6 @@ which step to which it reads them.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.command import Commands, add_command, add_json_flag, positive, write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder, rank_slice
-from tools.shard_builder.build.plan import Plan, ShardPlan, make_plan
-from tools.shard_builder.commands.arguments import Commands, add_plan_arguments, positive, shuffle_seed
-from tools.shard_builder.readers import open_reader
+from tools.shard_builder.build.plan import Plan, ShardPlan
+from tools.shard_builder.build.run import BuildOptions, plan_build
+from tools.shard_builder.commands.arguments import add_plan_arguments, plan_options
 
 _ORDER = OrderConfig()
 _MAX_STEPS = 20_000  # of an epoch are looked at, evenly spread
@@ -42,36 +42,36 @@ class Run(NamedTuple):
 
 def add_plan_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("plan", help="dry run: shards, bytes, and the cache and rates that training needs")
+    command = add_command(commands, "plan", "dry run: shards, bytes, and the cache and rates of training", _plan)
     add_plan_arguments(command)
-    command.add_argument("--json", action="store_true", help="as one JSON line")
+    add_json_flag(command)
     run = command.add_argument_group("the training run to foresee")
-    run.add_argument("--world-size", type=positive, default=8, metavar="N", help="ranks (8)")
-    run.add_argument("--ranks-per-node", type=positive, default=8, metavar="N", help="ranks that share a cache (8)")
-    run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images a step (512)")
-    run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="of all ranks together (2000)")
-    run.add_argument("--lanes", type=positive, default=_ORDER.lanes, metavar="N", help=f"({_ORDER.lanes})")
-    blocks = _ORDER.block_shards
-    run.add_argument("--block-shards", type=positive, default=blocks, metavar="N", help=f"({blocks})")
-    command.set_defaults(run=_plan)
+    run.add_argument("--world-size", type=positive, default=8, metavar="N", help="number of ranks")
+    run.add_argument(
+        "--ranks-per-node", type=positive, default=8, metavar="N", help="ranks of a node, which share a cache"
+    )
+    run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images per step, over all ranks")
+    run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="speed of all ranks together")
+    run.add_argument(
+        "--lanes", type=positive, default=_ORDER.lanes, metavar="N", help="data.stream.order.lanes of the run"
+    )
+    run.add_argument(
+        "--block-shards",
+        type=positive,
+        default=_ORDER.block_shards,
+        metavar="N",
+        help="data.stream.order.block_shards of the run",
+    )
 
 
 def _plan(args: argparse.Namespace) -> None:
-    reader = open_reader(
-        args.dataset, args.source, args.split, allow_subset=args.allow_subset, unlabelled=args.unlabelled
-    )
-    plan = make_plan(
-        reader.records(),
-        reader.classes,
-        dataset=args.dataset,
-        split=args.split,
-        shard_bytes=args.shard_size,
-        shuffle_seed=shuffle_seed(args),
-    )
+    plan = plan_build(BuildOptions(**plan_options(args), dest=""))
+    for note in plan.notes:
+        sys.stderr.write(f"note: {note}\n")
     order = OrderConfig(lanes=args.lanes, block_shards=args.block_shards)
     run = Run(args.world_size, args.ranks_per_node, args.global_batch, args.images_per_s, order)
     forecast = describe(plan) | foresee(plan.shards, run)
-    sys.stdout.write(json.dumps(forecast) + "\n") if args.json else Console().print(_table(forecast))
+    write_json(forecast) if args.json else Console().print(_table(forecast))
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -84,6 +84,8 @@ def describe(plan: Plan) -> dict[str, Any]:
         "bytes": sum(sizes),
         "largest_shard_bytes": max(sizes),
         "plan_digest": plan.digest,
+        "left_out": plan.left_out,
+        "notes": plan.notes,
     }
 
 
@@ -95,6 +97,7 @@ def foresee(shards: Sequence[ShardPlan], run: Run) -> dict[str, Any]:
     """
     if run.world_size % run.ranks_per_node and run.world_size > run.ranks_per_node:
         raise DryRunError(f"{run.world_size} ranks do not fill nodes of {run.ranks_per_node}; change --ranks-per-node")
+    rank_slice(run.global_batch, 0, run.world_size)  # the ranks divide the batch
     num_nodes = -(-run.world_size // run.ranks_per_node)
     sizes = np.array([shard.num_bytes for shard in shards])
     num_images = [len(shard.records) for shard in shards]
@@ -111,7 +114,7 @@ def foresee(shards: Sequence[ShardPlan], run: Run) -> dict[str, Any]:
         "store_bytes_per_epoch": read_bytes,
         "store_mb_per_s": round(read_bytes / seconds / 1e6, 1),
         "store_shards_per_minute": round(int(used.sum()) / seconds * 60, 2),
-        "cache_bytes_per_node": max(_most_at_once(first[node], last[node], sizes) for node in range(num_nodes)),
+        "cache_max_bytes": max(_most_at_once(first[node], last[node], sizes) for node in range(num_nodes)),
     }
 
 
@@ -142,7 +145,9 @@ def _most_at_once(first: NDArray[np.int64], last: NDArray[np.int64], sizes: NDAr
 def _table(forecast: dict[str, Any]) -> Table:
     table = Table("quantity", "value")
     for name, value in forecast.items():
-        text = f"{value:,}" if isinstance(value, int | float) else str(value)
+        if name == "notes":  # said before
+            continue
+        text = f"{value:,}" if isinstance(value, int | float) else str(value or "nothing")
         is_large = name.endswith("bytes") or "bytes_per" in name
         table.add_row(name.replace("_", " "), f"{text} ({value / 1e9:,.2f} GB)" if is_large else text)
     return table

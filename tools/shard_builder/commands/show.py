@@ -1,21 +1,25 @@
 """Samples of a data set for the eye: the command `shard-builder show`."""
 
 import argparse
+import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from pipeline.command import Commands, add_command, add_json_flag, not_negative, path, positive, write_json
 from pipeline.errors import UserError
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
-from tools.shard_builder.commands.arguments import Commands, not_negative, positive
+from tools.shard_builder.commands.arguments import add_url_argument
 from tools.shard_builder.commands.samples import StoredSample, label_names, read_numbered
 
 _CELL, _MARGIN, _LINE = 200, 8, 15  # pixels
 _MAX_COLUMNS = 8
+_MAX_ON_SHEET = 1000
 
 
 class ShowError(UserError):
@@ -24,14 +28,16 @@ class ShowError(UserError):
 
 def add_show_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("show", help="list samples, draw them on a contact sheet, or take them out")
-    command.add_argument("url", metavar="URL")
-    command.add_argument("--index", type=not_negative, default=0, metavar="N", help="the first sample, from 0")
-    command.add_argument("--count", type=positive, default=16, metavar="N", help="how many (16)")
+    command = add_command(commands, "show", "list samples, draw them on a contact sheet, or take them out", _show)
+    add_url_argument(command)
+    command.add_argument(
+        "--index", type=not_negative, default=0, metavar="N", help="number of the first sample, from 0"
+    )
+    command.add_argument("--count", type=positive, default=16, metavar="N", help="how many samples")
     output = command.add_mutually_exclusive_group()
-    output.add_argument("--output", type=Path, metavar="FILE.png", help="a contact sheet")
-    output.add_argument("--extract", type=Path, metavar="DIR", help="write the images there, byte for byte")
-    command.set_defaults(run=_show)
+    output.add_argument("--output", type=path, metavar="FILE.png", help="draw them on a contact sheet")
+    output.add_argument("--extract", type=path, metavar="DIR", help="write the images there, byte for byte")
+    add_json_flag(command)
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -40,16 +46,46 @@ def _show(args: argparse.Namespace) -> None:
     if args.index >= manifest.num_samples:
         raise ShowError(f"{store.url} has no sample {args.index}: they are 0 to {manifest.num_samples - 1}")
     stop = min(args.index + args.count, manifest.num_samples)
-    samples = list(read_numbered(store, manifest, range(args.index, stop)))
-    for sample in samples:
-        sys.stdout.write(f"{sample.entry.name}  {'  '.join(_describe(sample, manifest.classes))}\n")
-    try:
-        if args.output:
-            contact_sheet(samples, manifest.classes).save(args.output)
+    if args.output and stop - args.index > _MAX_ON_SHEET:
+        raise ShowError(f"a contact sheet holds {_MAX_ON_SHEET} images at most; choose a smaller --count")
+    rows, on_sheet = [], []
+    for sample in read_numbered(store, manifest, range(args.index, stop)):
+        if args.json:
+            rows.append(_row(sample, manifest.classes))
+        else:
+            sys.stdout.write(f"{sample.entry.name}  {'  '.join(_describe(sample, manifest.classes))}\n")
         if args.extract:
-            _extract(samples, args.extract)
+            with _writing(args.extract):
+                _extract(sample, args.extract)
+        if args.output:
+            on_sheet.append(sample)
+    if args.output:
+        with _writing(args.output):
+            contact_sheet(on_sheet, manifest.classes).save(args.output)
+    if args.json:
+        write_json({"url": args.url, "num_samples": manifest.num_samples, "samples": rows})
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format
-        raise ShowError(f"cannot write {args.output or args.extract}: {error}") from None
+        raise ShowError(f"cannot write {target}: {error}") from None
+
+
+def _row(sample: StoredSample, classes: Sequence[str]) -> dict[str, Any]:
+    """What `_describe` says, for programs."""
+    return {
+        "number": sample.number,
+        "shard": sample.entry.name,
+        "key": sample.sample.key,
+        "classes": label_names(sample.sample, classes),
+        "ext": sample.sample.ext,
+        "width": sample.width,
+        "height": sample.height,
+        "num_bytes": len(sample.sample.image),
+    }
 
 
 def _describe(sample: StoredSample, classes: Sequence[str]) -> tuple[str, str, str]:
@@ -98,9 +134,8 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) ->
     return short
 
 
-def _extract(samples: Sequence[StoredSample], folder: Path) -> None:
+def _extract(sample: StoredSample, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for sample in samples:
-        (folder / f"{sample.sample.key}.{sample.sample.ext}").write_bytes(sample.sample.image)
-        if sample.sample.metadata:
-            (folder / f"{sample.sample.key}.meta.json").write_bytes(sample.sample.metadata)
+    (folder / f"{sample.sample.key}.{sample.sample.ext}").write_bytes(sample.sample.image)
+    if sample.sample.metadata:
+        (folder / f"{sample.sample.key}.meta.json").write_bytes(sample.sample.metadata)

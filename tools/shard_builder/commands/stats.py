@@ -1,22 +1,20 @@
 """What a finished data set holds, for people and for programs: the command `shard-builder stats`."""
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
+from pipeline.command import Commands, add_command, add_json_flag, path, write_json
 from pipeline.errors import UserError
 from pipeline.format.index import Index
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.indexes import read_indexes
-from tools.shard_builder.commands.arguments import Commands
+from tools.shard_builder.commands.arguments import add_url_argument
 from tools.shard_builder.commands.stats_page import render_page
 
 _COLUMNS = {"image_height": "height", "image_width": "width", "image_bytes": "size"}
@@ -32,18 +30,17 @@ class StatsError(UserError):
 
 def add_stats_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("stats", help="describe a finished data set")
-    command.add_argument("url", metavar="URL")
+    command = add_command(commands, "stats", "describe a finished data set", _stats)
+    add_url_argument(command)
     output = command.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="as one JSON line")
-    output.add_argument("--html", type=Path, metavar="FILE", help="as a page with plots")
-    command.set_defaults(run=_stats)
+    add_json_flag(output)
+    output.add_argument("--html", type=path, metavar="FILE", help="write a page with plots instead")
 
 
 def _stats(args: argparse.Namespace) -> None:
     stats = collect_stats(Store(args.url))
     if args.json:
-        sys.stdout.write(json.dumps(stats) + "\n")
+        write_json(stats)
     elif args.html:
         try:
             args.html.write_text(render_page(stats), encoding="utf-8")

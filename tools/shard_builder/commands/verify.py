@@ -9,18 +9,27 @@ import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from pipeline.command import (
+    EXIT_DATA_AT_FAULT,
+    EXIT_OK,
+    Commands,
+    add_command,
+    add_json_flag,
+    path,
+    write_json,
+)
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_file
 from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.format.sidecars import shard_sidecars
 from pipeline.format.tar import TarSample, index_label, iter_samples
+from pipeline.progress import progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import MissingObjectError, Store, StoreError
 from tools.shard_builder.build.images import ImagePolicy, RejectedImageError, prepare
 from tools.shard_builder.build.indexes import read_index
-from tools.shard_builder.build.progress import progress
 from tools.shard_builder.build.runners import open_local_engine, run_tasks
-from tools.shard_builder.commands.arguments import Commands, positive
+from tools.shard_builder.commands.arguments import add_url_argument, add_workers_flag
 from tools.shard_builder.commands.samples import local_tar
 
 _IN_FULL = ImagePolicy(decode_check=True)
@@ -53,26 +62,39 @@ class _Checked(NamedTuple):
 
 def add_verify_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = commands.add_parser("verify", help="check every byte of a finished data set")
-    command.add_argument("url", metavar="URL")
+    command = add_command(commands, "verify", "check every byte of a finished data set", _verify)
+    add_url_argument(command)
     command.add_argument("--decode", action="store_true", help="decode every image in full too")
-    command.add_argument("--workers", type=positive, metavar="N", help="shards at once (default: one for each core)")
-    command.add_argument("--state", type=Path, metavar="FILE", help="remember good shards there, and skip them")
-    command.set_defaults(run=_verify)
+    add_workers_flag(command)
+    command.add_argument("--state", type=path, metavar="FILE", help="remember good shards there, and skip them")
+    add_json_flag(command)
 
 
 def _verify(args: argparse.Namespace) -> int:
-    workers = args.workers or os.cpu_count() or 1
-    manifest, problems, num_remembered = verify(Store(args.url), args.decode, workers, args.state)
+    num_workers = args.num_workers or os.cpu_count() or 1
+    manifest, problems, num_remembered = verify(Store(args.url), args.decode, num_workers, args.state)
+    status = EXIT_DATA_AT_FAULT if problems else EXIT_OK
+    if args.json:
+        write_json(
+            {
+                "url": args.url,
+                "is_ok": not problems,
+                "problems": problems,
+                "num_shards": len(manifest.shards),
+                "num_shards_verified_before": num_remembered,
+                "num_samples": manifest.num_samples,
+                "num_bytes": manifest.num_bytes,
+            }
+        )
+        return status
     sys.stdout.writelines(f"{problem}\n" for problem in problems)
     remembered = f"; {num_remembered} of the shards were verified before" if num_remembered else ""
     if problems:
         sys.stdout.write(f"not ok: {len(problems)} problems{remembered}\n")
-        return 1
-    sys.stdout.write(
-        f"ok: {len(manifest.shards)} shards, {manifest.num_samples} samples, {manifest.num_bytes} bytes{remembered}\n"
-    )
-    return 0
+    else:
+        num_shards, num_samples, num_bytes = len(manifest.shards), manifest.num_samples, manifest.num_bytes
+        sys.stdout.write(f"ok: {num_shards} shards, {num_samples} samples, {num_bytes} bytes{remembered}\n")
+    return status
 
 
 def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path | None = None) -> Verification:

@@ -1,34 +1,50 @@
-"""Annotation files, one small parser a format, shared by all data sets. Every fault names the file."""
+"""Annotation files, one small parser per format, shared by all data sets. Every fault names the file."""
 
 import contextlib
 import csv
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from pipeline.extras import optional_module
 from tools.shard_builder.readers.base import SourceError
-from tools.shard_builder.readers.layout import optional_module
+
+# What parsers raise on garbled files: also for want of memory, where a garbled number asks for much.
+_FAULTS = (
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, NotImplementedError, EOFError,
+    MemoryError, csv.Error, ElementTree.ParseError,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
     """Turns whatever goes wrong while `path` is read and taken apart into one sentence: `what` was expected there."""
     try:
+        if path.exists() and not path.is_file():  # to open a named pipe would wait for ever
+            raise OSError(errno.EINVAL, "it is not a file")
         yield
     except OSError as error:
         raise SourceError(f"expected {what} at {path}: {error.strerror or error}") from None
     except SourceError:
         raise
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, ElementTree.ParseError) as error:
-        raise SourceError(f"{path} is not {what}: {str(error) or type(error).__name__}") from None
+    except Exception as error:
+        if not isinstance(error, _FAULTS) and type(error).__module__ != "pyarrow.lib":
+            raise
+        raise SourceError(f"{path} is not {what}: {one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without line breaks, never empty."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
     with reading(path, "a text file"):
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").split("\n") if line.strip()]
 
 
 def read_pairs(path: Path, separator: str | None = None) -> Iterator[tuple[str, str]]:
@@ -44,16 +60,22 @@ def read_csv(path: Path, *columns: str, delimiter: str = ",") -> Iterator[tuple[
     """The named columns of a table with a header, streamed.
 
     Raises:
-        SourceError: the file or a column is missing, or a row is too short.
+        SourceError: the file or a column is missing, or a row is too short or too long.
     """
     expected = f"a table with the columns {', '.join(columns)}"
     with reading(path, expected), open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        rows = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
         header = [name.strip() for name in next(rows, [])]
-        if missing := [name for name in columns if name not in header]:
-            raise SourceError(f"{path} has no column {missing[0]!r}; expected {', '.join(columns)}")
+        for name in columns:
+            if (count := header.count(name)) != 1:
+                has = f"{count} columns" if count else "no column"
+                raise SourceError(
+                    f"{path} has {has} {name!r}; expected {', '.join(columns)}; it has {', '.join(header) or 'none'}"
+                )
         positions = [header.index(name) for name in columns]
         for row in rows:
+            if row and len(row) != len(header):
+                raise ValueError(f"line {rows.line_num} has {len(row)} cells, its header has {len(header)}")
             if row:
                 yield tuple(row[position].strip() for position in positions)
 
@@ -61,18 +83,18 @@ def read_csv(path: Path, *columns: str, delimiter: str = ",") -> Iterator[tuple[
 def csv_columns(path: Path) -> list[str]:
     """The names of the columns of a table with a header."""
     with reading(path, "a table with a header"), open(path, newline="", encoding="utf-8-sig") as file:
-        return [name.strip() for name in next(csv.reader(file, skipinitialspace=True), [])]
+        return [name.strip() for name in next(csv.reader(file, skipinitialspace=True, strict=True), [])]
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """One object a line."""
+    """One object per line."""
     with reading(path, "a file of one JSON object a line"):
         return [dict(json.loads(line)) for line in read_lines(path)]
 
 
 def read_mat(path: Path, variable: str) -> Any:
     """A variable of a MATLAB file (before version 7.3), without dimensions of length one."""
-    loadmat = optional_module("scipy.io", "transfer").loadmat
+    loadmat = optional_module("scipy.io").loadmat
     with reading(path, f"a MATLAB file with the variable {variable!r}"):
         try:
             return loadmat(path, squeeze_me=True)[variable]

@@ -1,11 +1,17 @@
 """The members of tar archives, plain or nested, by their place in the outermost file."""
 
+import errno
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.shard_builder.readers.base import SourceError
+from pipeline.format.tar import Label
+from tools.shard_builder.readers.base import Lost, Other, Record, Seen, SourceError
+from tools.shard_builder.readers.file_kinds import is_image_name, is_system_file, suffix_of
+from tools.shard_builder.readers.sources import RangeSource
+
+_CHUNK_BYTES = 2**20
 
 
 class Member(NamedTuple):
@@ -15,18 +21,24 @@ class Member(NamedTuple):
     offset: int
     """Of its first byte in the tar or, for a tar in a tar, in the outer one."""
     num_bytes: int
+    fault: str = ""
+    """Why its content cannot be read in place, where that is so."""
+
+
+# What tarfile raises on garbled headers: the numbers in them, and chains of them, may be anything.
+_FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
 def tar_members(path: Path) -> Iterator[Member]:
-    """The files of an uncompressed tar; only headers are read.
+    """What an uncompressed tar holds, but for folders and what operating systems add; only headers are read.
 
     Raises:
         SourceError: it cannot be read, is compressed, or is cut.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            yield from _members(tar)
-    except (tarfile.TarError, OSError) as error:
+        with _open(path) as tar:
+            yield from _members(tar, path.stat().st_size)
+    except _FAULTS as error:
         raise _fault(path, error) from None
 
 
@@ -37,31 +49,70 @@ def nested_tar_members(path: Path) -> Iterator[tuple[str, Iterator[Member]]]:
         SourceError: as `tar_members`, or a file in it is no tar.
     """
     try:
-        with tarfile.open(path, "r:") as outer:
-            for name, offset, num_bytes in _members(outer):
-                yield name, _inner_members(path, name, offset, num_bytes)
-    except (tarfile.TarError, OSError) as error:
+        with _open(path) as outer:
+            for member in _members(outer, path.stat().st_size):
+                yield member.name, _inner_members(path, member)
+    except _FAULTS as error:
         raise _fault(path, error) from None
 
 
-def _inner_members(path: Path, name: str, offset: int, num_bytes: int) -> Iterator[Member]:
+def member_seen(member: Member, path: str, label: Label, archive: Path) -> Seen:
+    """What a member is to a build that takes every image of the tar by itself; `path` is its path in the source."""
+    if not is_image_name(path):
+        return Other(path, suffix_of(path))
+    if member.fault:
+        return Lost(path, f"it is {member.fault} in {archive.name}, not a file")
+    return Record.of(path, label, RangeSource(str(archive), member.offset, member.num_bytes))
+
+
+def _inner_members(path: Path, outer: Member) -> Iterator[Member]:
     try:
         with open(path, "rb") as file:
-            file.seek(offset)
+            file.seek(outer.offset)
             with tarfile.open(fileobj=file, mode="r:") as inner:  # its offsets are those of the outer file
-                for member in _members(inner):
-                    if member.offset + member.num_bytes > offset + num_bytes:
-                        raise tarfile.ReadError("unexpected end of data")
-                    yield member
-    except (tarfile.TarError, OSError) as error:
-        raise _fault(path / name, error) from None
+                yield from _members(inner, outer.offset + outer.num_bytes)
+    except _FAULTS as error:
+        raise _fault(path / outer.name, error) from None
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[Member]:
+def _open(path: Path) -> tarfile.TarFile:
+    if not path.is_file():  # to open a named pipe would wait for ever
+        raise OSError(errno.ENOENT, "no such file" if not path.exists() else "not a file")
+    return tarfile.open(path, "r:")
+
+
+def _members(tar: tarfile.TarFile, stop: int) -> Iterator[Member]:
+    """The members of a tar that ends before byte `stop`."""
+    end = 0
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile would remember them all
-        if member.isreg():
-            yield Member(member.name, member.offset_data, member.size)
+        if member.size < 0 or member.offset_data <= end:
+            raise tarfile.ReadError("a header is garbled")  # tarfile would go round in circles
+        end = member.offset_data
+        if member.isdir() or any(is_system_file(part) for part in member.name.split("/")):
+            continue
+        fault = ""
+        if not member.isreg():
+            fault = "a link" if member.islnk() or member.issym() else "a pipe or device"
+        elif member.issparse():
+            fault = "a sparse file"
+        elif end + member.size > stop:
+            raise tarfile.ReadError("unexpected end of data")
+        yield Member(member.name, member.offset_data, member.size, fault)
+    _check_end(tar, stop)
+
+
+def _check_end(tar: tarfile.TarFile, stop: int) -> None:
+    """tarfile takes a garbled header, and the end of a file that was cut between members, for the end of the tar."""
+    file = tar.fileobj
+    assert file is not None
+    file.seek(tar.offset)
+    mark = file.read(min(tarfile.BLOCKSIZE, max(0, stop - tar.offset)))
+    if len(mark) < tarfile.BLOCKSIZE or any(mark):
+        raise tarfile.ReadError(f"no end mark at byte {tar.offset}: it is cut or garbled there")
+    for start in range(file.tell(), stop, _CHUNK_BYTES):
+        if file.read(min(_CHUNK_BYTES, stop - start)).strip(b"\0"):
+            raise tarfile.ReadError(f"there is more after its end mark at byte {tar.offset}: are these several tars?")
 
 
 def _fault(path: Path, error: Exception) -> SourceError:

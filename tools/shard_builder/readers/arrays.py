@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.extras import optional_module
 from tools.shard_builder.readers.annotations import reading
-from tools.shard_builder.readers.layout import optional_module
 from tools.shard_builder.readers.pixels import Pixels
 
 _NUM_OPEN = 8  # CIFAR-10 has six files
@@ -76,7 +76,7 @@ class _CifarUnpickler(pickle.Unpickler):
 @lru_cache(_NUM_OPEN)
 def load_hdf5(path: str, variable: str) -> Any:
     """A variable of an HDF5 file; rows are read when they are asked for."""
-    h5py = optional_module("h5py", "transfer")
+    h5py = optional_module("h5py")
     with reading(Path(path), f"an HDF5 file with the variable {variable!r}"):
         return h5py.File(path, "r")[variable]
 

@@ -1,17 +1,19 @@
 """A row of the catalogue, and the check of what a reader found against what was published."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Other, Reader, ReadOptions, Seen, SourceError
+from tools.shard_builder.readers.class_list import with_checked_labels, with_class_names
 from tools.shard_builder.readers.layout import class_names
 
 Metric = Literal["accuracy", "mean-per-class", "roc-auc", "11-point-map"]
 Use = Literal["format", "pre-training", "transfer"]
 Suite = Literal["elevater", "clip-18"]
-_AS_IT_IS = ReadOptions()
+AS_IT_IS = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class Dataset:
     metric: Metric | None = None
     suites: tuple[Suite, ...] = ()
     """The benchmarks that a transfer set is part of: ELEVATER's 20, or the 18 of the EsViT paper (CLIP's)."""
+    has_columns: bool = False
+    """Whether it is a table, which may have more than one column of labels."""
 
-    def open(self, source: Path, split: str, *, allow_subset: bool = False, options: ReadOptions = _AS_IT_IS) -> Reader:
+    def open(self, source: Path, split: str, *, allow_subset: bool = False, options: ReadOptions = AS_IT_IS) -> Reader:
         """The reader of one split, which checks classes at once and counts images while they are listed.
 
         With `allow_subset` some classes and images may be missing, but none may be unknown.
@@ -42,16 +46,26 @@ class Dataset:
             SourceError: there is no such split, or the source is not laid out as expected; from the reader's
                 records also that their number is not the published one.
         """
+        if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(source)):
+            url = f"{address[1]}://{address[2]}"
+            raise SourceError(
+                f"cannot read source {url}: a source is a local folder or file; download or mount it first"
+            )
         if not source.exists():
             raise SourceError(f"cannot read source {source}: there is no such file or folder")
-        if not self.num_images:
-            return self.read(source, split, options)
-        if split not in self.num_images:
+        if self.num_images and split not in self.num_images:
             raise SourceError(f"{self.name} has the splits {', '.join(self.num_images)}, not {split!r}")
+        if options.label_column and not self.has_columns:
+            raise SourceError(f"{self.name} has no columns: --label-column is for tables (image-list, parquet)")
+        if options.unlabelled and (options.label_column or options.class_list is not None):
+            raise SourceError("--unlabelled takes no labels: leave out --label-column and --classes-of")
         reader = self.read(source, split, options)
-        if reader.classes:
+        if reader.classes and self.num_images:
             self._check_classes(reader.classes, source, allow_subset)
-        return Listing(reader.classes, lambda: self._counted(reader.records(), source, split, allow_subset))
+        reader = with_checked_labels(with_class_names(reader, source, options))
+        if not self.num_images:
+            return reader
+        return Listing(reader.classes, lambda: self._counted(reader.seen(), source, split, allow_subset), reader.notes)
 
     def _check_classes(self, found: tuple[str, ...], source: Path, allow_subset: bool) -> None:
         published = class_names(self.name)
@@ -67,11 +81,11 @@ class Dataset:
         elif self.num_classes is not None:
             self._check_number(f"{source} holds {len(found):,} classes of", len(found), self.num_classes, allow_subset)
 
-    def _counted(self, records: Iterator[Record], source: Path, split: str, allow_subset: bool) -> Iterator[Record]:
+    def _counted(self, seen: Iterator[Seen], source: Path, split: str, allow_subset: bool) -> Iterator[Seen]:
         found = 0
-        for record in records:
-            yield record
-            found += 1
+        for item in seen:
+            yield item
+            found += not isinstance(item, Other)
         self._check_number(f"{source} holds {found:,} {split} images of", found, self.num_images[split], allow_subset)
 
     def _check_number(self, holds: str, found: int, published: int, allow_subset: bool) -> None:

@@ -2,94 +2,136 @@
 
 import itertools
 import json
+import struct
 import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from tools.shard_builder.readers.annotations import read_lines, read_pairs, reading
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Other, Reader, Record, Seen, SourceError
+from tools.shard_builder.readers.file_kinds import is_system_file
+from tools.shard_builder.readers.labels import numbered, numbers
 from tools.shard_builder.readers.layout import find
 from tools.shard_builder.readers.sources import Base64Source, ZipSource, read_range
+from tools.shard_builder.readers.wording import listed
 
 _LABEL_MAP = "labelmap_22k_reorder.txt"
+_IS_ENCRYPTED = 1  # of the flags of a zip member
 _HEAD_BYTES = 4096  # of a TSV line: its key and label, which come before the image
 
 
 def esvit_zip(source: Path, split: str) -> Reader:
     """`<split>.zip`, and `<split>_map.txt` with the name of each image in it, a tab, and its class number."""
     archive, listing = find(source, f"{split}.zip"), find(source, f"{split}_map.txt")
-    with reading(listing, "a map of names and class numbers"):
-        rows = [(name.removeprefix(f"{split}.zip@/"), int(number)) for name, number in read_pairs(listing, "\t")]
-        classes = tuple(str(number) for number in range(max(number for _, number in rows) + 1))
-    return Listing(classes, partial(_zip_records, archive, rows))
+    rows: list[tuple[str, int]] = []
+    for name, text in read_pairs(listing, "\t"):
+        rows.append((name.removeprefix(f"{split}.zip@/"), _number(text, f"{name} in {listing}")))
+    if not rows:
+        raise SourceError(f"{listing} lists no images")
+    classes = numbered(str(max(number for _, number in rows)), listing)
+    return Listing(classes, partial(_zip_seen, archive, rows, listing.name))
 
 
-def _zip_records(archive: Path, rows: list[tuple[str, int]]) -> Iterator[Record]:
+def _number(text: str, place: str) -> int:
+    number = numbers(text, place)
+    if not isinstance(number, int) or number < 0:
+        raise SourceError(f"{place} has the label {text!r}; class numbers are 0, 1, 2 and so on")
+    return number
+
+
+def _zip_seen(archive: Path, rows: list[tuple[str, int]], listing: str) -> Iterator[Seen]:
     with reading(archive, "a zip"):
         try:
             with zipfile.ZipFile(archive) as file:
-                members = {info.filename: info for info in file.infolist()}
-        except zipfile.BadZipFile as error:
+                members = {info.filename: info for info in file.infolist() if not info.is_dir()}
+        except (zipfile.BadZipFile, struct.error) as error:
             raise ValueError(error) from None
     for name, label in rows:
-        if (info := members.get(name)) is None:
-            raise SourceError(f"{archive} holds no {name}, which {archive.stem}_map.txt lists")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise SourceError(f"{archive} compresses {name} by another method than deflate; pack it again")
+        if (info := members.pop(name, None)) is None:
+            raise SourceError(f"{archive} holds no {name}, which {listing} lists, or {listing} lists it twice")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _IS_ENCRYPTED:
+            raise SourceError(f"{archive} has encrypted {name}, or not compressed it with deflate; pack it again")
         source = ZipSource(
             str(archive), info.header_offset, info.compress_type, info.compress_size, info.file_size, info.CRC
         )
         yield Record.of(f"{archive.name}/{name}", label, source)
+    for name in sorted(members):
+        if not any(map(is_system_file, name.split("/"))):
+            yield Other(f"{archive.name}/{name}", f"not in {listing}")
 
 
 def esvit_tsv(source: Path, split: str) -> Reader:
-    """`<split>.tsv` or `<split>/*.tsv`, a line an image: key, label, image in base64, with tabs between.
+    """`<split>.tsv` or `<split>/*.tsv`, a line per image: key, label, image in base64, with tabs between.
 
     A `.lineidx` beside a TSV (the offset of every line) saves reading it while the build is planned; a `.linelist`
     (numbers of lines) selects from it. The label is a class number, or JSON of the form `[{"class": NAME}]`: then
     `labelmap_22k_reorder.txt` has every name and its number.
     """
-    tables = sorted([*source.glob(f"{split}.tsv"), *(source / split).glob("*.tsv")])
-    if not tables:
-        raise SourceError(f"expected {source / split}.tsv or {source / split}/*.tsv, neither is there")
-    names: dict[str, int] = {}
-    if (source / _LABEL_MAP).is_file():
-        with reading(source / _LABEL_MAP, "a map of class names and numbers"):
-            names = {name: int(number) for name, number in read_pairs(source / _LABEL_MAP, "\t")}
+    alone, several = source / f"{split}.tsv", sorted((source / split).glob("*.tsv"))
+    if alone.exists() == bool(several):
+        there = listed(path.name for path in sorted(source.glob("*.tsv")))
+        fault = "both are there; move one away" if several else f"neither is there; it holds {there or 'no TSV'}"
+        raise SourceError(f"expected {alone} or {source / split}/*.tsv, {fault}")
+    tables = several or [alone]
+    names = _label_map(source / _LABEL_MAP)
 
-    def records() -> Iterator[Record]:
-        return itertools.chain.from_iterable(_tsv_records(table, names) for table in tables)
+    def seen() -> Iterator[Seen]:
+        return itertools.chain.from_iterable(_tsv_seen(table, names) for table in tables)
 
     if names:
-        classes = tuple(sorted(names, key=names.__getitem__))
-    else:
-        classes = tuple(str(number) for number in range(max(int(str(r.label)) for r in records()) + 1))
-    return Listing(classes, records)
+        return Listing(tuple(names), seen)
+    largest = max(
+        (item.label for item in seen() if isinstance(item, Record) and isinstance(item.label, int)), default=-1
+    )
+    return Listing(numbered(str(largest), source), seen)
 
 
-def _tsv_records(table: Path, names: dict[str, int]) -> Iterator[Record]:
+def _label_map(path: Path) -> dict[str, int]:
+    """The number of every class by its name, in the order of the numbers; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    pairs = [(name, _number(text, f"{name} in {path}")) for name, text in read_pairs(path, "\t")]
+    if sorted(number for _, number in pairs) != list(range(len(pairs))) or len({name for name, _ in pairs}) < len(
+        pairs
+    ):
+        raise SourceError(f"{path} does not number its {len(pairs)} classes from 0 on, each once")
+    return dict(sorted(pairs, key=lambda pair: pair[1]))
+
+
+def _tsv_seen(table: Path, names: dict[str, int]) -> Iterator[Seen]:
     with reading(table, "a TSV file of keys, labels and images in base64"):
-        for start, end in _lines(table):
+        spans, num_left_out = _lines(table)
+        for start, end in spans:
             head = read_range(str(table), start, min(_HEAD_BYTES, end - start))
             key, label, _ = head.split(b"\t", 2)
             offset = start + len(key) + len(label) + 2
             tail = read_range(str(table), max(offset, end - 4), min(4, end - offset)).rstrip(b"\r\n")
             num_characters = end - offset - (min(4, end - offset) - len(tail))
             num_bytes = num_characters // 4 * 3 - tail.count(b"=")
-            number = names[json.loads(label)[0]["class"]] if names else int(label)
+            place = f"{key.decode()} in {table}"
+            number = names[json.loads(label)[0]["class"]] if names else _number(label.decode(), place)
             source = Base64Source(str(table), offset, num_characters, num_bytes)
             yield Record.of(f"{table.name}/{key.decode()}", number, source)
+        for number in range(num_left_out):
+            yield Other(f"{table.name}/{number}", f"not in {table.stem}.linelist")
 
 
-def _lines(table: Path) -> Iterator[tuple[int, int]]:
-    """First and last byte + 1 of the lines to take."""
+def _lines(table: Path) -> tuple[list[tuple[int, int]], int]:
+    """First byte and last byte + 1 of the lines to take, and the number of those that are left out."""
     index, selection = table.with_suffix(".lineidx"), table.with_suffix(".linelist")
     if index.is_file():
         starts = [int(line) for line in read_lines(index)]
         spans = list(itertools.pairwise([*starts, table.stat().st_size]))
+        if any(start < 0 or start >= end for start, end in spans):
+            raise ValueError(f"{index.name} does not belong to it")
     else:
         with open(table, "rb") as file:
             starts = list(itertools.accumulate((len(line) for line in file), initial=0))
         spans = list(itertools.pairwise(starts))
-    return iter([spans[int(line)] for line in read_lines(selection)] if selection.is_file() else spans)
+    if not selection.is_file():
+        return spans, 0
+    chosen = [int(line) for line in read_lines(selection)]
+    if len(set(chosen)) < len(chosen) or not all(0 <= line < len(spans) for line in chosen):
+        raise ValueError(f"{selection.name} names a line twice, or one of which there are only {len(spans)}")
+    return [spans[line] for line in chosen], len(spans) - len(chosen)

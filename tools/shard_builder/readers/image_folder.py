@@ -1,74 +1,121 @@
 """A folder of images: with a sub-folder per class, `SOURCE/[SPLIT/]CLASS/**/IMAGE`, or unlabelled."""
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.format.tar import Label
-from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Lost, Other, Reader, ReadOptions, Record, Seen, SourceError
+from tools.shard_builder.readers.file_kinds import is_image_content, is_image_name, is_system_file, suffix_of
 from tools.shard_builder.readers.sources import FileSource
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from tools.shard_builder.readers.splits import folder_names, split_folder
+from tools.shard_builder.readers.wording import listed
 
 
 def image_folder(source: Path, split: str, options: ReadOptions) -> Reader:
-    """`ImageFolder`, or, unlabelled, every image at any depth below the same folder: class folders mean nothing.
+    """Class folders; or, unlabelled, every image at any depth below the same folder: class folders mean nothing.
 
     Raises:
-        SourceError: the folder cannot be read, or has no class folders where labels are wanted.
+        SourceError: the folder cannot be read, is of another split, or has no class folders where labels are wanted.
     """
     if not options.unlabelled:
         return ImageFolder(source, split)
-    root = split_folder(source, split)
+    root = split_folder(source, split, has_classes=False)
+    if root != source and any(is_image_name(name) for name in os.listdir(source)):
+        raise SourceError(
+            f"{source} holds images itself and in {root}; give --source {root} for these only, or move the others there"
+        )
     return Listing((), lambda: walk_images(root, "", None))
-
-
-def split_folder(source: Path, split: str) -> Path:
-    """`source/split` where that is a folder, else `source`."""
-    return source / split if (source / split).is_dir() else source
 
 
 class ImageFolder:
     """Reads `source/split/<class>/...` where `source/split` is a folder, else `source/<class>/...`.
 
-    Classes are the sub-folders in sorted order; an image may lie at any depth below its class. Files of other
-    suffixes than `SUFFIXES` (in any case) and names that begin with a dot are no images and are left out.
+    Classes are the sub-folders in sorted order; an image may lie at any depth below its class. Images elsewhere, and
+    those whose names (or whose folders' names) begin with a dot, are lost.
     """
 
     def __init__(self, source: Path, split: str) -> None:
-        self._root = split_folder(source, split)
-        try:
-            names = [entry.name for entry in os.scandir(self._root) if entry.is_dir()]
-        except OSError as error:
-            raise SourceError(f"cannot read source {self._root}: {error.strerror}") from None
-        self.classes = tuple(sorted(name for name in names if not name.startswith(".")))
+        self._root = split_folder(source, split, has_classes=True)
+        self.classes = tuple(name for name in folder_names(self._root) if not name.startswith("."))
         if not self.classes:
             raise SourceError(
                 f"source {self._root} has no class folders; expected {self._root}/CLASS/IMAGE.jpg, "
                 "or pass --unlabelled to take images without classes"
             )
-        if unprintable := [name for name in self.classes if not name.isprintable()]:
-            raise SourceError(f"the name of class folder {unprintable[0]!r} is no clean text; rename it")
+        self.notes: tuple[str, ...] = ()
+        if self._root == source and split != ".":
+            self.notes = (f"{source} has no folder {split!r}: its own folders are the classes, {listed(self.classes)}",)
 
-    def records(self) -> Iterator[Record]:
+    def seen(self) -> Iterator[Seen]:
         for label, name in enumerate(self.classes):
             yield from walk_images(self._root, name, label)
+        for item in walk_images(self._root, "", None, excluded=frozenset(self.classes)):
+            is_lost = isinstance(item, Record)
+            yield Lost(item.path, "it lies beside the class folders, in none of them") if is_lost else item
+
+    def records(self) -> Iterator[Record]:
+        return (item for item in self.seen() if isinstance(item, Record))
 
 
-def walk_images(root: Path, folder: str, label: Label) -> Iterator[Record]:
-    """The images at any depth below `root/folder` ("": `root` itself), sorted; their paths are relative to `root`.
+def walk_images(root: Path, folder: str, label: Label, excluded: frozenset[str] = frozenset()) -> Iterator[Seen]:
+    """What lies at any depth below `root/folder` ("": `root` itself), sorted; paths are relative to `root`.
+
+    Of `folder` itself, the entries in `excluded` are passed over. Images whose name, or that of a folder below
+    `folder`, begins with a dot are lost.
 
     Raises:
         SourceError: a folder or a file cannot be read.
     """
     try:
-        for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name.startswith("."):
+        top = (root / folder).resolve(strict=True)
+        above = frozenset(_identity(os.stat(place)) for place in (top, *top.parents))
+        stack = [(_entries(root / folder, excluded), folder, False, above)]
+        while stack:
+            entries, place, is_hidden, ancestors = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                stack.pop()
                 continue
+            path = f"{place}/{entry.name}" if place else entry.name
+            hidden = is_hidden or entry.name.startswith(".")
             if entry.is_dir():
-                yield from walk_images(root, path, label)
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield Record.of(path, label, FileSource(str(root), path, entry.stat().st_size))
+                identity = _identity(entry.stat())
+                if identity in ancestors:
+                    yield Other(path, "link to a folder above it")
+                else:
+                    stack.append((_entries(Path(entry.path)), path, hidden, ancestors | {identity}))
+            elif not hidden:
+                yield _file(root, path, entry, label)
+            elif is_image_name(path):
+                yield Lost(path, "its name, or that of its folder, begins with a dot")
+            else:
+                yield Other(path, suffix_of(path))
     except OSError as error:
         raise SourceError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _entries(folder: Path, excluded: frozenset[str] = frozenset()) -> Iterator["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    return (entry for entry in ordered if entry.name not in excluded and not is_system_file(entry.name))
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _file(root: Path, path: str, entry: "os.DirEntry[str]", label: Label) -> Seen:
+    is_image = is_image_name(path)
+    if not is_image and not os.path.exists(entry.path):
+        return Other(path, "link to nothing")
+    status = entry.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "pipe, socket or device"
+        return Lost(path, f"it is no file, but a {kind}") if is_image else Other(path, kind)
+    if is_image:
+        return Record.of(path, label, FileSource(str(root), path, status.st_size))
+    if is_image_content(Path(entry.path)):
+        return Lost(path, f"it is an image, but its suffix is not that of one: {suffix_of(path)}; rename it")
+    return Other(path, suffix_of(path))

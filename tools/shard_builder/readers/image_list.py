@@ -1,4 +1,4 @@
-"""A table of images: CSV or Parquet with the columns `path` and, unless the images are unlabelled, `label`."""
+"""A table of images: CSV or Parquet with the columns `path` and, unless the images are unlabelled, a label."""
 
 import json
 from collections.abc import Iterator
@@ -7,49 +7,62 @@ from typing import Any
 
 from tools.shard_builder.readers.annotations import csv_columns, read_csv
 from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
+from tools.shard_builder.readers.labels import Classes, label_column, plain
 from tools.shard_builder.readers.parquet import parquet_columns, read_parquet_columns
 from tools.shard_builder.readers.sources import FileSource, TextSource
+from tools.shard_builder.readers.wording import listed
 
+_PATH = "path"
 _FORMATS = (".csv", ".parquet")
 
 
 def image_list(source: Path, split: str, options: ReadOptions) -> Reader:
     """The source is the table, or a folder that holds `<split>.csv` or `<split>.parquet`.
 
-    Paths are absolute or relative to the folder of the table. Labels that are all whole numbers are class numbers,
-    and the classes are named by them; other labels are class names. The table is read twice, not held in memory.
-    Metadata are its other columns. Unlabelled, the column `label` is one of these, and need not be there.
+    Paths are absolute or relative to the folder of the table. Labels become classes as in `labels.py`. The table is
+    read twice, not held in memory. Metadata are its other columns; unlabelled, that of the labels is one of these,
+    and need not be there.
     """
     table = _find_table(source, split)
-    columns = ("path",) if options.unlabelled else ("path", "label")
-    others = [name for name in _columns(table) if name not in columns]
-    classes = () if options.unlabelled else numbered_or_sorted({str(label) for _, label in _rows(table, *columns)})
-    labels = {name: label for label, name in enumerate(classes)}
+    names = _columns(table)
+    column, others_usual = (None, ()) if options.unlabelled else label_column(names, options.label_column, table)
+    if _PATH not in names or (column is None and not options.unlabelled):
+        missing = _PATH if _PATH not in names else "label"
+        hint = "" if missing == _PATH else "; name it with --label-column, or pass --unlabelled to take no labels"
+        wanted = _PATH if options.unlabelled else f"{_PATH}, label"
+        raise SourceError(f"{table} has no column {missing!r}; expected {wanted}; it has {', '.join(names)}{hint}")
+    others = [name for name in names if name not in (_PATH, column)]
+
+    def cells(*columns: str) -> Iterator[tuple[str, Any]]:
+        rows = _rows(table, *columns)
+        return ((f"row {number} of {table}", row) for number, row in enumerate(rows, 1))
+
+    classes = Classes((plain(label, place) for place, (_, label) in cells(_PATH, column)), table) if column else None
 
     def records() -> Iterator[Record]:
-        for path, *values in _rows(table, *columns, *others):
-            label = None if options.unlabelled else labels[str(values.pop(0))]
+        for place, (path, *values) in cells(_PATH, *([column] if column else []), *others):
+            label = classes.label(plain(values.pop(0), place)) if classes else None
+            if not isinstance(path, str) or not path:
+                raise SourceError(f"{place} has no path ({path!r:.80})")
             metadata = json.dumps(dict(zip(others, values, strict=True)), default=str) if others else None
-            image = FileSource.at(table.parent, str(path))
-            yield Record.of(str(path), label, image, TextSource(metadata) if metadata else None)
+            image = FileSource.at(table.parent, path)
+            yield Record.of(path, label, image, TextSource(metadata) if metadata else None)
 
-    return Listing(classes, records)
-
-
-def numbered_or_sorted(names: set[str]) -> tuple[str, ...]:
-    """Class names in the order of their labels: 0, 1, 2 ... without a gap where all are numbers, else sorted."""
-    if names and all(name.isdecimal() for name in names):
-        return tuple(str(number) for number in range(max(map(int, names)) + 1))
-    return tuple(sorted(names))
+    notes = (f"the labels of {table} are its column {column!r}, not {listed(others_usual)}",) if others_usual else ()
+    return Listing(classes.names if classes else (), records, notes)
 
 
 def _find_table(source: Path, split: str) -> Path:
     if source.is_file() and source.suffix in _FORMATS:
         return source
-    for table in (source / f"{split}{suffix}" for suffix in _FORMATS):
-        if table.is_file():
-            return table
-    raise SourceError(f"expected {source} to be a .csv or .parquet file, or to hold {split}.csv or {split}.parquet")
+    tables = [table for suffix in _FORMATS if (table := source / f"{split}{suffix}").is_file()]
+    if len(tables) == 1:
+        return tables[0]
+    expected = f"expected {source} to be a .csv or .parquet file, or to hold {split}.csv or {split}.parquet"
+    if tables:
+        raise SourceError(f"{expected}, not both; give --source the one to read")
+    there = sorted(path.name for suffix in _FORMATS for path in source.glob(f"*{suffix}"))
+    raise SourceError(f"{expected}; it holds {listed(there)}" if there else expected)
 
 
 def _columns(table: Path) -> list[str]:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from tools.shard_builder.readers.annotations import read_csv, read_mat, reading
-from tools.shard_builder.readers.archives import Member, nested_tar_members, tar_members
-from tools.shard_builder.readers.base import ByteSource, Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.archives import Member, member_seen, nested_tar_members, tar_members
+from tools.shard_builder.readers.base import Listing, Reader, Record, Seen, SourceError
 from tools.shard_builder.readers.layout import class_folders
-from tools.shard_builder.readers.sources import FileSource, RangeSource
+from tools.shard_builder.readers.sources import FileSource
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
@@ -56,12 +56,12 @@ def _synsets(list_synsets: Callable[[], Iterator[tuple[Path, str, Iterator[Membe
     classes = tuple(sorted(wnid for _, wnid, _ in list_synsets()))
     labels = {wnid: label for label, wnid in enumerate(classes)}
 
-    def records() -> Iterator[Record]:
+    def seen() -> Iterator[Seen]:
         for archive, wnid, members in list_synsets():
-            for name, offset, num_bytes in members:
-                yield Record.of(f"{wnid}/{name}", labels[wnid], RangeSource(str(archive), offset, num_bytes))
+            for member in members:
+                yield member_seen(member, f"{wnid}/{member.name}", labels[wnid], archive)
 
-    return Listing(classes, records)
+    return Listing(classes, seen)
 
 
 def _flat_validation(source: Path, folder: Path | None) -> Listing:
@@ -72,20 +72,18 @@ def _flat_validation(source: Path, folder: Path | None) -> Listing:
     classes = tuple(sorted(set(truth.values())))
     labels = {wnid: label for label, wnid in enumerate(classes)}
 
-    def images() -> Iterator[tuple[str, ByteSource]]:
+    def seen() -> Iterator[Seen]:
         if folder:
-            yield from ((name, FileSource.at(folder, name)) for name in truth)
+            for name, wnid in truth.items():
+                yield Record.of(f"{wnid}/{name}", labels[wnid], FileSource.at(folder, name))
             return
-        for name, offset, num_bytes in tar_members(tar):
-            yield PurePosixPath(name).name, RangeSource(str(tar), offset, num_bytes)
-
-    def records() -> Iterator[Record]:
-        for name, image in images():
+        for member in tar_members(tar):
+            name = PurePosixPath(member.name).name
             if name not in truth:
                 raise SourceError(f"{tar} holds {name}, which the ground truth does not list")
-            yield Record.of(f"{truth[name]}/{name}", labels[truth[name]], image)
+            yield member_seen(member, f"{truth[name]}/{name}", labels[truth[name]], tar)
 
-    return Listing(classes, records)
+    return Listing(classes, seen)
 
 
 def _validation_classes(source: Path) -> dict[str, str]:

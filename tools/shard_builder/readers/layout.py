@@ -1,16 +1,14 @@
 """Finding one's way in a source folder: roots, files, class folders, and a sentence where something is missing."""
 
 import hashlib
-import importlib
 import itertools
 from collections.abc import Iterable, Iterator
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from pipeline.format.tar import Label
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Reader, Record, Seen, SourceError
 from tools.shard_builder.readers.image_folder import ImageFolder
 from tools.shard_builder.readers.sources import FileSource
 
@@ -65,23 +63,13 @@ def draw(reader: Reader, part: slice) -> Listing:
     parts of one data set do not overlap.
     """
 
-    def drawn() -> Iterator[Record]:
+    def drawn() -> Iterator[Seen]:
         for _, records in itertools.groupby(reader.records(), key=lambda record: record.label):
-            yield from sorted(records, key=lambda record: hashlib.sha256(record.path.encode()).digest())[part]
+            yield from sorted(records, key=_draw_order)[part]
+        yield from (item for item in reader.seen() if not isinstance(item, Record))
 
     return Listing(reader.classes, drawn)
 
 
-def optional_module(name: str, extra: str) -> Any:
-    """A package that only some data sets need.
-
-    Raises:
-        SourceError: it is not installed; the message says how to install it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        package = name.partition(".")[0]
-        raise SourceError(
-            f"this data set needs the package {package}: pip install 'esvit-streaming[{extra}]'"
-        ) from None
+def _draw_order(record: Record) -> bytes:
+    return hashlib.sha256(record.path.encode("utf-8", "surrogateescape")).digest()

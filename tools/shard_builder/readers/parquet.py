@@ -4,16 +4,19 @@ A Parquet file can only be decoded a row group at a time. Where row groups are l
 rows of a group are then wanted one after the other, and each group is decoded once.
 """
 
+import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from pipeline.extras import optional_module
 from tools.shard_builder.readers.annotations import reading
 from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
-from tools.shard_builder.readers.layout import optional_module
+from tools.shard_builder.readers.labels import Classes, fault_of, label_column, numbers, plain
+from tools.shard_builder.readers.wording import listed
 
 _BATCH_ROWS = 8192
 
@@ -33,9 +36,9 @@ class ParquetSource:
     def read(self) -> bytes:
         value = _read_row_group(self.table, self.column, self.row_group)[self.row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
-        if not data:
-            raise OSError(f"row {self.row} of row group {self.row_group} holds no bytes")
-        return bytes(data)
+        if not data or not isinstance(data, bytes):
+            raise OSError(f"row {self.row} of row group {self.row_group} holds no bytes of an image")
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +58,40 @@ class ParquetRowSource:
 
 
 def parquet_images(source: Path, split: str, options: ReadOptions) -> Reader:
-    """`[data/]<split>-*.parquet` with a column of encoded images and, unless they are without classes, one of numbers.
+    """`[data/]<split>-*.parquet` with a column of encoded images and, unless they are unlabelled, one of labels.
 
-    Class names are those of the schema that Hugging Face's `datasets` writes, else the numbers. Metadata are the
-    other columns, but for those that hold bytes.
+    Where the schema has class names, as Hugging Face's `datasets` writes it, labels are their numbers; else labels
+    become classes as in `labels.py`. Metadata are the other columns, but for those that hold bytes.
     """
     tables = _find_tables(source, split)
     schema = _open(tables[0]).schema_arrow
     image = _first_column(tables[0], schema.names, ("image", "img", "jpg", "png", "webp"))
-    label = next((name for name in ("label", "fine_label", "cls") if name in schema.names), None)
-    if options.unlabelled:
-        label = None
-    classes = _class_names(schema, label)
-    if classes is None:
-        classes = _numbers(tables, label)
+    notes: tuple[str, ...] = ()
+    label = None
+    if not options.unlabelled:
+        candidates = [name for name in schema.names if name != image]
+        label, others_usual = label_column(candidates, options.label_column, tables[0])
+        if label is None:
+            notes = (f"no label column among {listed(candidates)} of {tables[0]}; building unlabelled",)
+        elif others_usual:
+            notes = (f"the labels of {tables[0]} are its column {label!r}, not {listed(others_usual)}",)
+    names = _class_names(schema, label)
+    classes = None if names or label is None else Classes(_labels(tables, label), f"column {label!r} of {tables[0]}")
     is_other = {field.name: field.name not in (image, label) and "binary" not in str(field.type) for field in schema}
-    others = tuple(filter(is_other.get, schema.names))
+    columns = _Columns(image, label, tuple(filter(is_other.get, schema.names)))
 
     def records() -> Iterator[Record]:
         for table in tables:
-            yield from _records(table, image, label, others, len(classes))
+            with reading(table, "a Parquet file like the first of its split"):
+                yield from _records(table, columns, classes, len(names or ()))
 
-    return Listing(classes, records)
+    return Listing(classes.names if classes else names or (), records, notes)
+
+
+class _Columns(NamedTuple):
+    image: str
+    label: str | None
+    others: tuple[str, ...]
 
 
 def read_parquet_columns(table: Path, *columns: str) -> Iterator[tuple[Any, ...]]:
@@ -98,20 +113,35 @@ def parquet_columns(table: Path) -> list[str]:
     return list(_open(table).schema_arrow.names)
 
 
-def _records(table: Path, image: str, label: str | None, others: tuple[str, ...], num_classes: int) -> Iterator[Record]:
+def _labels(tables: list[Path], label: str) -> Iterator[str | tuple[str, ...]]:
+    for table in tables:
+        for row, (value,) in enumerate(read_parquet_columns(table, label)):
+            yield plain(value, f"row {row} of {table}")
+
+
+def _records(table: Path, columns: _Columns, classes: Classes | None, num_names: int) -> Iterator[Record]:
+    """`classes`: None where labels are numbers of named classes already."""
     file = _open(table)
+    image, label, others = columns
     first = 0
     for group in range(file.num_row_groups):
         metadata = file.metadata.row_group(group)
         num_bytes = _column_bytes(metadata, image) // max(1, metadata.num_rows)
         num_other_bytes = sum(_column_bytes(metadata, name) for name in others) // max(1, metadata.num_rows)
-        labels = file.read_row_group(group, columns=[label])[label].to_pylist() if label else [None] * metadata.num_rows
-        for row, number in enumerate(labels):
-            if label and (not isinstance(number, int) or not 0 <= number < num_classes):
-                raise SourceError(f"row {first + row} of {table} has label {number!r}; expected 0 to {num_classes - 1}")
+        values = file.read_row_group(group, columns=[label])[label].to_pylist() if label else [None] * metadata.num_rows
+        for row, value in enumerate(values):
+            place = f"row {first + row} of {table}"
+            found = None
+            if classes:
+                found = classes.label(plain(value, place))
+            elif label:
+                found = numbers(value, place)
+                if fault_of(found, num_names):
+                    hint = "; is it unlabelled? then pass --unlabelled" if found == -1 else ""
+                    raise SourceError(f"{place} has label {found}; expected 0 to {num_names - 1}{hint}")
             source = ParquetSource(str(table), image, group, row, num_bytes)
             rest = ParquetRowSource(str(table), others, group, row, num_other_bytes) if others else None
-            yield Record.of(f"{table.name}/{first + row:08d}", number, source, rest)
+            yield Record.of(f"{table.name}/{first + row:08d}", found, source, rest)
         first += metadata.num_rows
 
 
@@ -122,10 +152,17 @@ def _column_bytes(metadata: Any, column: str) -> int:
 
 
 def _find_tables(source: Path, split: str) -> list[Path]:
-    for folder in (source / "data", source):
-        if tables := sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")]):
-            return tables
-    raise SourceError(f"expected {source}/data/{split}-*.parquet or {source}/{split}-*.parquet, neither is there")
+    found = [
+        sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
+        for folder in (source / "data", source)
+    ]
+    if all(found):
+        raise SourceError(f"{source} holds tables in data/ and beside it; give --source the folder of those to read")
+    if tables := found[0] or found[1]:
+        return tables
+    there = sorted(str(path.relative_to(source)) for path in (*source.glob("data/*"), *source.glob("*.parquet")))
+    holds = f"it holds {listed(there)}" if there else "neither is there"
+    raise SourceError(f"expected {source}/data/{split}-*.parquet or {source}/{split}-*.parquet, {holds}")
 
 
 def _first_column(table: Path, names: list[str], wanted: tuple[str, ...]) -> str:
@@ -135,28 +172,26 @@ def _first_column(table: Path, names: list[str], wanted: tuple[str, ...]) -> str
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
-    if label is None:
-        return ()
+    """Those in the schema that Hugging Face's `datasets` writes, of a column of numbers or of lists of numbers."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(features[label]["names"])
-    except (KeyError, ValueError, TypeError):
+        feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
+        names = (feature.get("feature") or feature)["names"]
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _numbers(tables: list[Path], label: str | None) -> tuple[str, ...]:
-    assert label is not None
-    with reading(tables[0], f"a table whose column {label!r} holds class numbers"):
-        largest = max(number for table in tables for (number,) in read_parquet_columns(table, label))
-        return tuple(str(number) for number in range(largest + 1))
+    return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 
 def _open(table: Path) -> Any:
-    parquet = optional_module("pyarrow.parquet", "parquet")
+    parquet = optional_module("pyarrow.parquet")
     with reading(table, "a Parquet file"):
+        if not table.is_file():  # to open a named pipe would wait for ever
+            raise FileNotFoundError(errno.ENOENT, "no such file")
         return parquet.ParquetFile(table)
 
 
 @lru_cache(16)  # columns of a row group or two
 def _read_row_group(table: str, column: str, row_group: int) -> Any:
-    return _open(Path(table)).read_row_group(row_group, columns=[column])[column]
+    try:
+        return _open(Path(table)).read_row_group(row_group, columns=[column])[column]
+    except Exception as error:  # a decoder of garbled bytes has many ways to stumble
+        raise OSError(f"damaged in {table}: {error}") from None

@@ -3,6 +3,7 @@
 Both become PNG: lossless, and with fixed parameters, so that one release of Pillow always gives the same bytes.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -29,6 +30,17 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """Garbled bytes make decoders raise all there is: here it becomes an `OSError`, and so a reject."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"damaged image: {error}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class PixelSource:
     """One row of an array of images; `load` opens the array and keeps it open for the next row."""
@@ -40,7 +52,8 @@ class PixelSource:
     """Of the pixels: PNG takes less, except for noise."""
 
     def read(self) -> bytes:
-        return encode_png(Image.fromarray(np.asarray(self.load(self.array)[self.row])))
+        with decoding():
+            return encode_png(Image.fromarray(np.asarray(self.load(self.array)[self.row])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +92,8 @@ class ConvertedSource:
 
     def read(self) -> bytes:
         data = self.file.read()
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                return encode_png(image)
-        except (ValueError, SyntaxError) as error:
-            raise OSError(f"damaged image: {error}") from None
+        with decoding(), Image.open(io.BytesIO(data)) as image:
+            return encode_png(image)
 
 
 def pixel_records(load: Callable[[str], Pixels], array: Path, labels: Sequence[int]) -> Iterator[Record]:

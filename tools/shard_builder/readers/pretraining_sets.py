@@ -21,6 +21,7 @@ FORMATS = (
         name="image-list",
         use="format",
         read=image_list,
+        has_columns=True,
         layout="a table, or SPLIT.csv or SPLIT.parquet, with the columns path and label",
     ),
     Dataset(
@@ -33,6 +34,7 @@ FORMATS = (
         name="parquet",
         use="format",
         read=parquet_images,
+        has_columns=True,
         layout="[data/]SPLIT-*.parquet with the columns image (encoded bytes) and label, as Hugging Face's datasets",
     ),
     Dataset(

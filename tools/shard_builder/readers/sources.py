@@ -7,6 +7,7 @@ in the memory of every worker.
 import base64
 import json
 import os
+import stat
 import struct
 import zlib
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from tools.shard_builder.readers.base import ByteSource, SourceError
 
 _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _ZIP_DEFLATED = 8
+
+
+class UnusableError(OSError):
+    """The source holds this image, but it cannot be taken; the message is the whole reason."""
 
 
 class ChangedError(OSError):
@@ -39,9 +44,12 @@ class FileSource:
             SourceError: it is not there.
         """
         try:
-            return cls(str(root), path, os.stat(root / path).st_size)
-        except OSError as error:
-            raise SourceError(f"expected an image at {root / path}: {error.strerror}") from None
+            status = os.stat(root / path)
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have, with a NUL in it
+            raise SourceError(f"expected an image at {root / path}: {getattr(error, 'strerror', error)}") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise SourceError(f"expected an image at {root / path}: it is not a file")
+        return cls(str(root), path, status.st_size)
 
     def read(self) -> bytes:
         with open(os.path.join(self.root, self.path), "rb", buffering=0) as file:
@@ -49,6 +57,17 @@ class FileSource:
         if len(data) != self.num_bytes:
             raise ChangedError(f"its size changed during the build, from {self.num_bytes} to {len(data)} bytes")
         return data
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableSource:
+    """An image of which it is known beforehand that it cannot be taken."""
+
+    reason: str
+    num_bytes: int = 0
+
+    def read(self) -> bytes:
+        raise UnusableError(self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +99,8 @@ class ZipSource:
         start = self.header_offset + _ZIP_LOCAL_HEADER.size + name_length + extra_length
         data = read_range(self.archive, start, self.num_compressed_bytes)
         try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS) if self.method == _ZIP_DEFLATED else data
+            if self.method == _ZIP_DEFLATED:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.num_bytes + 1)
         except zlib.error as error:
             raise OSError(f"damaged in {self.archive}: {error}") from None
         if len(data) != self.num_bytes or zlib.crc32(data) != self.crc32:
@@ -133,12 +153,13 @@ class MetadataSource:
         if not self.source:
             return self._wrapped(None)
         try:
-            return self._wrapped(json.loads(self.source.read()))
-        except ValueError:
+            # NaN, which Python writes into JSON, is no JSON.
+            return self._wrapped(json.loads(self.source.read(), parse_constant=lambda _: None))
+        except (ValueError, RecursionError):
             raise OSError("its metadata are no JSON") from None
 
     def _wrapped(self, metadata: Any) -> bytes:
-        known = {"path": self.path} | ({} if metadata is None else {"metadata": metadata})
+        known = {"path": readable(self.path)} | ({} if metadata is None else {"metadata": metadata})
         return json.dumps(known, sort_keys=True).encode()
 
 
@@ -154,3 +175,8 @@ def read_range(path: str, offset: int, num_bytes: int) -> bytes:
     if len(data) != num_bytes:
         raise ChangedError(f"{path} ends before byte {offset + num_bytes}; it is cut, or changed during the build")
     return data
+
+
+def readable(path: str) -> str:
+    """A path as text that can be written as UTF-8: bytes of a file name that are none become escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.format.tar import Label
 from tools.shard_builder.readers.annotations import read_pairs, reading
-from tools.shard_builder.readers.base import Listing, Reader, Record, SourceError
+from tools.shard_builder.readers.base import Listing, Reader, Seen, SourceError
 from tools.shard_builder.readers.image_folder import walk_images
 from tools.shard_builder.readers.layout import find, listed_files
 
@@ -27,7 +27,9 @@ def webvision(source: Path, split: str) -> Reader:
         for name in _WEBVISION_LISTS[split]:
             with reading(info / name, "a list of images and class numbers"):
                 for path, number in read_pairs(info / name):
-                    yield path, range(len(classes))[int(number)]
+                    if not number.isascii() or not number.isdecimal() or int(number) >= len(classes):
+                        raise ValueError(f"{path} has the class number {number}, there are {len(classes)} classes")
+                    yield path, int(number)
 
     return Listing(classes, lambda: listed_files(root, rows()))
 
@@ -43,8 +45,8 @@ def open_images(source: Path, split: str) -> Reader:
             f"expected the images in {source / split}/ or in {source / split}_0/ and so on, neither is there"
         )
 
-    def records() -> Iterator[Record]:
+    def seen() -> Iterator[Seen]:
         for folder in folders:
             yield from walk_images(source, folder.name, None)
 
-    return Listing((), records)
+    return Listing((), seen)

@@ -1,93 +1,178 @@
 """Existing webdataset tars, our own shards among them: the way to make shards of another size or order from shards."""
 
-import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.format.tar import Label
 from tools.shard_builder.readers.annotations import reading
-from tools.shard_builder.readers.archives import tar_members
-from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError, without_labels
+from tools.shard_builder.readers.archives import Member, tar_members
+from tools.shard_builder.readers.base import Listing, Lost, Other, Reader, ReadOptions, Record, Seen, SourceError
+from tools.shard_builder.readers.file_kinds import is_image_name, suffix_of
+from tools.shard_builder.readers.labels import numbered, numbers
 from tools.shard_builder.readers.sources import RangeSource
+from tools.shard_builder.readers.tar_files import find_tars
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
+_PREFERRED = ("jpg", "jpeg", "png", "webp")  # of several images in a sample
+_LABELS = ("cls", "json")
+_METADATA = "meta.json"
+_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
+
+
+class _Sample(NamedTuple):
+    path: str
+    """Name of the tar, and key."""
+    tar: Path
+    members: dict[str, Member]
+    """By what follows the first dot of their names, in lower case."""
 
 
 def webdataset_tars(source: Path, split: str, options: ReadOptions) -> Reader:
-    """`[<split>/]*.tar`, or `<split>-*.tar` where there are some; samples are grouped by webdataset's own rules.
+    """The tars that `tar_files.py` finds; samples are grouped as webdataset does: keys end at the first dot.
 
-    The label is the number in `.cls`, or `labels` in a `.json`; where no sample has one, all are unlabelled. Classes
-    have the names in `manifest.json` (of our shards) or `classes.txt` (one a line) beside the tars, else numbers.
-    Metadata are what is in `.meta.json` (of our shards) or `.json`.
+    The label is the number in `.cls`, or `label` or `labels` in a `.json`; where no sample has one, all are
+    unlabelled. Classes have the names in `manifest.json` (of our shards) or `classes.txt` (one per line) beside the
+    tars, else numbers. Metadata are what is in `.meta.json` (of our shards) or `.json`.
+
+    Raises:
+        SourceError: there are no tars; of only some samples there are labels; from the reader's records also where
+            the members of a sample are not side by side.
     """
-    folder = source / split if (source / split).is_dir() else source
-    tars = sorted(folder.glob(f"{split}-*.tar")) or sorted(folder.glob("*.tar"))
-    if not tars:
-        raise SourceError(f"expected uncompressed tars at {folder}/*.tar, none is there")
-    if options.unlabelled:
-        return without_labels(Listing((), lambda: _records(tars)))
-    classes = _class_names(folder)
+    found = find_tars(source, split)
+    classes = () if options.unlabelled else _class_names(found.folder)
+    notes = found.notes
     if classes is None:
-        classes = _numbers(tars)
-    return Listing(classes, lambda: _checked(tars, len(classes)))
+        classes = _numbers(found.tars, source)
+        notes += () if classes else (f"no sample of {source} has a label; building unlabelled",)
+
+    def seen() -> Iterator[Seen]:
+        for sample in _samples(found.tars):
+            yield from _sample_seen(sample, is_labelled=bool(classes)) if isinstance(sample, _Sample) else [sample]
+        yield from found.left_out
+
+    return Listing(classes, seen, notes)
 
 
-def _checked(tars: list[Path], num_classes: int) -> Iterator[Record]:
-    for record in _records(tars):
-        if record.label is None:
-            if num_classes:
-                raise SourceError(
-                    f"{record.path} has no label, but others have; give it one, or pass --unlabelled to take no labels"
-                )
-            yield record
-            continue
-        labels = (record.label,) if isinstance(record.label, int) else record.label
-        if not all(0 <= label < num_classes for label in labels):
-            raise SourceError(f"{record.path} has label {record.label}, but there are {num_classes} classes")
-        yield record
-
-
-def _records(tars: list[Path]) -> Iterator[Record]:
-    from webdataset.tariterators import group_by_keys  # here: it takes torch along where that is installed, two seconds
-
+def _samples(tars: list[Path]) -> Iterator[_Sample | Lost | Other]:
+    """Samples, and members that belong to none."""
     for tar in tars:
-        members = (
-            {"fname": name, "data": RangeSource(str(tar), offset, num_bytes), "__url__": str(tar)}
-            for name, offset, num_bytes in tar_members(tar)
-        )
-        with reading(tar, "a webdataset tar"):
-            for sample in group_by_keys(members):
-                if ext := next((ext for ext in _IMAGES if ext in sample), None):
-                    path = f"{tar.name}/{sample['__key__']}.{ext}"
-                    yield Record.of(
-                        path, _label(sample, path), sample[ext], sample.get("meta.json", sample.get("json"))
+        known: set[str] = set()
+        current = _Sample("", tar, {})
+        for member in tar_members(tar):
+            name = _NAME.fullmatch(member.name)
+            if name is None:
+                path = f"{tar.name}/{member.name}"
+                lost = Lost(path, "its name is no key and suffix, as webdataset has it; rename it")
+                yield lost if is_image_name(path) else Other(path, suffix_of(path))
+                continue
+            path, ext = f"{tar.name}/{name[1]}", name[2].lower()
+            if ext in current.members and path == current.path:
+                raise SourceError(f"{tar} has two members {name[1]}.{ext}; give each sample a key of its own")
+            if path != current.path:
+                if path in known:
+                    raise SourceError(
+                        f"{tar}: the members of sample {name[1]!r} are not side by side, or two samples have that key; "
+                        "pack it again with the files sorted by name (tar --sort=name), and a key of its own for each"
                     )
+                yield from [current] if current.members else []
+                current = _Sample(path, tar, {})
+                known.add(path)
+            current.members[ext] = member
+        yield from [current] if current.members else []
 
 
-def _label(sample: dict[str, Any], path: str) -> Label:
+def _sample_seen(sample: _Sample, is_labelled: bool) -> Iterator[Seen]:
+    """The image of a sample, and what is left of it."""
+    chosen = _chosen(sample)
+    for ext, member in sample.members.items():
+        path = f"{sample.path}.{ext}"
+        if is_image_name(path) and (fault := _fault(sample, ext, chosen)):
+            yield Lost(path, fault)
+        elif ext == chosen:
+            label = _label(sample) if is_labelled else None
+            metadata = sample.members.get(_METADATA) or sample.members.get("json")
+            yield Record.of(path, label, _source(sample, member), _source(sample, metadata) if metadata else None)
+        elif not chosen or (ext not in _LABELS and ext != _METADATA):
+            yield Other(path, suffix_of(path))
+
+
+def _chosen(sample: _Sample) -> str | None:
+    """The image to take of those that a sample has."""
+    images = [ext for ext in sample.members if is_image_name(f"x.{ext}") and not sample.members[ext].fault]
+    return next((ext for ext in (*_PREFERRED, *images) if ext in images and "." not in ext), None)
+
+
+def _fault(sample: _Sample, ext: str, chosen: str | None) -> str | None:
+    """Why an image of a sample cannot be taken."""
+    if sample.members[ext].fault:
+        return f"it is {sample.members[ext].fault} in {sample.tar.name}, not a file"
+    if ext == chosen:
+        return None
+    if "." in ext:
+        return f"webdataset reads it as member {ext!r} of sample {sample.path!r}: no dots in keys; rename it"
+    return f"it is another image of a sample whose image is .{chosen}"
+
+
+def _source(sample: _Sample, member: Member) -> RangeSource:
+    return RangeSource(str(sample.tar), member.offset, member.num_bytes)
+
+
+def _label(sample: _Sample) -> Label:
+    """The label of a sample; None where it has none.
+
+    Raises:
+        SourceError: it is garbled.
+    """
+    value: Any = None
     try:
-        if "cls" in sample:
-            return int(sample["cls"].read())
-        labels = json.loads(sample["json"].read()).get("labels") if "json" in sample else None
-        return None if labels is None else tuple(int(label) for label in labels)
-    except (ValueError, TypeError, AttributeError):
-        raise SourceError(f"the label of {path} is garbled: expected a number in .cls, or labels in .json") from None
+        if cls := sample.members.get("cls"):
+            value = _source(sample, cls).read().decode("ascii").strip()
+        elif text := sample.members.get("json"):
+            content = json.loads(_source(sample, text).read())
+            found = content if isinstance(content, dict) else {}
+            value = found.get("label") if found.get("labels") is None else found["labels"]
+        return None if value is None else numbers(value, sample.path)
+    except (ValueError, OSError, RecursionError):
+        raise SourceError(
+            f"the label of {sample.path}.{_chosen(sample)} is garbled ({value!r:.80}): expected a number in .cls, or "
+            "label or labels in .json"
+        ) from None
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:
+    """In the manifest of our shards, or in a list; None where there is neither."""
     manifest, names = folder / "manifest.json", folder / "classes.txt"
     if manifest.is_file():
         with reading(manifest, "a manifest"):
-            return tuple(json.loads(manifest.read_bytes())["classes"])
+            classes = json.loads(manifest.read_bytes())["classes"]
+            if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+                raise ValueError("its classes are no list of names")
+            return tuple(classes)
     if names.is_file():
         with reading(names, "a list of class names"):
-            return tuple(names.read_text().splitlines())
+            return tuple(names.read_text("utf-8-sig").rstrip("\n").split("\n"))
     return None
 
 
-def _numbers(tars: list[Path]) -> tuple[str, ...]:
-    labels = (record.label for record in _records(tars))
-    flat = itertools.chain.from_iterable((label,) if isinstance(label, int) else label or () for label in labels)
-    return tuple(str(number) for number in range(max(flat, default=-1) + 1))
+def _numbers(tars: list[Path], source: Path) -> tuple[str, ...]:
+    """The classes of samples that have numbers only; none where no sample has a label."""
+    labelled = unlabelled = ""
+    largest = -1
+    for item in _samples(tars):
+        if not isinstance(item, _Sample) or not _chosen(item):
+            continue
+        label = _label(item)
+        if label is None:
+            unlabelled = unlabelled or f"{item.path}.{_chosen(item)}"
+        else:
+            labelled = labelled or f"{item.path}.{_chosen(item)}"
+            largest = max(largest, *((label,) if isinstance(label, int) else label), -1)
+        if labelled and unlabelled:
+            raise SourceError(
+                f"{unlabelled} has no label, but {labelled} has; give it one, or pass --unlabelled to take no labels"
+            )
+    if labelled and largest < 0:
+        raise SourceError(f"{labelled} has a label, but no sample of {source} has a class; name them in classes.txt")
+    return numbered(str(largest), source) if labelled else ()

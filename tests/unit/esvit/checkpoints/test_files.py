@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or absent, pruned, and refused with a sentence where they do not fit."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,15 @@ def test_a_store_that_refuses_stops_the_run_at_the_next_checkpoint(tmp_path: Pat
             checkpoints.save(_state(step=1).state_dict())
         with pytest.raises(StoreError):
             checkpoints.wait()
+
+
+def test_a_note_of_another_version_may_hold_more(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    files.write(store, {"step": 20, "weight": torch.ones(1)}, loss=2.0)
+    note = tmp_path / "step-00000020.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "config_sha256": "00"}))
+    assert files.read(store, "step-00000020.pt")["step"] == 20
+    assert files.read_note(store, "step-00000020.pt").loss == 2.0
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no note", "bad note"])

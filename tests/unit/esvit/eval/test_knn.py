@@ -55,8 +55,21 @@ def test_more_neighbours_than_samples_are_left_out() -> None:
 def test_other_classes_are_refused() -> None:
     train = _features(torch.eye(3), [0, 1, 2])
     other = _features(torch.eye(3), [0, 1, 2], ("x", "y", "z"))
-    with pytest.raises(ClassMismatch, match="build both from the same data set"):
+    with pytest.raises(
+        ClassMismatch, match=r"class 0 is 'a' in one and 'x' in the other: build both from the same data"
+    ):
         knn_accuracy(train, other)
+    fewer = _features(torch.eye(3), [0, 1, 1], ("a", "b"))
+    with pytest.raises(
+        ClassMismatch, match=r"3 classes and the test set 2; class 2 is 'c' in one and None .*--classes-of"
+    ):
+        knn_accuracy(train, fewer)
+    composed = _features(torch.eye(3), [0, 1, 2], ("a", "b", "\u00e9"))
+    decomposed = _features(torch.eye(3), [0, 1, 2], ("a", "b", "e\u0301"))
+    with pytest.raises(
+        ClassMismatch, match=r"'\\xe9' in one and 'e\\u0301' in the other: the same in two Unicode forms"
+    ):
+        knn_accuracy(composed, decomposed)
 
 
 @pytest.mark.parametrize(("classes", "found"), [((), "no labels"), (("cat",), "one class, 'cat'")])

@@ -91,7 +91,7 @@ def test_shards_full_of_them_are_survived(executor: str, tmp_path: Path) -> None
     stream = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1, max_bad_fraction=1)
     config = DataConfig(stream=stream, executor=executor, num_threads=2)
     with open_loader(open_training_stream(stream, 0, num_images), PLANNER, config, CPU) as loader:
-        for batch in islice(loader, 3):
+        for batch in islice(loader.forever(), 3):
             first_broken = 4 + len(hard)
             replaced = set(range(first_broken, first_broken + len(BROKEN)))
             assert set(batch.ids.tolist()) == set(range(num_images)) - replaced

@@ -43,7 +43,7 @@ def open_views(
 def by_sample(loader: ViewLoader, steps: int) -> Views:
     return {
         int(sample): [group[:, b].clone() for group in batch.views]
-        for batch in islice(loader, steps)
+        for batch in islice(loader.forever(), steps)
         for b, sample in enumerate(batch.ids)
     }
 

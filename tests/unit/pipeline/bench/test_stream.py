@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.bench.crops import main
+from pipeline.bench.command import main
 from pipeline.bench.shuffle import epoch, mixing
 from pipeline.order import OrderConfig, SampleOrder
 from support.shards import jpegs, write_shards
@@ -32,7 +32,7 @@ def remote(tmp_path: Path) -> str:
 def test_stream_measures_cold_and_warm_against_the_ceiling(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--data", remote, "--batch-size", 8, "--rounds", 3, "--cache-dir", tmp_path)
+    words = (remote, "--batch-size", 8, "--rounds", 3, "--cache-dir", tmp_path)
     rows = run(capsys, monkeypatch, "stream", *words)["epoch"]
     assert list(rows) == ["cold-ceiling", "cold", "warm-ceiling", "warm"]
     assert rows["cold-ceiling"]["ratio"] == rows["warm-ceiling"]["ratio"] == 1
@@ -44,21 +44,21 @@ def test_clients_are_measured_as_far_as_they_are_installed(
     remote: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    rows = run(capsys, monkeypatch, "clients", "--data", remote, "--rounds", 2)["read"]
+    rows = run(capsys, monkeypatch, "clients", remote, "--rounds", 2)["read"]
     assert list(rows) == ["s3fs"] and rows["s3fs"]["speed_to_s3fs"] == 1
 
 
 def test_a_local_folder_has_no_cold_round(
     shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = run(capsys, monkeypatch, "stream", "--data", shards, "--batch-size", 8, "--rounds", 1)["epoch"]
+    rows = run(capsys, monkeypatch, "stream", shards, "--batch-size", 8, "--rounds", 1)["epoch"]
     assert list(rows) == ["warm-ceiling", "warm"]
 
 
 def test_soak_reports_memory_and_files(
     remote: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--data", remote, "--batch-size", 8, "--seconds", 2.5, "--cache-dir", tmp_path)
+    words = (remote, "--batch-size", 8, "--seconds", 2.5, "--cache-dir", tmp_path)
     row = run(capsys, monkeypatch, "soak", *words)
     assert row["epochs"] > 1 and row["samples"] == pytest.approx(row["epochs"] * 48)
     assert abs(row["files_late"] - row["files_early"]) < 20 and abs(row["memory_drift"]) < 0.2
@@ -68,8 +68,8 @@ def test_soak_reports_memory_and_files(
 def test_shuffle_reads_the_labels(
     shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = run(capsys, monkeypatch, "shuffle", "--data", shards, "--batch-size", 8, "--order", "1x5,4x1")
-    assert list(rows)[2:] == ["permutation", "default", "1 x 5", "4 x 1"]
+    rows = run(capsys, monkeypatch, "shuffle", shards, "--batch-size", 8, "--order", "1x5,4x1")["ratios"]
+    assert list(rows) == ["permutation", "default", "1 x 5", "4 x 1"]
     assert rows["default"]["classes_per_batch"] == 1  # each label of these shards occurs once
 
 

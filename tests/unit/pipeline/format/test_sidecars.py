@@ -42,4 +42,13 @@ def test_descriptions_name_every_shard(tmp_path: Path) -> None:
         {"url": "tiny-000001.tar", "nsamples": 1, "filesize": sizes[1]},
     ]
     assert sidecars[".nv-meta/.info.json"] == {"shard_counts": {"tiny-000000.tar": 2, "tiny-000001.tar": 1}}
-    assert sidecars[".nv-meta/split.yaml"]["split_parts"] == {"train": ["tiny-000000.tar", "tiny-000001.tar"]}
+    names = ["tiny-000000.tar", "tiny-000001.tar"]
+    assert sidecars[".nv-meta/split.yaml"]["split_parts"] == {"train": names, "val": [], "test": []}
+    other = {name: json.loads(content) for name, content in data_set_sidecars(manifest.replace(split="mine")).items()}
+    assert other[".nv-meta/split.yaml"]["split_parts"] == {"train": [], "val": [], "test": [], "mine": names}
+
+
+def test_an_unlabelled_data_set_is_described_without_labels(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, jpegs(1)).replace(classes=())
+    dataset = json.loads(data_set_sidecars(manifest)[".nv-meta/dataset.yaml"])
+    assert dataset["sample_type"]["__class__"] == "ImageSample" and dataset["field_map"] == {"image": "jpg,png,webp"}

@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.interface import CacheError
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
@@ -48,7 +48,7 @@ def manifest_of(store: Store) -> Manifest:
 
 
 def open_cache(store: Store, directory: Path, max_bytes: int = PLENTY) -> ShardCache:
-    return ShardCache(store, manifest_of(store), directory / "cache", max_bytes)
+    return ShardCache(store, manifest_of(store), CacheConfig(folder=str(directory / "cache"), max_bytes=max_bytes))
 
 
 def moved(counter: Counter, action: Callable[[], object]) -> float:
@@ -163,7 +163,7 @@ def test_pinned_shards_stay_whoever_needs_room(remote: Store, tmp_path: Path) ->
 
 
 def test_an_evicted_shard_can_be_read_to_the_end_and_then_gives_its_space_back(remote: Store, tmp_path: Path) -> None:
-    cache = open_cache(remote, tmp_path, max_bytes=0)
+    cache = open_cache(remote, tmp_path, max_bytes=1)
     held = cache.shard(0)
     for shard in range(1, 4):
         cache.shard(shard)
@@ -183,7 +183,7 @@ def test_a_shard_that_is_cut_short_while_it_is_used_is_named(store: Store, tmp_p
 
 
 def test_images_outlive_their_shard(remote: Store, tmp_path: Path) -> None:
-    cache = open_cache(remote, tmp_path, max_bytes=0)
+    cache = open_cache(remote, tmp_path, max_bytes=1)
     rows = cache.shard(0).index
     images = cache.shard(0).images(rows["offset"].tolist(), rows["size"].tolist())
     for shard in range(1, 4):

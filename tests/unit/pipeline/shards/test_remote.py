@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.format.index import INDEX_DTYPE, ShardIndexError
 from pipeline.order import OrderConfig
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import read_manifest
 from pipeline.shards.interface import OpenShard
 from pipeline.shards.remote import RemoteShards
@@ -58,18 +59,12 @@ def test_a_stream_without_cache_yields_what_one_with_a_cache_does(tmp_path: Path
     url = f"memory://{tmp_path.name}"
     write_shards(url, *(jpegs(8, 8 * shard) for shard in range(4)))
     streams = [
-        open_training_stream(
-            StreamConfig(
-                shards=url, order=OrderConfig(lanes=2), cache_dir=str(tmp_path / "cache"), cache_bytes=cache_bytes
-            ),
-            seed=0,
-            global_batch=4,
-        )
-        for cache_bytes in (0, 10**9)
+        open_training_stream(StreamConfig(shards=url, order=OrderConfig(lanes=2), cache=cache), seed=0, global_batch=4)
+        for cache in (None, CacheConfig(folder=str(tmp_path / "cache")))
     ]
-    without = list(islice(streams[0], 20))
+    without = list(islice(streams[0].forever(), 20))
     assert not (tmp_path / "cache").exists()
-    for ours, theirs in zip(without, islice(streams[1], 20), strict=True):
+    for ours, theirs in zip(without, islice(streams[1].forever(), 20), strict=True):
         assert ours.images == theirs.images and ours.ids.tolist() == theirs.ids.tolist()
 
 
@@ -82,9 +77,7 @@ def test_the_shards_of_a_step_are_asked_at_once(tmp_path: Path, monkeypatch: pyt
         together.wait()
         return read_range(store, name, start, length)
 
-    config = StreamConfig(
-        shards=url, order=OrderConfig(lanes=2), cache_bytes=0, num_threads=1, sample_look_ahead_steps=0
-    )
+    config = StreamConfig(shards=url, order=OrderConfig(lanes=2), cache=None, num_threads=1, sample_look_ahead_steps=0)
     stream = open_training_stream(config, seed=0, global_batch=2)
     monkeypatch.setattr(Store, "read_range", meeting)
     batch = next(iter(stream))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
 from pipeline.order import OrderConfig
-from pipeline.shards.cache import ShardCache
+from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.window import ShardWindow, Step
 from pipeline.store import Store
 from pipeline.stream import StreamConfig, open_training_stream
@@ -56,7 +56,7 @@ def test_shards_are_pinned_when_their_step_comes_and_no_more_are_fetched_than_al
     num_behind: int,
 ) -> None:
     store, manifest = remote
-    cache = ShardCache(store, manifest, tmp_path_factory.mktemp("cache"), PLENTY)
+    cache = ShardCache(store, manifest, CacheConfig(folder=str(tmp_path_factory.mktemp("cache"))))
     size = manifest.shards[0].num_bytes
     window = ShardWindow(cache, num_ahead * size, 2, num_behind)
     positions = window.positions(endless(shards))
@@ -80,7 +80,7 @@ def test_shards_are_fetched_in_the_order_of_their_first_use(remote: tuple[Store,
             asked.append(name)
             return super().parts(name, start, stop)
 
-    cache = ShardCache(Listening(store.url), manifest, tmp_path, PLENTY)
+    cache = ShardCache(Listening(store.url), manifest, CacheConfig(folder=str(tmp_path)))
     positions = ShardWindow(cache, PLENTY, 1, 0).positions(endless([[3, 1], [1, 7], [0], [3]]))
     list(islice(positions, 4))
     tars = [name for name in asked if name.endswith(".tar")]
@@ -91,7 +91,7 @@ def test_a_failure_comes_in_the_place_of_its_step(tmp_path: Path) -> None:
     store = Store(f"memory://{tmp_path.name}")
     manifest = write_shards(store.url, jpegs(1), jpegs(1), jpegs(1))
     store.delete("tiny-000001.tar")
-    positions = ShardWindow(ShardCache(store, manifest, tmp_path, PLENTY), PLENTY, 2, 0).positions(
+    positions = ShardWindow(ShardCache(store, manifest, CacheConfig(folder=str(tmp_path))), PLENTY, 2, 0).positions(
         endless([[0], [2], [1]])
     )
     assert list(islice(positions, 2)) == [0, 1]
@@ -105,17 +105,17 @@ def test_a_budget_below_what_is_needed_at_once_is_one_warning(
 ) -> None:
     store, manifest = remote
     size = manifest.shards[0].num_bytes
-    cache = ShardCache(store, manifest, tmp_path, 3 * size)
+    cache = ShardCache(store, manifest, CacheConfig(folder=str(tmp_path), max_bytes=3 * size))
     with caplog.at_level(logging.WARNING):
         list(islice(ShardWindow(cache, PLENTY, 2, 0).positions(endless([[0, 1], [2, 3], [4, 5]])), 12))
     assert caplog.messages == []  # two steps do not fit, so nothing is fetched ahead
     with caplog.at_level(logging.WARNING):
         list(islice(ShardWindow(cache, PLENTY, 2, 0).positions(endless([[0, 1, 2, 3], [4, 5]])), 12))
     (message,) = caplog.messages
-    assert f"the {4 * size} bytes of shards" in message and f"the {3 * size} of data.stream.cache_bytes" in message
+    assert f"the {4 * size} bytes of shards" in message and f"the {3 * size} of data.stream.cache.max_bytes" in message
 
 
-def stream_epochs(url: str, cache_dir: str, cache_bytes: int, rank: int, num_epochs: int) -> "Counter[str]":
+def stream_epochs(url: str, folder: str, max_bytes: int, rank: int, num_epochs: int) -> "Counter[str]":
     """What one of two ranks downloads."""
     fetched: Counter[str] = Counter()
     parts = Store.parts
@@ -128,12 +128,11 @@ def stream_epochs(url: str, cache_dir: str, cache_bytes: int, rank: int, num_epo
     config = StreamConfig(
         shards=url,
         order=OrderConfig(lanes=2, block_shards=2),
-        cache_dir=cache_dir,
-        cache_bytes=cache_bytes,
+        cache=CacheConfig(folder=folder, max_bytes=max_bytes),
         sample_look_ahead_steps=1,
     )
     stream = open_training_stream(config, 0, 8, rank, 2)
-    for _ in islice(stream, num_epochs * stream.steps_per_epoch):
+    for _ in islice(stream.forever(), num_epochs * stream.steps_per_epoch):
         pass
     Store.parts = parts  # type: ignore[method-assign]
     return fetched

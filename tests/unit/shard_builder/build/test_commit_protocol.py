@@ -100,7 +100,7 @@ def test_killed_at_one_point_after_the_other(tiny_image_folder: Path, tmp_path: 
 
 
 def test_two_workers_killed_with_their_parent(tiny_image_folder: Path, tmp_path: Path) -> None:
-    args = ["--source", tiny_image_folder, "--dest", tmp_path / "out", "--shard-size", "3kB", "--workers", "2"]
+    args = ["--source", tiny_image_folder, "--dest", tmp_path / "out", "--shard-size", "3kB", "--num-workers", "2"]
     command = [sys.executable, "-c", "from tools.shard_builder.cli import main; main()", "build"]
     command += ["--dataset", "image-folder", "--split", "train", *map(str, args)]
     process = subprocess.Popen(command)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tools.shard_builder.build import images
+from pipeline.pixels import MAX_PIXELS
 from tools.shard_builder.build.images import (
     AS_THEY_ARE,
     DroppedImageError,
@@ -76,7 +76,7 @@ def test_by_default_bytes_enter_as_they_are_and_are_named_by_content(kind: str, 
     [
         (b"", "empty file"),
         (b"<html>", "not a JPEG, PNG or WebP image"),
-        (encode(PHOTO, "GIF"), "not a JPEG, PNG or WebP image"),
+        (encode(PHOTO, "GIF"), "not a JPEG, PNG or WebP image, but GIF, which --to-jpeg converts"),
         (animation("PNG"), "animated image"),
         (animation("WEBP"), "animated image"),
         (bomb(), "more than 89,478,485 pixels: perhaps a decompression bomb"),
@@ -230,4 +230,4 @@ def test_the_quick_look_at_a_jpeg_sees_what_pillow_sees(mode: str, progressive: 
 
 
 def test_the_limit_is_pillows() -> None:
-    assert images.MAX_PIXELS == 89_478_485
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.extras import MissingPackageError
 from tools.shard_builder.build.ray_runner import RayEngine
 from tools.shard_builder.build.runners import RunnerError, run_tasks
 
@@ -70,5 +71,5 @@ def test_a_cluster_that_does_not_answer_is_named(address: str) -> None:
 
 def test_what_is_missing_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RunnerError, match=r"pip install 'esvit-streaming\[ray\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install 'esvit-streaming\[ray\]'"):
         RayEngine(1)

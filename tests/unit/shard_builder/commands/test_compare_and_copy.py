@@ -118,7 +118,7 @@ def test_verify_decodes(run: Run, tiny_image_folder: Path, tmp_path: Path) -> No
     path.write_bytes(data)
     run(*build_args(tiny_image_folder, tmp_path / "out"))
     assert run("verify", tmp_path / "out").startswith("ok")
-    assert "broken" in run("verify", tmp_path / "out", "--decode", "--workers", 2, status=1)
+    assert "broken" in run("verify", tmp_path / "out", "--decode", "--num-workers", 2, status=1)
 
 
 def test_verify_remembers_good_shards(run: Run, shards: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_lists_all_of_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def test_shows_one_of_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(monkeypatch, capsys, "datasets", "hateful-memes", "--json")
-    (row,) = json.loads(out)
+    (row,) = json.loads(out)["datasets"]
     assert (row["metric"], row["num_images"]) == ("roc-auc", {"train": 8500, "test": 500})
     status, _, err = run(monkeypatch, capsys, "datasets", "imagenet-2k")
     assert status == 2 and "invalid choice: 'imagenet-2k'" in err
@@ -47,5 +47,5 @@ def test_a_build_from_a_wrong_layout_or_a_part_gives_one_sentence(
     status, _, err = run(monkeypatch, capsys, *args)
     assert status == 2 and err.count("\n") == 1 and "lacks the class 'blotchy' of dtd (and 45 more)" in err
     assert not (tmp_path / "out").exists()
-    status, out, _ = run(monkeypatch, capsys, *args, "--allow-subset", "--workers", "1")
+    status, out, _ = run(monkeypatch, capsys, *args, "--allow-subset", "--num-workers", "1")
     assert status == 0 and "1 samples of 1 classes" in out

@@ -101,7 +101,7 @@ def test_one_lane_of_single_shards_needs_little_cache(planned: tuple[ShardPlan, 
     """In order, one shard after the other: at most the two on either side of a boundary are in use."""
     found = foresee(planned, TrainingRun(1, 1, 2, 100.0, OrderConfig(lanes=1, block_shards=1)))
     largest = sorted((shard.num_bytes for shard in planned), reverse=True)
-    assert len(planned) > 4 and found["cache_bytes_per_node"] <= sum(largest[:3])
+    assert len(planned) > 4 and found["cache_max_bytes"] <= sum(largest[:3])
     assert found["shard_reads_per_epoch"] == len(planned)
 
 

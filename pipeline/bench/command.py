@@ -1,0 +1,169 @@
+"""pipeline-bench: the data pipeline on your own shards, measured.
+
+    pipeline-bench crops s3://bucket/in1k/train --executor original,cpu,dali      images/s of the executors and rivals
+    pipeline-bench stream s3://bucket/in1k/train                                  the stream against its ceiling
+    pipeline-bench shuffle s3://bucket/in1k/train                                 how well the order mixes
+    pipeline-bench soak s3://bucket/in1k/train --seconds 900                      memory and open files over time
+    pipeline-bench clients s3://bucket/in1k/train                                 clients of S3 against each other
+
+The module of a command is imported after its flags have been parsed.
+"""
+
+import argparse
+import importlib
+import re
+
+from pipeline.command import (
+    CACHE_DIR,
+    DEVICES,
+    CommandParser,
+    Commands,
+    add_command,
+    add_json_flag,
+    new_parser,
+    not_empty,
+    num_at_once,
+    num_bytes,
+    path,
+    positive,
+    positive_number,
+    quoted,
+    run_command,
+    seed,
+    several_of,
+    whole,
+)
+from pipeline.errors import UserError
+
+# Of modules that take seconds to import; a test compares them.
+CONTESTANTS = ("reference", "cpu", "dali", "original", "dali-native", "floor-decode", "floor-resize")
+RECIPES = ("dino", "linear", "deit", "eval")
+DTYPES = ("float32", "float16", "uint8")
+
+
+def main() -> None:
+    """Console script `pipeline-bench`."""
+    run_command(_run)
+
+
+def _run() -> int | None:
+    arguments = _parse()
+    if getattr(arguments, "parity", False) and len(arguments.executor) < 2:
+        raise UserError("--parity compares executors: name two or more with --executor")
+    importlib.import_module(arguments.run).run(arguments)
+    return None
+
+
+def _parse() -> argparse.Namespace:
+    parser = new_parser("pipeline-bench", "Measure the data pipeline on your own shards.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_crops(commands)
+    _add_stream(commands)
+    _add_shuffle(commands)
+    _add_soak(commands)
+    _add_clients(commands)
+    return parser.parse_args()
+
+
+def _add_crops(commands: Commands) -> None:
+    command = _add(commands, "crops", "compare executors of the augmentation plan, and their rivals")
+    command.add_argument(
+        "--executor",
+        type=several_of(CONTESTANTS),
+        default="reference,cpu",
+        metavar="NAME,...",
+        help=f"of {', '.join(CONTESTANTS)}; the first is what the others are compared with",
+    )
+    command.add_argument("--recipe", choices=RECIPES, default="dino", help="which views to make")
+    command.add_argument("--images", type=positive, default=256, metavar="N", help="how many images of the shards")
+    _add_batch_size(command, 64)
+    _add_rounds(command)
+    command.add_argument("--num-threads", type=num_at_once, default=2, metavar="N", help="threads of each executor")
+    command.add_argument("--device", choices=DEVICES, default="auto", help="where the views go")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the views")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument("--parity", action="store_true", help="compare pixels with the first executor, not speeds")
+    instead.add_argument("--sheet", type=path, metavar="FILE", help="draw the views of a few images, as PNG or JPEG")
+    instead.add_argument("--plot", type=path, metavar="FILE.svg", help="draw the speeds as bars too")
+
+
+def _add_stream(commands: Commands) -> None:
+    command = _add(commands, "stream", "measure the stream against its ceiling, cold and warm")
+    _add_batch_size(command, 64)
+    _add_lanes(command)
+    command.add_argument("--num-threads", type=num_at_once, default=4, metavar="N", help="downloads at once")
+    _add_rounds(command)
+    _add_own_cache(command)
+
+
+def _add_shuffle(commands: Commands) -> None:
+    command = _add(commands, "shuffle", "measure how well the order mixes, against a permutation")
+    command.add_argument(
+        "--batch-size", type=whole(2), default=256, metavar="N", help="images per step, over all ranks"
+    )
+    command.add_argument(
+        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to try, as 8x16,4x4"
+    )
+    command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the order and of the permutations")
+    command.add_argument(
+        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where the shards go, and stay"
+    )
+
+
+def _add_soak(commands: Commands) -> None:
+    command = _add(commands, "soak", "stream for long, and watch memory and open files")
+    command.add_argument("--seconds", type=positive_number, default=900, metavar="N", help="how long to stream")
+    command.add_argument(
+        "--cache-bytes",
+        type=num_bytes,
+        default="1MB",
+        metavar="SIZE",
+        help="size of the cache; a small one evicts all the time",
+    )
+    _add_batch_size(command, 64)
+    _add_lanes(command)
+    command.add_argument("--num-threads", type=num_at_once, default=4, metavar="N", help="downloads at once")
+    _add_own_cache(command)
+
+
+def _add_clients(commands: Commands) -> None:
+    command = _add(commands, "clients", "compare clients of S3, as far as they are installed")
+    command.add_argument("--num-threads", type=num_at_once, default=4, metavar="N", help="downloads at once")
+    _add_rounds(command)
+
+
+def _add(commands: Commands, name: str, summary: str) -> CommandParser:
+    command = add_command(commands, name, summary, f"pipeline.bench.{name}")
+    command.add_argument("url", type=not_empty, metavar="URL", help="the shards: a folder or s3://BUCKET/PREFIX")
+    add_json_flag(command)
+    return command
+
+
+def _add_batch_size(command: CommandParser, default: int) -> None:
+    command.add_argument("--batch-size", type=positive, default=default, metavar="N", help="images per step")
+
+
+def _add_rounds(command: CommandParser) -> None:
+    command.add_argument(
+        "--rounds", type=positive, default=5, metavar="N", help="measurements, of which the median counts"
+    )
+
+
+def _add_lanes(command: CommandParser) -> None:
+    command.add_argument(
+        "--lanes", type=positive, default=8, metavar="N", help="lanes of the order; a divisor of the batch size"
+    )
+
+
+def _add_own_cache(command: CommandParser) -> None:
+    command.add_argument(
+        "--cache-dir", type=path, metavar="DIR", help="where the shards go (default: a temporary folder)"
+    )
+
+
+def _orders(text: str) -> list[tuple[int, int]]:
+    """`8x16,4x4` as lanes and block_shards."""
+    if not re.fullmatch("[0-9]{1,9}x[0-9]{1,9}(,[0-9]{1,9}x[0-9]{1,9})*", text):
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not of the form LANESxBLOCK,..., as 8x16,4x4")
+    lanes, blocks = zip(*(pair.split("x") for pair in text.split(",")), strict=True)
+    return list(zip(map(positive, lanes), map(positive, blocks), strict=True))

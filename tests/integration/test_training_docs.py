@@ -1,0 +1,55 @@
+"""The examples of docs/training.md, run as they stand there."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.shards import jpegs, write_shards
+from support.training import BIN, REPOSITORY, environment, read_jsonl
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The files of the page, and shards."""
+    page = (REPOSITORY / "docs/training.md").read_text()
+    for name, content in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(content)
+    (tmp_path / "shards").mkdir()
+    write_shards(tmp_path / "shards", jpegs(8), jpegs(8))
+    return tmp_path
+
+
+def run(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
+    path = {"PYTHONPATH": f"{folder}:{REPOSITORY}"}
+    return subprocess.run(
+        command, cwd=folder, env=environment(path), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_page_has_these_files(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} >= {"train.py", "watched.py", "my_parts.py", "mine.yaml"}
+
+
+@pytest.mark.parametrize(("script", "said"), [("train.py", "step 4 of 4"), ("watched.py", "loss at last ")])
+def test_a_script_trains(folder: Path, script: str, said: str) -> None:
+    done = run(folder, sys.executable, script)
+    assert done.returncode == 0 and said in done.stdout, done.stderr
+    if script == "watched.py":
+        assert "step 4 is safe in runs/watched/checkpoints/step-00000004.pt" in done.stdout
+
+
+def test_own_parts_train_and_are_evaluated_with_a_word(folder: Path) -> None:
+    done = run(folder, BIN / "esvit-train", "--config", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "spread" in read_jsonl(folder / "runs/own-parts/log.jsonl")[-1]
+    knn = [BIN / "esvit-eval", "knn", "--checkpoint", "runs/own-parts/checkpoints", "--train", "shards", "--test"]
+    refused = run(folder, *knn, "shards", "--size", "32")
+    assert refused.returncode == 2 and "add --allow-import my_parts" in refused.stderr
+    allowed = run(folder, *knn, "shards", "--size", "32", "--json", "--allow-import", "my_parts")
+    assert allowed.returncode == 0 and json.loads(allowed.stdout)["top1"] > 0, allowed.stderr
