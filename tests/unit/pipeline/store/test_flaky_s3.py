@@ -1,4 +1,4 @@
-"""The store against an S3 server that misbehaves: what is asked again and how, and the sentences where it is given up."""
+"""The store against an S3 server that misbehaves: what is asked again, and what is given up in a sentence."""
 
 import os
 import socket
