@@ -32,6 +32,8 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
 """Where a command registers itself."""
+Flags: TypeAlias = "argparse._ActionsContainer"
+"""A parser, or a group of flags of one."""
 
 DEVICES = ("auto", "cpu", "cuda")
 """Of `--device`; "auto" is a GPU where there is one."""
@@ -113,7 +115,7 @@ def add_command(commands: Commands, name: str, summary: str, run: object) -> Com
     return command
 
 
-def add_json_flag(parser: argparse._ActionsContainer) -> None:
+def add_json_flag(parser: Flags) -> None:
     """`--json`, for `write_json`."""
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 

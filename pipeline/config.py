@@ -126,7 +126,7 @@ def _explain(problem: Any, schema: type[Config]) -> str:
     where = "" if not key or what.startswith(key) else f"config key '{key}': "
     if kind == "value_error":  # our own words, which name what is wrong
         return where + what
-    ending = did_you_mean(nearest(given, _CHOICE.findall(what))) if kind == "literal_error" else ""
+    ending = did_you_mean(nearest(str(given), _CHOICE.findall(what))) if kind == "literal_error" else ""
     return f"{where}{what} (got {given!r}){ending}"
 
 

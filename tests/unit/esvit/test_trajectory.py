@@ -70,7 +70,7 @@ def batches(config: TrainConfig) -> Iterator[list[Tensor]]:
     """The views of each step, [V, B, 3, H, W] a size."""
     stream = open_training_stream(config.data.stream, config.seed, BATCH)
     with open_loader(stream, MultiCrop(config.augment, config.seed), config.data, torch.device("cpu")) as loader:
-        for batch in loader:
+        for batch in loader.forever():
             yield batch.views
 
 

@@ -5,7 +5,7 @@ import re
 import tarfile
 from typing import Any
 
-from pipeline.command import not_empty, num_at_once, num_bytes, path, quoted, seed
+from pipeline.command import Flags, not_empty, num_at_once, num_bytes, path, quoted, seed
 from tools.shard_builder.readers import DATASETS
 
 _SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a header and a block
@@ -49,7 +49,7 @@ def add_url_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument("url", type=not_empty, metavar="URL", help="the data set: a folder or s3://BUCKET/PREFIX")
 
 
-def add_workers_flag(command: argparse._ActionsContainer) -> None:
+def add_workers_flag(command: Flags) -> None:
     """How many shards at once; None is one per core."""
     command.add_argument(
         "--num-workers", type=num_at_once, metavar="N", help="shards at once, one process each (default: one per core)"
