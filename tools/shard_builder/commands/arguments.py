@@ -30,9 +30,14 @@ def add_plan_arguments(command: argparse.ArgumentParser) -> None:
         "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
     )
     command.add_argument(
-        "--label-column", metavar="NAME", help="the labels of a table (default: a column of a usual name)"
+        "--label-column",
+        type=not_empty,
+        metavar="NAME",
+        help="the labels of a table (default: a column of a usual name)",
     )
-    command.add_argument("--classes-of", metavar="URL", help="number the classes as this data set, or text file, does")
+    command.add_argument(
+        "--classes-of", type=not_empty, metavar="URL", help="number the classes as this data set, or text file, does"
+    )
     command.add_argument("--nfc", action="store_true", help="write class names in Unicode's composed form")
     command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
 
