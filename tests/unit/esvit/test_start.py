@@ -92,7 +92,7 @@ def test_damaged_checkpoints_are_refused_as_they_are(shards: Path, tmp_path: Pat
     [
         ("output={folder}/file/run", "cannot write the output folder .*/file/run: .*/file is a file"),
         ("checkpoint.start_from={folder}/nowhere", "there is no checkpoint"),
-        ("checkpoint.url={folder}/file/checkpoints", "cannot (write|read) .*file/checkpoints"),
+        ("checkpoint.url={folder}/file/checkpoints", "cannot (write|read|list) .*file/checkpoints"),
         ("global_batch=64", "the data set has 16 samples, fewer than one global batch of 64"),
     ],
 )
