@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision.transforms.functional as F
 from PIL import Image
+from torchvision import transforms
 
 from pipeline.augment import CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.parity import Parity
@@ -50,3 +52,9 @@ def assert_near(parity: Parity) -> None:
     assert summary["share_above_6"] < 0.001, summary  # type: ignore[operator]
     by_operation = summary["mean_by_operation"]
     assert isinstance(by_operation, dict) and max(by_operation.values()) < 1, summary
+
+
+def two_steps(image: Image.Image, size: int = 224, resize: int = 256) -> torch.Tensor:
+    """The evaluation view as the original makes it: torchvision's Resize, bicubic, and CenterCrop [3, H, W], 0..255."""
+    shorter = transforms.Resize(resize, transforms.InterpolationMode.BICUBIC)
+    return F.pil_to_tensor(transforms.CenterCrop(size)(shorter(image)))

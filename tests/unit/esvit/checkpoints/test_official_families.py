@@ -11,8 +11,9 @@ from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.official import OfficialCheckpointError, load_official
 from esvit.evaluation import load_backbone
 from esvit.models import BACKBONES, BackboneConfig
-from esvit.models.student_teacher import ModelConfig, Network
+from esvit.models.student_teacher import ModelConfig, Network, StudentTeacher
 from esvit.optim import OptimConfig, build_optimizer, load_optimizer_state_by_name
+from esvit.state import TrainState
 from pipeline.store import Store
 from support.official import NAMES, ROWS, make, their_state, trained, whole
 
@@ -101,6 +102,13 @@ def test_one_network_alone_is_enough_for_evaluation(name: str, kept: str, tmp_pa
         assert network.backbone.load_state_dict(backbone) is not None
     else:
         assert_same(restored(saved, which), network)
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_the_order_of_the_tensors_in_the_file_does_not_matter(name: str, tmp_path: Path) -> None:
+    network = make(name)
+    saved, _ = load({"teacher": dict(sorted(their_state(network, name).items()))}, tmp_path)  # "kv" before "query"
+    assert_same(restored(saved), network)
 
 
 def test_without_an_optimiser_the_rest_is_read(tmp_path: Path) -> None:
@@ -195,3 +203,15 @@ def test_who_asks_for_the_network_that_is_not_there_is_told_of_the_other(tmp_pat
     with torch.no_grad():
         assert torch.equal(load_backbone(saved, "student")(images).pooled, network.backbone(images).pooled)
     assert export(saved, "student", Store(tmp_path / "exported")) == ["model.safetensors", "config.json"]
+
+
+def test_training_does_not_start_from_one_network(tmp_path: Path) -> None:
+    saved, _ = load({"teacher": their_state(make("swin_mini"), "swin_mini")}, tmp_path)
+    model = ModelConfig.model_validate(saved["config"]["model"])
+    networks = StudentTeacher(model, with_regions=True)
+    state = TrainState(networks=networks, loss=None, optimizer=None, scaler=None, loader=None, config={})
+    before = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
+    with pytest.raises(CheckpointError, match="has no student, no centres, no optimiser state, so this"):
+        state.start_from(saved)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in networks.state_dict().items())
+    assert state.start_backbone_from(saved) == []

@@ -9,22 +9,15 @@ import pytest
 import torch
 import torchvision.transforms.functional as F
 from PIL import Image
-from torchvision import transforms
 
 from pipeline.augment import EXECUTORS, RECIPES, CenterCrop, CenterCropConfig, CropPlan, build_executor, build_planner
-from support.photographs import encoded
+from support.photographs import encoded, two_steps
 from support.shards import encode, picture
 
 CPU = torch.device("cpu")
 # Of the mean difference of a view, in 1/255, over all views: the reference is PIL itself, but for rounding.
 LIMITS = {"reference": 0.1, "cpu": 0.1, "dali": 1.0}
 PHOTOGRAPHS = [24, pytest.param(600, marks=[pytest.mark.slow, pytest.mark.acceptance])]
-
-
-def two_steps(image: Image.Image, size: int, resize: int) -> torch.Tensor:
-    """Resize and CenterCrop [3, H, W], 0..255."""
-    shorter = transforms.Resize(resize, transforms.InterpolationMode.BICUBIC)
-    return F.pil_to_tensor(transforms.CenterCrop(size)(shorter(image)))
 
 
 def plan_for(config: CenterCropConfig, sizes: list[tuple[int, int]]) -> CropPlan:
