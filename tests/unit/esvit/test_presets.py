@@ -27,9 +27,7 @@ def test_a_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert path.read_bytes() == (REPOSITORY / "configs/train/swin_tiny_w7.yaml").read_bytes()
 
 
-def test_the_help_of_the_command_names_them(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_help_names_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["esvit-train", "--help"])
     with pytest.raises(SystemExit):
         main()
