@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 
+from esvit import presets
 from pipeline.command import add_json_flag, new_parser, not_empty, run_command
 from pipeline.errors import UserError
 
@@ -48,6 +49,7 @@ def _run() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = new_parser("esvit-train", "Pre-train EsViT from a folder of images, or from shards.")
+    parser.epilog = f"presets: {', '.join(presets.names())}"
     parser.add_argument(
         "--images",
         type=not_empty,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from esvit.commands.train import main
 from esvit.presets import names, path_of
 from pipeline.config import ConfigError
 
@@ -24,6 +25,14 @@ def test_a_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "swin_tiny_w7").mkdir()  # the folder of a run, say
     path = path_of("swin_tiny_w7")
     assert path.read_bytes() == (REPOSITORY / "configs/train/swin_tiny_w7.yaml").read_bytes()
+
+
+def test_the_help_names_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["esvit-train", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    assert [name for name in names() if name not in said] == []
 
 
 def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
