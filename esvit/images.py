@@ -31,6 +31,7 @@ MAX_REJECTED_SHARE = 0.5
 
 _BUILDER = [sys.executable, "-P", "-m", "tools.shard_builder"]  # -P: not the `tools` of the folder we are in
 _BUILD = ["build", "--dataset", "image-folder", "--unlabelled"]
+_SPLIT = "images"
 
 
 class ImagesError(UserError):
@@ -46,8 +47,6 @@ class ImageFolder:
     num_images: int
     num_bytes: int
     """Of the images."""
-    num_others: int
-    """Files that are no images by their suffix, and are left out."""
     digest: str
     """Of names, sizes and times of the images."""
 
@@ -70,33 +69,36 @@ def scan(folder: str | Path) -> ImageFolder:
     if not path.is_dir():
         raise ImagesError(f"there is no folder {folder}; --images takes a local folder of images")
     digest = hashlib.sha256()
-    num_images = num_bytes = num_others = 0
-    for file in _files(path):
-        if file.suffix.lower() not in SUFFIXES:
-            num_others += 1
-            continue
-        try:
+    num_images = num_bytes = 0
+    try:
+        for file in _files(path):
+            if not file.name.lower().endswith(SUFFIXES):
+                continue  # the builder counts them
             found = file.stat()
-        except OSError as error:  # a link that leads nowhere
-            raise ImagesError(f"cannot read {file}: {error.strerror}") from None
-        num_images, num_bytes = num_images + 1, num_bytes + found.st_size
-        digest.update(b"%s\0%d\0%d\0" % (os.fsencode(file.relative_to(path)), found.st_size, found.st_mtime_ns))
+            num_images, num_bytes = num_images + 1, num_bytes + found.st_size
+            name = os.fsencode(os.path.relpath(file.path, path))
+            digest.update(b"%s\0%d\0%d\0" % (name, found.st_size, found.st_mtime_ns))
+    except OSError as error:  # no permission, or a link that leads nowhere
+        raise ImagesError(f"cannot read {error.filename}: {error.strerror}") from None
     if (path / MANIFEST_NAME).exists() and not num_images:
         raise ImagesError(f"{folder} holds shards, not images; use --set data.stream.shards={folder}")
     if not num_images:
-        raise ImagesError(f"{folder} holds no {', '.join(SUFFIXES)}, and {num_others:,} other files")
-    return ImageFolder(path, num_images, num_bytes, num_others, digest.hexdigest())
+        raise ImagesError(f"{folder} holds no images: no {', '.join(SUFFIXES)}")
+    return ImageFolder(path, num_images, num_bytes, digest.hexdigest())
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """In sorted order, so that the digest is one of the content."""
-
-    def refuse(error: OSError) -> None:
-        raise ImagesError(f"cannot read {error.filename}: {error.strerror}")
-
-    for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+def _files(folder: str | Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator["os.DirEntry[str]"]:
+    """In sorted order, so that the digest is one of the content. A link to a folder above is not followed."""
+    status = os.stat(folder)
+    above |= {(status.st_dev, status.st_ino)}
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                yield entry
+            elif (entry.stat().st_dev, entry.stat().st_ino) not in above:
+                yield from _files(entry.path, above)
 
 
 def build_shards(folder: ImageFolder) -> int:
@@ -117,9 +119,7 @@ def build_shards(folder: ImageFolder) -> int:
     manifest = open_data_set(str(dest)).manifest
     say_once(f"{manifest.num_samples:,} images of {folder.path} are in {dest}")
     if manifest.num_rejects:
-        say_once(f"broken images left out: {manifest.num_rejects:,}, named in {dest}/rejects.jsonl")
-    if folder.num_others:
-        say_once(f"other files left out: {folder.num_others:,} (neither {' nor '.join(SUFFIXES)})")
+        say_once(f"images left out: {manifest.num_rejects:,}, each with its reason in {dest}/rejects.jsonl")
     return manifest.num_samples
 
 
@@ -149,11 +149,13 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _build(folder: ImageFolder, dest: Path) -> None:
     """Run the builder. Its progress goes to our standard error, its error becomes ours."""
-    split = "images"
-    while (folder.path / split).is_dir():  # the builder would take that folder alone
-        split += "-"
+    # The builder looks for a split by its name, and would leave out the others. So the whole folder gets one.
+    source = dest.with_name(f"{dest.name}.source")
+    source.mkdir(exist_ok=True)
+    (source / _SPLIT).unlink(missing_ok=True)
+    (source / _SPLIT).symlink_to(folder.path)
     max_rejects = int(folder.num_images * MAX_REJECTED_SHARE) + 1
-    options = {"--source": folder.path, "--split": split, "--dest": dest, "--max-rejects": max_rejects}
+    options = {"--source": source, "--split": _SPLIT, "--dest": dest, "--max-rejects": max_rejects}
     command = [*_BUILDER, *_BUILD, *(str(word) for option in options.items() for word in option)]
     sentence = ""
     with subprocess.Popen(

@@ -28,6 +28,8 @@ broadly (`UserError`) or narrowly (`ManifestError`). Everything else is our bug 
     │                               -- pipeline-bench --
     ├── FolderError                 a folder for shards or results cannot be used
     │                               -- training and evaluation --
+    ├── ImagesError                 a folder of images is not there, or cannot be built into shards
+    ├── TooFewImagesError           a folder is too small to pre-train on
     ├── OutputError                 the folder of a run cannot be written
     ├── OwnPartError                a class named by its path cannot be imported, or does not fit
     ├── RefusedElsewhereError       another rank cannot start
@@ -38,7 +40,7 @@ broadly (`UserError`) or narrowly (`ManifestError`). Everything else is our bug 
     ├── OptimizerStateError         a checkpoint's optimiser does not fit
     ├── CheckpointError             a checkpoint is missing, damaged, or of another network
     ├── OfficialCheckpointError     a published checkpoint cannot be read
-    ├── EvaluationError             what is asked for does not fit the network
+    ├── ImageSizeError              a network does not take images of that size
     ├── ExportError                 a backbone cannot be exported
     ├── TooFewClasses               a data set with fewer than two classes cannot be evaluated
     ├── ClassMismatch               two data sets have different classes

@@ -60,6 +60,24 @@ def gradients() -> None:
     assert int(optimizer.state[layer.weight]["step"]) == 1
 
 
+def teacher() -> None:
+    import torch
+
+    from esvit.models import BackboneConfig
+    from esvit.models.head import HeadConfig
+    from esvit.models.student_teacher import ModelConfig, StudentTeacher
+
+    head = HeadConfig(num_prototypes=4, hidden=8, bottleneck=8)
+    networks = StudentTeacher(ModelConfig(backbone=BackboneConfig(name="swin_nano"), head=head), with_regions=False)
+    with torch.no_grad():
+        next(networks.student.parameters()).add_(1.0)
+    before = next(networks.teacher.parameters()).clone()
+    for failed in (True, False):
+        networks.update_teacher(0.75, unless=torch.tensor(failed))
+        moved = next(networks.teacher.parameters()) - before
+        assert torch.allclose(moved, torch.full_like(moved, 0.0 if failed else 0.25))
+
+
 def memory() -> None:
     import torch
 
@@ -87,6 +105,7 @@ def requests(url: str) -> None:
 
 SEAMS = {
     "pipeline/augment/resize.py": Seam("torch", "torch._C._nn._upsample_bicubic2d_aa and bilinear, with out=", resize),
+    "esvit/models/student_teacher.py": Seam("torch", "torch._foreach_lerp_ with a weight on the device", teacher),
     "esvit/optim.py": Seam("torch", "torch._foreach_norm, _foreach_mul_, found_inf of the fused AdamW", gradients),
     "esvit/bench/memory.py": Seam("torch", "the events of torch.profiler's kineto_results", memory),
     "pipeline/store/ranges.py": Seam("s3fs", "S3FileSystem._call_s3, .retries and .loop", requests),

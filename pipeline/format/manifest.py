@@ -106,7 +106,7 @@ class Manifest(Config):
         """
         try:
             content = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ManifestError(f"manifest {source} is not JSON; build the shards again") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:

@@ -97,6 +97,10 @@ def explain(error: Exception) -> Fault | None:
 
 
 def _explain(error: Exception) -> Fault | None:
+    if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        hidden = _explain(error.__cause__)
+        if hidden and hidden.kind != "other":  # a KeyError, say, is how some look for a file
+            return hidden
     code, status = _answer(error)
     if fault := _BY_CODE.get(code) or _BY_STATUS.get(status):
         return fault
@@ -126,11 +130,10 @@ def _is_raised_outside(error: Exception) -> bool:
     return trace is not None and not trace.tb_frame.f_globals.get("__name__", "").startswith("pipeline.")
 
 
-def raise_hidden(error: FileNotFoundError) -> None:
-    """Raise what a "not found" was made of, where that is another fault: fsspec's HTTP makes it of all that fails."""
-    cause = error.__cause__
-    if isinstance(cause, Exception) and (fault := explain(cause)) and fault.kind != "missing":
-        raise cause from None
+def is_missing(error: FileNotFoundError) -> bool:
+    """Whether there is no such object: fsspec's HTTP says "not found" of all that fails."""
+    fault = explain(error)
+    return fault is not None and fault.kind == _MISSING.kind
 
 
 def is_conflict(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from pipeline.prefetch import prefetch
 from pipeline.store import ranges
 from pipeline.store.atomic import is_partial, scratch_folder, write_file
 from pipeline.store.client import Client
-from pipeline.store.faults import MissingBucketError, explain, is_conflict, one_line, raise_hidden
+from pipeline.store.faults import MissingBucketError, explain, is_conflict, is_missing, one_line
 from pipeline.store.ranges import Version
 from pipeline.store.retry import GaveUpError, Retries
 
@@ -101,7 +101,8 @@ class Store:
             try:
                 info = self._connect().fs.info(self._path(name))
             except FileNotFoundError as error:
-                raise_hidden(error)
+                if not is_missing(error):
+                    raise
                 if self._client.is_s3 and not self._client.fs.exists(self._client.root.partition("/")[0]):
                     raise MissingBucketError from None
                 return None
@@ -171,7 +172,8 @@ class Store:
             try:
                 return list(client.fs.find(self._path(folder), **options))
             except FileNotFoundError as error:
-                raise_hidden(error)
+                if not is_missing(error):
+                    raise
                 return []
 
         paths = self._request("list", prefix, find)
@@ -214,7 +216,8 @@ class Store:
             try:
                 info: dict[str, Any] = self._connect().fs.info(self._path(name))
             except FileNotFoundError as error:
-                raise_hidden(error)
+                if not is_missing(error):
+                    raise
                 return None
             return info if info["type"] == "file" else None
 

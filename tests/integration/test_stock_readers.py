@@ -44,7 +44,8 @@ options = {"index_paths": [str(path.with_suffix(".idx")) for path in paths]} if 
 @pipeline_def(batch_size=1, num_threads=1, device_id=None)
 def pipeline():
     ext = ["jpg;png;webp", *(["cls"] if labelled else [])]
-    return fn.readers.webdataset(paths=[str(path) for path in paths], ext=ext, name="reader", **options)
+    found = fn.readers.webdataset(paths=[str(path) for path in paths], ext=ext, name="reader", **options)
+    return tuple(found) if labelled else found
 
 reader = pipeline()
 reader.build()

@@ -36,9 +36,9 @@ class ParquetSource:
     def read(self) -> bytes:
         value = _read_row_group(self.table, self.column, self.row_group)[self.row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
-        if not data:
-            raise OSError(f"row {self.row} of row group {self.row_group} holds no bytes")
-        return bytes(data)
+        if not data or not isinstance(data, bytes):
+            raise OSError(f"row {self.row} of row group {self.row_group} holds no bytes of an image")
+        return data
 
 
 @dataclass(frozen=True, slots=True)

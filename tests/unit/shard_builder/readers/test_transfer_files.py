@@ -1,6 +1,7 @@
 """Transfer sets of image files: each in miniature, in the layout of its own download."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,6 +177,20 @@ def test_a_garbled_annotation_is_named(dataset: str, tmp_path: Path) -> None:
         if file.suffix in (".txt", ".mat", ".xml", ".jsonl"):
             file.write_bytes(b"\xff\x00\xfe")
     with pytest.raises(SourceError, match=rf"^{tmp_path}/.* is not a"):
+        found(dataset, tmp_path, "train")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("dataset", sorted(FILE_SETS.keys() - {"country211", "rendered-sst2"}))
+@pytest.mark.parametrize("suffixes", [(".txt", ".mat", ".xml", ".jsonl"), (".jpg", ".png")], ids=["lists", "images"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(
+    dataset: str, suffixes: tuple[str, ...], tmp_path: Path
+) -> None:
+    FILE_SETS[dataset](Miniature(tmp_path))
+    for file in [file for file in tmp_path.rglob("*") if file.suffix in suffixes]:
+        file.unlink()
+        os.mkfifo(file)
+    with pytest.raises(SourceError, match=r"not a file|No such file"):
         found(dataset, tmp_path, "train")
 
 
