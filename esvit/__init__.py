@@ -1,6 +1,7 @@
 """EsViT pre-training and its evaluation: networks, losses, the loop (arXiv 2106.09785).
 
     import esvit
+    esvit.train(images="photos", output="runs/mine")
     esvit.train("swin_tiny_w7", output="runs/mine", data={"stream": {"shards": "s3://bucket/imagenet/train"}})
 
 What is named here is for users and stays from release to release. It is imported when it is first used, so that
