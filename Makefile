@@ -1,11 +1,11 @@
-# make setup | check | test | test-base | demo | campaign | clean. CI calls the same targets.
+# make setup | check | test | test-base | mutants | demo | campaign | clean. CI calls the same targets.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 EXTRAS ?= train,dali,ray,parquet,transfer,dev
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup check test test-base acceptance demo campaign services clean
+.PHONY: setup check test test-base acceptance mutants demo campaign services clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,10 @@ test-base: .venv-base/.installed
 # The tests that are too long for every run.
 acceptance: setup
 	$(BIN)/python -m pytest -m acceptance
+
+# Does a test turn red when the product is wrong? Option: SAMPLE=30 for so many of the mutants.
+mutants: setup
+	PYTHONPATH=tests $(BIN)/python -m mutants $(if $(SAMPLE),--sample $(SAMPLE))
 
 # Beside our own packages the tests want Prometheus, and the schemas of SkyPilot (whose pins clash with ours) and
 # Grafana. Without them a developer's run skips some tests of tests/integration; CI fails.

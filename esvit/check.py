@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.filesize import decimal
@@ -25,6 +26,7 @@ from esvit.start import check_writable, loader_of, new_state, step_settings, ste
 from esvit.state import TrainState
 from esvit.step import StepSettings, train_step
 from esvit.train_config import TrainConfig
+from pipeline.command import EXIT_OK, write_json
 from pipeline.errors import UserError
 from pipeline.shards.data_sets import open_data_set
 
@@ -48,7 +50,7 @@ class Measured:
     """All that was allocated at a time; of GPUs only."""
 
 
-def check(config: TrainConfig) -> int:
+def check(config: TrainConfig, as_json: bool = False) -> int:
     """Print what the run that `config` describes will take. Returns the exit status.
 
     Raises:
@@ -62,41 +64,90 @@ def check(config: TrainConfig) -> int:
         check_writable(Path(config.output))
         saved = files.names(store_of(config))
     if not here.is_main:
-        return 0
-    for source in config.data.stream.sources:
-        manifest = open_data_set(source.url).manifest
-        size = f"{manifest.num_samples} images in {len(manifest.shards)} shards, {_size(manifest.num_bytes)}"
-        _say("data", f"{source.url}: {size}")
-    _say("checkpoints", f"the run resumes from {saved[-1]}" if saved else "none: a new run")
-    batch = f"{config.global_batch} images per step on {here.size} rank{'s' * (here.size > 1)}"
-    epochs = f"{schedules.steps_per_epoch} per epoch, {config.schedule.epochs} epochs"
-    _say("steps", f"{schedules.num_steps} in all: {epochs}, {batch}")
+        return EXIT_OK
     student = state.networks.student
-    count = sum(p.numel() for p in student.parameters()) / 1e6
-    backbone = sum(p.numel() for p in student.backbone.parameters()) / 1e6
-    _say("networks", f"{config.model.backbone.name}: {backbone:.2f} M parameters, {count:.2f} M with heads; twice")
-    _estimate(config, state, schedules, settings, here)
-    sys.stdout.write("Nothing was trained, and nothing was written.\n")
-    return 0
+    report = {
+        "data": [_data_set(source.url) for source in config.data.stream.sources],
+        "resumes_from": saved[-1] if saved else None,
+        "steps": {
+            "num_steps": schedules.num_steps,
+            "steps_per_epoch": schedules.steps_per_epoch,
+            "epochs": config.schedule.epochs,
+            "global_batch": config.global_batch,
+            "num_ranks": here.size,
+        },
+        "networks": {
+            "backbone": config.model.backbone.name,
+            "num_backbone_parameters": sum(p.numel() for p in student.backbone.parameters()),
+            "num_parameters": sum(p.numel() for p in student.parameters()),
+        },
+        **_estimate(config, state, schedules, settings, here),
+    }
+    if as_json:
+        write_json(report)
+    else:
+        _print(report, config.output)
+    return EXIT_OK
+
+
+def _data_set(url: str) -> dict[str, Any]:
+    manifest = open_data_set(url).manifest
+    return {
+        "url": url,
+        "num_samples": manifest.num_samples,
+        "num_shards": len(manifest.shards),
+        "num_bytes": manifest.num_bytes,
+    }
 
 
 def _estimate(
     config: TrainConfig, state: TrainState, schedules: Schedules, settings: StepSettings, here: World
-) -> None:
+) -> dict[str, Any]:
+    """Memory of each rank and time of the whole run, with what they follow from."""
     at_once = config.global_batch // here.size // config.accumulation
     steps = _measured(config, state, schedules, settings, here.device, at_once)
-    resident, last = _resident_bytes(state, here), steps[-1]
-    kept = _line([(step.num_images, step.kept_bytes) for step in steps], at_once)
     seconds = config.accumulation * _line([(step.num_images, step.seconds) for step in steps], at_once)
-    sizes = f"steps of {steps[0].num_images} and {last.num_images} on noise" if len(steps) > 1 else "a step on noise"
+    return {
+        "memory": {
+            "resident_bytes": _resident_bytes(state, here),
+            "activation_bytes": round(_line([(step.num_images, step.kept_bytes) for step in steps], at_once)),
+            "images_at_once": at_once,
+            "measured_peak_bytes": steps[-1].peak_bytes,
+        },
+        "time": {"seconds": seconds * schedules.num_steps, "seconds_per_step": seconds},
+        "device": str(here.device),
+        "measured_images": [steps[0].num_images, steps[-1].num_images],
+    }
+
+
+def _print(report: dict[str, Any], output: str) -> None:
+    """The report for people."""
+    for data in report["data"]:
+        size = f"{data['num_samples']} images in {data['num_shards']} shards, {_size(data['num_bytes'])}"
+        _say("data", f"{data['url']}: {size}")
+    saved = report["resumes_from"]
+    _say("checkpoints", f"the run resumes from {saved}" if saved else "none: a new run")
+    steps, networks, memory, time_s = (report[name] for name in ("steps", "networks", "memory", "time"))
+    ranks = f"{steps['num_ranks']} rank{'s' * (steps['num_ranks'] > 1)}"
+    epochs = f"{steps['steps_per_epoch']} per epoch, {steps['epochs']} epochs"
+    batch = f"{steps['global_batch']} images per step on {ranks}"
+    _say("steps", f"{steps['num_steps']} in all: {epochs}, {batch}")
+    millions = [networks[name] / 1e6 for name in ("num_backbone_parameters", "num_parameters")]
+    count = "{:.2f} M parameters, {:.2f} M with heads".format(*millions)
+    _say("networks", f"{networks['backbone']}: {count}; twice")
+    first, last = report["measured_images"]
+    sizes = f"steps of {first} and {last} on noise" if last > first else "a step on noise"
+    resident, kept, at_once = (memory[name] for name in ("resident_bytes", "activation_bytes", "images_at_once"))
     _say("memory", f"of each rank about {_size(resident + kept)}, without what single operations need")
     _say("", f"{_size(resident)} networks, gradients and optimiser: counted")
     _say("", f"{_size(kept)} activations of {at_once} images at once: counted in {sizes}")
-    if last.peak_bytes is not None:
-        _say("", f"{_size(last.peak_bytes)} at most in a step of {last.num_images}: measured on {here.device}")
-    duration = _duration(seconds * schedules.num_steps)
-    _say("time", f"about {duration} on {here.device}, {seconds:.3g} s per step: measured in {sizes}")
+    if memory["measured_peak_bytes"] is not None:
+        peak = _size(memory["measured_peak_bytes"])
+        _say("", f"{peak} at most in a step of {last}: measured on {report['device']}")
+    duration, per_step = _duration(time_s["seconds"]), f"{time_s['seconds_per_step']:.3g} s per step"
+    _say("time", f"about {duration} on {report['device']}, {per_step}: measured in {sizes}")
     _say("", "computation alone, without waiting for data (pipeline-bench measures those)")
+    sys.stdout.write(f"Nothing was trained, and nothing was written to {output}.\n")
 
 
 def _measured(

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -15,17 +14,13 @@ from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
 from esvit.models import Backbone, build_backbone
+from esvit.models.sizes import check_image_size
 from pipeline.augment import CenterCropConfig
 from pipeline.command import write_json
-from pipeline.errors import UserError
 from pipeline.loader import DataConfig
 from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
 from pipeline.stream import StreamConfig
-
-
-class EvaluationError(UserError):
-    """What was asked for does not fit the network."""
 
 
 def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[str] = ()) -> Backbone:
@@ -33,7 +28,8 @@ def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[st
     model = source.model_config(saved, allow_import)
     prefix = "backbone."
     backbone = build_backbone(model.backbone, drop_path=False)
-    state = {name.removeprefix(prefix): tensor for name, tensor in saved[network].items() if name.startswith(prefix)}
+    tensors = source.network_of(saved, network).items()
+    state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
     backbone.load_state_dict(state)
     return backbone.eval()
 
@@ -44,7 +40,7 @@ def knn(arguments: argparse.Namespace) -> int:
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:
         backbone = load_backbone(saved, arguments.network, arguments.allow_import).to(here.device)
-        _check_size(backbone, arguments.size, here.device)
+        check_image_size(backbone, arguments.size, here.device, f"--size {arguments.size}")
         train, test = (
             extract(backbone, _data(arguments, url), crop, arguments.batch_size, here)
             for url in (arguments.train, arguments.test)
@@ -62,16 +58,6 @@ def knn(arguments: argparse.Namespace) -> int:
         table.add_row(str(count), f"{100 * value:.2f}")
     Console().print(table)
     return 0
-
-
-@torch.inference_mode()
-def _check_size(backbone: Backbone, size: int, device: torch.device) -> None:
-    """Refuse a size that the network cannot take, before any image is read."""
-    try:
-        backbone(torch.zeros(1, 3, size, size, device=device))
-    except (RuntimeError, ValueError, AssertionError) as error:  # each network has its own way to refuse
-        reason = str(error).partition("\n")[0]
-        raise EvaluationError(f"the network cannot take images of --size {size}: {reason}") from None
 
 
 def export_backbone(arguments: argparse.Namespace) -> int:

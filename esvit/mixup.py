@@ -7,8 +7,12 @@ targets from Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv 17
 Regularization Strategy to Train Strong Classifiers with Localizable Features" (arXiv 1905.04899).
 
 The region task is weighted like the view task: each region predicts its best match in either image, by w and 1-w,
-also where CutMix shows it one of them alone. The authors' option draws anew for every view and leaves the targets of
-their region task as they are; here all views of a step, on every rank, are blended alike.
+also where CutMix shows it one of them alone.
+
+The authors' option is another thing. It calls timm's Mixup, which blends a view in place, and the teacher is given the
+same tensors: their teacher sees blended views, which the text of their code does not say. It draws anew for every view,
+and the loss with both tasks leaves its targets as they are. Here the teacher sees each image unblended, and all views
+of a step, on every rank, are blended alike. So this option is ours, and no published figure was trained with it.
 """
 
 from typing import NamedTuple

@@ -137,6 +137,10 @@ def _restore(run: Run, config: TrainConfig, here: World) -> bool:
         elif config.checkpoint.start_from:
             fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
             log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
+        elif url := config.checkpoint.start_backbone_from:
+            resized = state.start_backbone_from(source.load(url, log.say))
+            how = f"; resized: {len(resized)} tables of positions" if resized else ""
+            log.say(f"starting with the backbone of {url}{how}")
     return bool(name)
 
 

@@ -8,6 +8,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from esvit.checkpoints.files import CheckpointError
+from esvit.models.positions import fitted
 from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
 from pipeline.loader import ViewLoader
@@ -65,9 +66,32 @@ class TrainState:
         """Take over the networks, centres and optimiser state of another run; returns the names that start fresh.
 
         Raises:
-            CheckpointError: `saved` has parameters that this network lacks, or of other shapes.
+            CheckpointError: `saved` lacks one of these, or has parameters that this network lacks, or of other shapes.
         """
+        words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
+        if lacking := [word for part, word in words.items() if part not in saved]:
+            raise CheckpointError(
+                f"the checkpoint has no {', no '.join(lacking)}, so this training cannot start from it; "
+                "checkpoint.start_backbone_from takes the backbone alone"
+            )
         return self._load_networks(saved, strict=False)
+
+    def start_backbone_from(self, saved: dict[str, Any]) -> list[str]:
+        """Take over one backbone of another run, for student and teacher alike; returns the names of resized tables.
+
+        Raises:
+            CheckpointError: it does not fit, even with its tables of positions resized.
+        """
+        network, prefix = "teacher" if "teacher" in saved else "student", "backbone."
+        found = {name.removeprefix(prefix): t for name, t in saved[network].items() if name.startswith(prefix)}
+        shapes = {name: tensor.shape for name, tensor in self.networks.student.backbone.state_dict().items()}
+        found, resized = fitted(found, shapes)
+        for one in (self.networks.student, self.networks.teacher):
+            try:
+                one.backbone.load_state_dict(found)
+            except RuntimeError as error:
+                raise CheckpointError(_first_problem(f"{network}'s backbone", error)) from None
+        return resized
 
     def _load_networks(self, saved: dict[str, Any], strict: bool) -> list[str]:
         fresh = []

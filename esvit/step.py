@@ -101,7 +101,7 @@ def train_step(
         centers.settle(unless=guard.failed)
         _update(state, guard)
     with clock("ema"):
-        networks.update_teacher(values.momentum)
+        networks.update_teacher(values.momentum, unless=guard.failed)
     return {**means, "feature_std": spread.mean(), "gradient_norm": norm}
 
 

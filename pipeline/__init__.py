@@ -119,21 +119,23 @@ _HOMES = {
 _MODULES = {name: f"pipeline.{module}" for module, names in _HOMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_MODULES[name]), name)
-    except ModuleNotFoundError as error:
-        from pipeline.extras import missing_package
+if not TYPE_CHECKING:  # a type checker reads the imports above, and is to find mistyped names
 
-        missing = missing_package(error.name or "")
-        if missing is None:
-            raise
-        raise ModuleNotFoundError(f"pipeline.{name}: {missing}", name=error.name) from None
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """A public name, imported when it is first used (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+        try:
+            value = getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            from pipeline.extras import missing_package
+
+            missing = missing_package(error.name or "")
+            if missing is None:
+                raise
+            raise ModuleNotFoundError(f"pipeline.{name}: {missing}", name=error.name) from None
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

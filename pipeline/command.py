@@ -5,7 +5,6 @@ install, which has no torch, says what to install. docs/commands.md is the refer
 """
 
 import argparse
-import difflib
 import importlib.metadata
 import json
 import math
@@ -19,6 +18,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from pipeline.errors import UserError
 from pipeline.extras import missing_package
+from pipeline.nearest import nearest
 
 EXIT_OK = 0
 EXIT_DATA_AT_FAULT = 1
@@ -74,7 +74,7 @@ class CommandParser(argparse.ArgumentParser):
         """As argparse does, but what is not known is a mistake already here, where the flags of a command are known."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            close = difflib.get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1, 0.7)
+            close = nearest(unknown[0].partition("=")[0], self._option_string_actions)
             self.error(f"unknown argument {unknown[0]!r}" + (f", did you mean {close[0]}?" if close else ""))
         return known, unknown
 
@@ -97,7 +97,11 @@ def new_parser(prog: str, description: str) -> CommandParser:
     version = f"%(prog)s {importlib.metadata.version('esvit-streaming')}"
     parser.add_argument("--version", action="version", version=version, help="show the version and exit")
     parser.add_argument(
-        "--print-completion", action=_PrintCompletion, choices=_SHELLS, help="print the completion script of a shell"
+        "--print-completion",
+        action=_PrintCompletion,
+        choices=_SHELLS,
+        default=argparse.SUPPRESS,
+        help="print the completion script of a shell",
     )
     return parser
 

@@ -8,7 +8,7 @@ import importlib.metadata
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pytest
@@ -26,17 +26,19 @@ class Seam(NamedTuple):
     attempt: Callable[..., None]
 
 
-def bicubic() -> None:
+def resize() -> None:
     import torch
 
-    from pipeline.augment.bicubic import resize_into
+    from pipeline.augment.crop_plan import Interpolation
+    from pipeline.augment.resize import resize_into
 
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    out = np.zeros((17, 23, 3), np.uint8)
-    resize_into(out, pixels)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    expected = torch.nn.functional.interpolate(image, (17, 23), mode="bicubic", antialias=True)
-    np.testing.assert_array_equal(out, expected[0].permute(1, 2, 0).numpy())
+    for interpolation in get_args(Interpolation):
+        out = np.zeros((17, 23, 3), np.uint8)
+        resize_into(out, pixels, interpolation)
+        expected = torch.nn.functional.interpolate(image, (17, 23), mode=interpolation, antialias=True)
+        np.testing.assert_array_equal(out, expected[0].permute(1, 2, 0).numpy())
 
 
 def gradients() -> None:
@@ -56,6 +58,24 @@ def gradients() -> None:
         step_unless(torch.tensor(failed), optimizer)
         assert torch.equal(layer.weight, before) == failed
     assert int(optimizer.state[layer.weight]["step"]) == 1
+
+
+def teacher() -> None:
+    import torch
+
+    from esvit.models import BackboneConfig
+    from esvit.models.head import HeadConfig
+    from esvit.models.student_teacher import ModelConfig, StudentTeacher
+
+    head = HeadConfig(num_prototypes=4, hidden=8, bottleneck=8)
+    networks = StudentTeacher(ModelConfig(backbone=BackboneConfig(name="swin_nano"), head=head), with_regions=False)
+    with torch.no_grad():
+        next(networks.student.parameters()).add_(1.0)
+    before = next(networks.teacher.parameters()).clone()
+    for failed in (True, False):
+        networks.update_teacher(0.75, unless=torch.tensor(failed))
+        moved = next(networks.teacher.parameters()) - before
+        assert torch.allclose(moved, torch.full_like(moved, 0.0 if failed else 0.25))
 
 
 def memory() -> None:
@@ -84,7 +104,8 @@ def requests(url: str) -> None:
 
 
 SEAMS = {
-    "pipeline/augment/bicubic.py": Seam("torch", "torch._C._nn._upsample_bicubic2d_aa with out=", bicubic),
+    "pipeline/augment/resize.py": Seam("torch", "torch._C._nn._upsample_bicubic2d_aa and bilinear, with out=", resize),
+    "esvit/models/student_teacher.py": Seam("torch", "torch._foreach_lerp_ with a weight on the device", teacher),
     "esvit/optim.py": Seam("torch", "torch._foreach_norm, _foreach_mul_, found_inf of the fused AdamW", gradients),
     "esvit/bench/memory.py": Seam("torch", "the events of torch.profiler's kineto_results", memory),
     "pipeline/store/ranges.py": Seam("s3fs", "S3FileSystem._call_s3, .retries and .loop", requests),

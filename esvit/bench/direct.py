@@ -84,8 +84,8 @@ class _Swin(nn.Module):
         self.layers = nn.ModuleList()
         for stage, width in enumerate(widths):
             map_size = (map_size + 1) // 2 if stage else map_size
-            window = min(architecture.window_size, map_size)
-            shift = architecture.window_size // 2 if map_size > architecture.window_size else 0
+            window = min(architecture.windows[stage], map_size)
+            shift = window // 2 if map_size > window else 0
             blocks = [
                 _Block(width, architecture.num_heads[stage], window, shift if i % 2 else 0, rate)
                 for i, rate in enumerate(rates[stage])

@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from esvit.bench.memory import peak_bytes
 from esvit.bench.variants import PHASES, VARIANTS, Contestant, Settings
 from esvit.bench.views import loaded, noise, open_stream
-from esvit.models import BackboneConfig
+from esvit.models import BackboneConfig, build_backbone
 from esvit.models.head import HeadConfig
+from esvit.models.sizes import check_image_size
 from pipeline.command import write_json
 from pipeline.errors import UserError
 from pipeline.progress import counted
@@ -37,6 +38,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         _backbone(arguments.backbone), HeadConfig(num_prototypes=arguments.prototypes), device, arguments.precision
     )
     stream = open_stream(arguments.url, batch_size) if arguments.url else None
+    backbone = build_backbone(settings.backbone, drop_path=False).to(device).eval()
+    for count, side in arguments.views:
+        check_image_size(backbone, side, device, f"--views {count}x{side}")
+    del backbone  # its memory is not a step's
     ready = noise(arguments.views, batch_size, device)
     steps = {variant: VARIANTS[variant](settings) for variant in arguments.variant}
     flops = _flops(partial(VARIANTS["fused"](settings), ready))

@@ -13,12 +13,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import safetensors.torch
+import timm
 
-from esvit.checkpoints.source import model_config
+from esvit.checkpoints.source import model_config, network_of
+from esvit.models import BackboneConfig
 from esvit.models.swin import SwinArchitecture
+from esvit.models.timm_backbone import TimmArchitecture
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import UserError
 from pipeline.store import Store
+
+# The evaluation view, and what the executors normalise with.
+_VIEW: dict[str, Any] = {
+    "interpolation": "bicubic",
+    "crop_pct": 224 / 256,
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+}
 
 
 class ExportError(UserError):
@@ -28,25 +39,21 @@ class ExportError(UserError):
 def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequence[str] = ()) -> list[str]:
     """Write the backbone of a checkpoint's "teacher" or "student" into `store`; returns the names of the files.
 
-    At the image size that the windows were made for, timm's outputs are ours, but for the eps above. At sizes whose
-    maps do not consist of whole windows they differ: timm rolls a map before it pads it, EsViT after
-    (`esvit.models.swin`).
+    At the image size that a network was made for, timm's outputs are ours, but for the eps above. At other sizes they
+    differ: of Swin where maps do not consist of whole windows, of DeiT and ViT by the positions (docs/backbones.md).
 
     Raises:
-        ExportError: the backbone is no Swin.
+        ExportError: timm cannot build the backbone.
+        CheckpointError: the checkpoint does not have that network.
         StoreError: the store cannot be written.
     """
     model = model_config(saved, allow_import)
-    architecture = model.backbone.architecture
-    if not isinstance(architecture, SwinArchitecture):
-        raise ExportError(f"timm has no counterpart of {model.backbone.name}; only Swin backbones can be exported")
-    prefix = "backbone."
+    prefix, config = _counterpart(model.backbone)
     tensors = {
         name.removeprefix(prefix): tensor.contiguous()
-        for name, tensor in saved[network].items()
+        for name, tensor in network_of(saved, network).items()
         if name.startswith(prefix)
     }
-    config = timm_config(architecture)
     config["esvit"] = {"backbone": model.backbone.name, "network": network, "step": saved["step"]}
     files = {
         "model.safetensors": safetensors.torch.save(tensors, metadata={"format": "pt"}),
@@ -57,9 +64,35 @@ def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequ
     return list(files)
 
 
+def _counterpart(backbone: BackboneConfig) -> tuple[str, dict[str, Any]]:
+    """What our names begin with where timm's names follow, and how timm builds the network."""
+    architecture = backbone.architecture
+    if isinstance(architecture, TimmArchitecture):
+        return "backbone.network.", _own_config(architecture)
+    if not isinstance(architecture, SwinArchitecture):
+        raise ExportError(
+            f"timm has no counterpart of {backbone.name}; only Swin and timm's own networks can be exported"
+        )
+    if architecture.absolute_positions:
+        raise ExportError("timm has no Swin with absolute_positions; only one without them can be exported")
+    return "backbone.", timm_config(architecture)
+
+
+def _own_config(architecture: TimmArchitecture) -> dict[str, Any]:
+    """timm's own description of one of its networks, without a classifier."""
+    known = timm.get_pretrained_cfg(architecture.model).to_dict()
+    kept = ("input_size", "fixed_input_size", "first_conv", "classifier")
+    return {
+        "architecture": architecture.model,
+        "num_classes": 0,
+        "model_args": architecture.options,
+        "pretrained_cfg": {**_VIEW, "num_classes": 0, **{name: known[name] for name in kept if name in known}},
+    }
+
+
 def timm_config(architecture: SwinArchitecture) -> dict[str, Any]:
     """What timm needs to know to build this Swin without a classifier."""
-    size = architecture.image_size
+    size, windows = architecture.image_size, architecture.window_size
     return {
         "architecture": "swin_tiny_patch4_window7_224",  # the builder; every dimension is given below
         "num_classes": 0,
@@ -68,18 +101,16 @@ def timm_config(architecture: SwinArchitecture) -> dict[str, Any]:
         "model_args": {
             "img_size": size,
             "patch_size": architecture.patch_size,
-            "window_size": architecture.window_size,
+            "window_size": windows if isinstance(windows, int) else [[window, window] for window in windows],
             "embed_dim": architecture.embed_dim,
             "depths": list(architecture.depths),
             "num_heads": list(architecture.num_heads),
+            "mlp_ratio": architecture.mlp_ratio,
         },
         "pretrained_cfg": {
+            **_VIEW,
             "input_size": [3, size, size],
             "fixed_input_size": True,
-            "interpolation": "bicubic",
-            "crop_pct": 224 / 256,
-            "mean": list(IMAGENET_MEAN),
-            "std": list(IMAGENET_STD),
             "num_classes": 0,
             "first_conv": "patch_embed.proj",
             "classifier": "head.fc",

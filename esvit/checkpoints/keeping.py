@@ -6,7 +6,7 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from esvit.checkpoints import files
 from esvit.checkpoints.files import CheckpointError, Note
@@ -28,6 +28,8 @@ class CheckpointConfig(Config):
         start_from: Checkpoint whose networks and optimiser state a new run starts from, e.g. a view-only run to
             continue with regions. Not a resume: step, schedules and order start at zero. Parameters that it lacks
             start fresh, and the log says which.
+        start_backbone_from: Checkpoint of which a new run takes the backbone alone, the teacher's if there is one.
+            Tables of positions are resized where windows or images have another size.
     """
 
     url: str = ""
@@ -36,6 +38,13 @@ class CheckpointConfig(Config):
     keep_best: bool = True
     keep_every_epochs: NonNegativeInt = 0
     start_from: str = ""
+    start_backbone_from: str = ""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.start_from and self.start_backbone_from:
+            raise ValueError("start_from takes the backbone too; leave start_backbone_from out")
+        return self
 
 
 class Checkpointer:

@@ -1,65 +1,76 @@
-"""Checkpoints that EsViT's authors published, Swin with any window: networks, heads, centres and optimiser state.
+"""Checkpoints in the format of EsViT's authors: Swin, ViL, CvT, DeiT and ViT, ResNet-50, whole or in part.
 
     saved = load_official("checkpoint.pth")         # or: --set checkpoint.start_from=checkpoint.pth
 
+A whole file has networks, heads, centres and optimiser state. One network is enough for evaluation and export, its
+heads may be missing, and a file of nothing but tensors is taken for a teacher.
+
 Strict: a tensor too many, too few or of another shape is an error. The file is read with `weights_only`, so it cannot
-run code. What differs there, and is translated here: `module.` before names, from DDP; `head` and `head_dense` for the
-view and the region head; a stage's downsampling counted to the stage before; masks and position indices in the state.
+run code. What differs there is translated here: `module.` before names, from DDP; `head` and `head_dense` for the view
+and the region head; the names of the backbone (`their_names.py`); tensors that follow from the architecture.
 """
 
 import argparse
 import pickle
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from esvit.models import BACKBONES, BackboneConfig
-from esvit.models.head import HeadConfig
-from esvit.models.student_teacher import ModelConfig, Network
-from esvit.models.swin import SwinArchitecture
-from pipeline.errors import UserError
+from esvit.checkpoints.their_names import FAMILIES, Family, family_of, our_name, translated
+from esvit.checkpoints.their_networks import OfficialCheckpointError, model_of, problems, refuse
+from esvit.models.student_teacher import ModelConfig
+
+__all__ = ["OfficialCheckpointError", "load_official"]
 
 State = dict[str, Tensor]
-_DERIVED = ("relative_position_index", "attn_mask")  # follow from the architecture
-_HEADS = {"head.": "view_head.", "head_dense.": "region_head."}
+_NETWORKS = ("student", "teacher")
+_CENTERS = {"center": "view_center.center", "center_grid": "region_center.center"}
+# What follows from the architecture, and what classified the labels that a network was trained with.
+_LEFT = re.compile(r"(?:.*\.)?(relative_position_index|attn_mask|rel_pos_idx)|(head)\.(?:weight|bias)")
+# The layers that a ViL uses for its global tokens: those of the others, under a second name.
+_ALIAS = re.compile(r"(.*\.attn\.(?:query|kv|proj))_global(\..*)")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class OfficialCheckpointError(UserError):
-    """The file is not a published EsViT checkpoint, or not of a network that we know."""
+def load_official(path: str | Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Read a checkpoint of theirs as one of ours.
 
-
-def load_official(path: str | Path) -> dict[str, Any]:
-    """Read a published checkpoint as one of ours.
+    Args:
+        say: Is told what the file lacks, and what of it is left out.
 
     Returns:
-        "student", "teacher" and "loss" as state dicts of `Network` and `EsvitLoss`, "optimizer" by parameter name,
-        "config" with the "model" that fits, "step" 0.
+        What the file has of "student" and "teacher" and "loss", state dicts of `Network` and `EsvitLoss`, "optimizer"
+        by parameter name, and "epoch", the epochs trained; "config" with the "model" that fits; "step" 0.
 
     Raises:
-        OfficialCheckpointError: it cannot be read, lacks a part, or does not fit the network that its sizes imply.
+        OfficialCheckpointError: it cannot be read, has no network, or does not fit the network that its sizes imply.
     """
     saved = _read(path)
-    try:
-        student, teacher, centers = saved["student"], saved["teacher"], saved["dino_loss"]
-        optimizer = saved["optimizer"]
-    except KeyError as error:
-        raise OfficialCheckpointError(f"{path} has no {error}; is it a full EsViT checkpoint?") from None
-    translated = {"student": _translate(student), "teacher": _translate(teacher)}
-    model = _model_config(translated["student"], saved.get("args", argparse.Namespace()))
-    for name, state in translated.items():
-        _check(f"{path}, {name}", state, model)
-    names = {"center": "view_center.center", "center_grid": "region_center.center"}
-    return {
-        **translated,
-        "loss": {names[name]: center.flatten() for name, center in centers.items() if name in names},
-        "optimizer": _optimizer_by_name(_parameters(student, model), optimizer),
-        "config": {"model": model.model_dump(mode="json")},
-        "step": 0,
-    }
+    theirs = _networks(path, saved)
+    kept = {name: _kept(f"{path}, {name}", state) for name, state in theirs.items()}
+    arguments = saved.get("args")
+    arguments = arguments if isinstance(arguments, argparse.Namespace) else argparse.Namespace()
+    first = next(iter(kept))
+    family = _family(f"{path}, {first}", kept[first])
+    ours = {name: translated(state, family) for name, state in kept.items()}
+    model = model_of(f"{path}, {first}", ours[first], family, arguments)
+    for name, state in ours.items():
+        refuse(f"{path}, {name}", problems(state, model), model)
+    result: dict[str, Any] = {**ours, "config": {"model": model.model_dump(mode="json")}, "step": 0}
+    if "dino_loss" in saved:
+        centers = saved["dino_loss"].items()
+        result["loss"] = {_CENTERS[name]: center.flatten() for name, center in centers if name in _CENTERS}
+    if "optimizer" in saved and "student" in kept:
+        result["optimizer"] = _optimizer_by_name(_parameters(kept["student"], model), saved["optimizer"], family)
+    if isinstance(saved.get("epoch"), int):
+        result["epoch"] = saved["epoch"]
+    _report(path, saved, theirs, result, say)
+    return result
 
 
 def _read(path: str | Path) -> dict[str, Any]:
@@ -75,96 +86,84 @@ def _read(path: str | Path) -> dict[str, Any]:
     return saved
 
 
-def _translate(state: State) -> State:
-    """Their names to ours, without what can be derived."""
-    return {our_name(name): tensor for name, tensor in state.items() if not name.endswith(_DERIVED)}
+def _networks(path: str | Path, saved: dict[str, Any]) -> dict[str, State]:
+    """The networks of the file, names without `module.`."""
+    found = {name: saved[name] for name in _NETWORKS if saved.get(name)} or {"teacher": saved.get("model", saved)}
+    for state in found.values():
+        if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+            raise OfficialCheckpointError(f"{path} has neither a 'student' nor a 'teacher'; is it an EsViT checkpoint?")
+    return {name: {key.removeprefix("module."): t for key, t in state.items()} for name, state in found.items()}
 
 
-def our_name(name: str) -> str:
-    """The name that `Network` gives a tensor of theirs."""
-    name = name.removeprefix("module.")
-    for theirs, ours in _HEADS.items():
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    return "backbone." + re.sub(
-        r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", name
-    )
+def _kept(origin: str, state: State) -> State:
+    """The tensors that our network has too, each once.
+
+    Raises:
+        OfficialCheckpointError: the global tokens of a ViL have layers of their own.
+    """
+    kept = {}
+    for name, tensor in state.items():
+        if alias := _ALIAS.fullmatch(name):
+            if not torch.equal(tensor, state.get(alias[1] + alias[2], tensor[:0])):
+                raise OfficialCheckpointError(
+                    f"{origin} has {name} beside {alias[1]}{alias[2]} (SHARE_W: False); ours has one layer for both"
+                )
+        elif not _LEFT.fullmatch(name):
+            kept[name] = tensor
+    return kept
 
 
-def _model_config(state: State, arguments: argparse.Namespace) -> ModelConfig:
-    """The network that the shapes of the student's tensors imply."""
-    try:
-        embed_dim = len(state["backbone.patch_embed.proj.weight"])
-        table = "backbone.layers.{}.blocks.{}.attn.relative_position_bias_table"
-        window = (round(len(state[table.format(0, 0)]) ** 0.5) + 1) // 2
-        last_layer = state["view_head.last_layer.weight_v"]
-    except KeyError as error:
-        raise OfficialCheckpointError(f"the checkpoint lacks {error}; only EsViT's Swin networks can be read") from None
-    depths = tuple(
-        sum(table.format(stage, block) in state for block in range(len(state)))
-        for stage in range(1 + max(int(n.split(".")[2]) for n in state if n.startswith("backbone.layers.")))
-    )
-    name = next(
-        (
-            name
-            for name, row in BACKBONES.items()
-            if isinstance(row, SwinArchitecture) and (row.embed_dim, row.depths) == (embed_dim, depths)
-        ),
-        None,
-    )
-    if name is None:
-        raise OfficialCheckpointError(f"no Swin of ours has width {embed_dim} and depths {list(depths)}")
-    layers = [tensor for key, tensor in state.items() if re.fullmatch(r"view_head\.mlp\.\d+\.weight", key)]
-    layers = [tensor for tensor in layers if tensor.ndim == 2]  # not those of batch norm
-    head = HeadConfig(
-        num_prototypes=len(last_layer),
-        hidden=len(layers[0]) if len(layers) > 1 else HeadConfig().hidden,
-        bottleneck=last_layer.shape[1],
-        num_layers=len(layers),
-        batch_norm="view_head.mlp.1.running_mean" in state,
-        norm_last_layer=bool(getattr(arguments, "norm_last_layer", False)),
-    )
-    return ModelConfig(backbone=BackboneConfig(name=name, window_size=window), head=head)
-
-
-def _check(origin: str, state: State, model: ModelConfig) -> None:
-    """Every tensor of the network is there in its shape, and no other."""
-    with torch.device("meta"):
-        network = Network(model, drop_path=False, with_regions=any(name.startswith("region_head.") for name in state))
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    problems = [f"it lacks {name}" for name in expected.keys() - state.keys()]
-    problems += [f"it has {name}, which the network lacks" for name in state.keys() - expected.keys()]
-    problems += [
-        f"{name} is of shape {list(state[name].shape)}, not {list(shape)}"
-        for name, shape in expected.items()
-        if name in state and state[name].shape != shape
-    ]
-    if problems:
-        raise OfficialCheckpointError(
-            f"{origin} does not fit {model.backbone.name}: {min(problems)} ({len(problems)} problems in all)"
-        )
+def _family(origin: str, state: State) -> Family:
+    family = family_of(state)
+    if family is None:
+        known = ", ".join(family.name for family in FAMILIES)
+        raise OfficialCheckpointError(f"{origin} is not of a backbone that can be read; those are {known}")
+    return family
 
 
 def _parameters(student: State, model: ModelConfig) -> State:
-    """The parameters that were trained, by our names, in the order in which their optimiser counts them."""
-    buffers = (*_DERIVED, "running_mean", "running_var", "num_batches_tracked")
-    frozen = ("weight_g",) if model.head.norm_last_layer else ()
-    trained = {our_name(n): p for n, p in student.items() if not n.endswith(buffers + frozen)}
+    """The parameters that were trained, by their names, in the order in which their optimiser counts them."""
+    left = (*_BUFFERS, *(("weight_g",) if model.head.norm_last_layer else ()))
+    trained = {name: p for name, p in student.items() if not name.endswith(left)}
     exempt = {name for name, tensor in trained.items() if name.endswith(".bias") or tensor.ndim == 1}
     return {n: p for n, p in trained.items() if n not in exempt} | {n: trained[n] for n in trained if n in exempt}
 
 
-def _optimizer_by_name(parameters: State, optimizer: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """AdamW's moments and step of each parameter; empty where the file has none."""
-    by_name: dict[str, dict[str, Tensor]] = {}
-    if optimizer["state"] and sum(len(group["params"]) for group in optimizer["param_groups"]) != len(parameters):
+def _optimizer_by_name(parameters: State, optimizer: dict[str, Any], family: Family) -> dict[str, dict[str, Tensor]]:
+    """AdamW's moments and step of each parameter by our names; empty where the file has none."""
+    states: dict[int, dict[str, Any]] = optimizer["state"]
+    if states and sum(len(group["params"]) for group in optimizer["param_groups"]) != len(parameters):
         raise OfficialCheckpointError("the checkpoint's optimizer has another number of parameters than its student")
-    for index, (name, parameter) in enumerate(parameters.items()):
-        if index not in optimizer["state"]:
-            continue
-        state = optimizer["state"][index]
-        if any(state[moment].shape != parameter.shape for moment in _MOMENTS):
+    found = {name: states[index] for index, name in enumerate(parameters) if index in states}
+    for name, state in found.items():
+        if any(state[moment].shape != parameters[name].shape for moment in _MOMENTS):
             raise OfficialCheckpointError(f"the checkpoint's optimizer state of {name} is of another shape")
-        step = torch.as_tensor(float(state["step"]))
-        by_name[name] = {"step": step, **{moment: state[moment] for moment in _MOMENTS}}
-    return by_name
+    steps = {our_name(name, family): torch.as_tensor(float(state["step"])) for name, state in found.items()}
+    moments = {
+        moment: translated({name: state[moment] for name, state in found.items()}, family) for moment in _MOMENTS
+    }
+    return {
+        name: {"step": step, **{moment: moments[moment][name] for moment in _MOMENTS}} for name, step in steps.items()
+    }
+
+
+def _report(
+    path: str | Path,
+    saved: dict[str, Any],
+    theirs: dict[str, State],
+    result: dict[str, Any],
+    say: Callable[[str], None],
+) -> None:
+    """Say what the file does not have, and what it has that is not taken."""
+    words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
+    if lacking := [word for part, word in words.items() if part not in result]:
+        say(f"{path} has no {', no '.join(lacking)}: it is enough for evaluation and export, not for training")
+    taken = {*_NETWORKS, *result, "dino_loss", "args", "model"}
+    left = (
+        [] if all(isinstance(value, Tensor) for value in saved.values()) else [key for key in saved if key not in taken]
+    )
+    for state in theirs.values():
+        left += [found[1] or found[2] for name in state if (found := _LEFT.fullmatch(name))]
+    if left:
+        counts = {name: left.count(name) for name in left}
+        say(f"{path}: left out " + ", ".join(name if n == 1 else f"{n} x {name}" for name, n in counts.items()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from esvit import own_parts
 from esvit.checkpoints import files
@@ -16,14 +17,14 @@ from pipeline.store import Store
 def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Read one checkpoint, on the CPU; `url` names a `.pt` file, or a folder whose newest whole one is meant.
 
-    A local `.pth` file is one that EsViT's authors published.
+    A local `.pth` file is one in the format of EsViT's authors.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
         StoreError: the store does not deliver it.
     """
     if url.endswith(".pth"):
-        return load_official(url)
+        return load_official(url, say)
     folder, _, name = url.rpartition("/")
     if files.is_name(name):
         return files.read(Store(folder or "."), name)
@@ -31,6 +32,19 @@ def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any
     if found is None:
         raise CheckpointError(f"there is no checkpoint (step-NNNNNNNN.pt and .json) in {url}")
     return found[1]
+
+
+def network_of(saved: dict[str, Any], network: str) -> dict[str, Tensor]:
+    """The tensors of the "teacher" or "student" of a checkpoint.
+
+    Raises:
+        CheckpointError: it has only the other.
+    """
+    if network not in saved:
+        other = "student" if network == "teacher" else "teacher"
+        raise CheckpointError(f"the checkpoint has no {network}; add --network {other} to take its {other}")
+    state: dict[str, Tensor] = saved[network]
+    return state
 
 
 def model_config(saved: dict[str, Any], allow_import: Sequence[str] = ()) -> ModelConfig:

@@ -1,5 +1,6 @@
-"""esvit-train: pre-train EsViT from shards.
+"""esvit-train: pre-train EsViT from a folder of images, or from shards.
 
+    esvit-train --images DIR --output RUN
     esvit-train --config swin_tiny_w7 --set data.stream.shards=s3://bucket/imagenet/train
     torchrun --nproc-per-node 8 -m esvit.train --config ...
 
@@ -8,9 +9,11 @@ Ctrl-C saves and exits with 130.
 """
 
 import argparse
+import json
 import sys
 
-from pipeline.command import new_parser, not_empty, run_command
+from pipeline.command import add_json_flag, new_parser, not_empty, run_command
+from pipeline.errors import UserError
 
 
 def main() -> None:
@@ -20,29 +23,43 @@ def main() -> None:
 
 def _run() -> int:
     arguments = _parse()
-    from esvit.api import resolved  # the heavy imports begin here
+    from esvit.api import resolved, resolved_for_images  # the heavy imports begin here
     from pipeline.config import dump
 
-    config = resolved(arguments.config, arguments.set)
+    overrides = arguments.set
+    if arguments.output is not None:
+        overrides = [f"output={json.dumps(arguments.output)}", *overrides]
+    if arguments.images is None:
+        config = resolved(arguments.config, overrides)
+    else:
+        build = not arguments.print_config
+        config = resolved_for_images(arguments.images, arguments.config, overrides, build=build)
     if arguments.print_config:
         sys.stdout.write(dump(config))
         return 0
     if arguments.check:
         from esvit.check import check
 
-        return check(config)
+        return check(config, arguments.json)
     from esvit.training import train
 
     return train(config)
 
 
 def _parse() -> argparse.Namespace:
-    parser = new_parser("esvit-train", "Pre-train EsViT from shards.")
+    parser = new_parser("esvit-train", "Pre-train EsViT from a folder of images, or from shards.")
+    parser.add_argument(
+        "--images",
+        type=not_empty,
+        metavar="DIR",
+        help="a local folder of images, without labels: builds shards in the cache, and chooses a preset",
+    )
+    parser.add_argument("--output", type=not_empty, metavar="RUN", help="folder of the run, as --set output=RUN")
     parser.add_argument(
         "--config",
         type=not_empty,
         action="append",
-        required=True,
+        default=[],
         metavar="NAME|FILE",
         help="a preset or a YAML file; later ones win",
     )
@@ -56,4 +73,10 @@ def _parse() -> argparse.Namespace:
         action="store_true",
         help="open data and networks, estimate memory and hours; train nothing",
     )
-    return parser.parse_args()
+    add_json_flag(parser)
+    arguments = parser.parse_args()
+    if not arguments.config and arguments.images is None:
+        parser.error("give --images DIR, a folder of images, or --config, a preset or a YAML file")
+    if arguments.json and not arguments.check:
+        raise UserError("--json is for --check; a run writes its log as log.jsonl")
+    return arguments

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +13,7 @@ from esvit.models.cvt import CvtArchitecture
 from esvit.models.swin import SwinArchitecture
 from esvit.models.timm_backbone import TimmArchitecture
 from esvit.models.vil import VilArchitecture
+from esvit.models.vit import VitArchitecture
 from pipeline.config import Config
 
 __all__ = ["BACKBONES", "Backbone", "BackboneConfig", "Features", "build_backbone"]
@@ -26,10 +27,11 @@ BACKBONES: dict[str, Any] = {  # rows are `Architecture`s, and dataclasses
     "swin_large": SwinArchitecture(192, (2, 2, 18, 2), (6, 12, 24, 48), drop_path_rate=0.2),
     "cvt_tiny": CvtArchitecture((64, 192, 384, 768), (2, 2, 6, 2), (1, 3, 6, 12), drop_path_rate=0.1),
     "vil_2262": VilArchitecture((96, 192, 384, 768), (2, 2, 6, 2), (3, 6, 12, 24), drop_path_rate=0.1),
-    "deit_tiny": TimmArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
-    "deit_small": TimmArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
-    "vit_base": TimmArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
-    "resnet50": TimmArchitecture("resnet50"),
+    "deit_tiny": VitArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
+    "deit_small": VitArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
+    "vit_base": VitArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
+    # As torchvision's, which the authors train: residual branches do not start at zero.
+    "resnet50": TimmArchitecture("resnet50", options={"zero_init_last": False}),
 }
 _TIMM = "timm/"  # before the name of any other model there
 
@@ -62,27 +64,38 @@ class BackboneConfig(Config):
         name: The row; or `timm/NAME` for any model of timm that gives a map or a sequence of features; or
             `package.module:Class` for a subclass of `esvit.models.Backbone` (docs/training.md).
         drop_path_rate: Probability that the student skips its last block; it rises linearly from 0 at the first block.
-        window_size (tokens): Side of an attention window.
+        window_size (tokens): Side of an attention window: one number, or one per stage.
         patch_size (pixels): Side of a patch.
         embed_dim: Width of the first stage; it doubles from stage to stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
         image_size (pixels): Side for which windows and shifts are fixed; crops of any size may follow.
         widths: Feature width of each stage, where it does not simply double.
-        options: For models of timm, what else `timm.create_model` is given; for a class of your own, its arguments.
+        mlp_ratio: Swin: width of a block's hidden layer over that of the stage.
+        absolute_positions: Swin: add learned embeddings of their places to the patches.
+        relative_positions: CvT: a learned bias of the scores by how far apart two tokens of a window are.
+        shift: CvT: shift the windows of every second block by half a window, as Swin does.
+        mode: ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
+        options: For models of timm, what else `timm.create_model` is given, beside the row's own options; for a class
+            of your own, its arguments.
         recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
             fraction of the memory.
     """
 
     name: str = "swin_tiny"
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    window_size: PositiveInt | None = None
+    window_size: PositiveInt | Stages | None = None
     patch_size: PositiveInt | None = None
     embed_dim: PositiveInt | None = None
     depths: Stages | None = None
     num_heads: Stages | None = None
     image_size: PositiveInt | None = None
     widths: Stages | None = None
+    mlp_ratio: Annotated[float, Field(gt=0)] | None = None
+    absolute_positions: bool | None = None
+    relative_positions: bool | None = None
+    shift: bool | None = None
+    mode: Literal[0, 1] | None = None
     options: dict[str, Any] | None = None
     recompute: bool = False
 
@@ -94,6 +107,8 @@ class BackboneConfig(Config):
         known = {field.name for field in fields(row)}
         if unknown := changes.keys() - known:
             raise ValueError(f"{self.name} has no {min(unknown)}; it has {', '.join(sorted(known))}")
+        if self.options is not None:
+            changes["options"] = {**row.options, **self.options}
         return replace(row, **changes)  # type: ignore[no-any-return]
 
     @property

@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
+
 
 class Features(NamedTuple):
     """`pooled` [B, D] for the view task and `regions` [B, T, D], row by row, for the region task."""
@@ -37,3 +39,18 @@ class Architecture(Protocol):
     def build(self) -> Backbone:
         """The network, freshly initialised."""
         ...
+
+
+def windows_of_stages(window_size: int | tuple[int, ...], num_stages: int) -> tuple[int, ...]:
+    """The side of the windows of each stage, of one for all of them or one for each.
+
+    Raises:
+        UserError: there are more or fewer than stages.
+    """
+    windows = (window_size,) * num_stages if isinstance(window_size, int) else tuple(window_size)
+    if len(windows) != num_stages:
+        raise UserError(
+            f"window_size {list(windows)} has {len(windows)} entries for {num_stages} stages; "
+            "give one number, or one per stage"
+        )
+    return windows

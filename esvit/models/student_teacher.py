@@ -4,11 +4,10 @@ Letters: V views, B images, T regions of a view, D backbone width, K prototypes.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from esvit.models import BackboneConfig, build_backbone
 from esvit.models.compiled import compile_backbone
@@ -111,7 +110,9 @@ class StudentTeacher(nn.Module):
                 compile_backbone(network.backbone)
 
     @torch.no_grad()
-    def update_teacher(self, momentum: float) -> None:
-        """Move the teacher: t <- momentum * t + (1 - momentum) * s, for every parameter."""
-        move = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
-        move(list(self.teacher.parameters()), list(self.student.parameters()), 0)
+    def update_teacher(self, momentum: float, unless: Tensor | None = None) -> None:
+        """Move the teacher: t <- momentum * t + (1 - momentum) * s, for every parameter, or stay if `unless` []."""
+        teacher: list[Tensor] = [*self.teacher.parameters()]
+        student: list[Tensor] = [*self.student.parameters()]
+        weight: Any = 1 - momentum if unless is None else torch.where(unless, 0.0, 1 - momentum)
+        torch._foreach_lerp_(teacher, student, [weight] * len(teacher))

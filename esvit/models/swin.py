@@ -14,7 +14,6 @@ Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Win
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +21,10 @@ from timm.layers import PatchEmbed, calculate_drop_path_rates, trunc_normal_
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
-from esvit.models.backbone import Backbone, Features
+from esvit.models.backbone import Backbone, Features, windows_of_stages
 from esvit.models.lean import linear_after
-from esvit.models.windows import into_windows, out_of_windows, padded, shift_mask, window_attention, window_order
+from esvit.models.positions import resized
+from esvit.models.windows import into_windows, made, out_of_windows, padded, shift_mask, window_attention, window_order
 from pipeline.errors import UserError
 
 _layer_norm = partial(nn.LayerNorm, eps=1e-6)
@@ -34,7 +34,12 @@ _layer_norm = partial(nn.LayerNorm, eps=1e-6)
 class SwinArchitecture:
     """One row of the Swin table. Widths double, and maps halve, from stage to stage; sizes are in pixels.
 
-    `image_size` is the construction size, which fixes windows and shifts; it does not limit the input.
+    Attributes:
+        window_size: Side of the windows in tokens: one number, or one per stage.
+        image_size: The construction size. It fixes windows and shifts; it does not limit the input.
+        mlp_ratio: Width of a block's hidden layer over that of the stage.
+        absolute_positions: Add learned embeddings of their places to the patches; away from the construction size they
+            are resized.
 
     Raises:
         UserError: the stages do not fit together.
@@ -45,14 +50,17 @@ class SwinArchitecture:
     num_heads: tuple[int, ...]
     drop_path_rate: float
     patch_size: int = 4
-    window_size: int = 7
+    window_size: int | tuple[int, ...] = 7
     image_size: int = 224
+    mlp_ratio: float = 4.0
+    absolute_positions: bool = False
 
     def __post_init__(self) -> None:
         if not self.depths or len(self.depths) != len(self.num_heads):
             raise UserError(
                 f"depths {list(self.depths)} and num_heads {list(self.num_heads)} need one entry a stage each"
             )
+        _ = self.windows  # raises
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
                 raise UserError(f"a Swin stage of width {width} cannot be split into {heads} attention heads")
@@ -63,6 +71,16 @@ class SwinArchitecture:
     def widths(self) -> tuple[int, ...]:
         """Feature width of each stage; the last is the backbone's D."""
         return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Side of the windows of each stage, before they are fitted to its map."""
+        return windows_of_stages(self.window_size, len(self.depths))
+
+    @property
+    def map_size(self) -> int:
+        """Patches along a side of the construction size."""
+        return self.image_size // self.patch_size
 
     def build(self) -> Backbone:
         """The network, freshly initialised."""
@@ -82,6 +100,10 @@ class Swin(Backbone):
             norm_layer=_layer_norm,
             output_fmt="NHWC",
         )
+        self.map_size = (architecture.map_size, architecture.map_size)
+        if architecture.absolute_positions:
+            places = torch.empty(1, architecture.map_size**2, architecture.embed_dim)
+            self.absolute_pos_embed = nn.Parameter(trunc_normal_(places, std=0.02))
         self.layers = nn.Sequential(*_stages(architecture))
         self.norm = _layer_norm(self.width)
         for module in self.modules():
@@ -100,13 +122,17 @@ class Swin(Backbone):
 
         Pixels beyond the last whole patch, right and bottom, are not seen.
         """
-        regions = self.norm(self.layers(self.patch_embed(images))).flatten(1, 2)
+        patches = self.patch_embed(images)
+        if hasattr(self, "absolute_pos_embed"):
+            size = patches.shape[1:3]
+            patches = patches + torch.unflatten(resized(self.absolute_pos_embed, self.map_size, size), 1, size)
+        regions = self.norm(self.layers(patches)).flatten(1, 2)
         return Features(regions.mean(dim=1), regions)
 
 
 def _stages(architecture: SwinArchitecture) -> list[nn.Module]:
     rates = calculate_drop_path_rates(architecture.drop_path_rate, architecture.depths, stagewise=True)
-    map_size = architecture.image_size // architecture.patch_size
+    map_size = architecture.map_size
     stages: list[nn.Module] = []
     for stage, width in enumerate(architecture.widths):
         downsample = PatchMerging(width // 2, width, norm_layer=_layer_norm) if stage else nn.Identity()
@@ -116,8 +142,9 @@ def _stages(architecture: SwinArchitecture) -> list[nn.Module]:
                 width,
                 input_resolution=(map_size, map_size),
                 num_heads=architecture.num_heads[stage],
-                window_size=architecture.window_size,
-                shift_size=architecture.window_size // 2 if block % 2 else 0,
+                window_size=architecture.windows[stage],
+                shift_size=architecture.windows[stage] // 2 if block % 2 else 0,
+                mlp_ratio=architecture.mlp_ratio,
                 dynamic_mask=True,  # ours below, not timm's mask of one fixed size
                 drop_path=rates[stage][block],
                 norm_layer=_layer_norm,
@@ -160,17 +187,12 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has 
         bias = table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1).unsqueeze(0)
         qkv = padded(qkv, qkv_bias, -height % window, -width % window)
         map_size = tuple(qkv.shape[1:3])
-        order = _made(window_order, *map_size, window, shift, qkv.device)
+        order = made(window_order, *map_size, window, shift, qkv.device)
         if shift:
-            bias = bias + _made(shift_mask, *map_size, window, shift, qkv.device, bias.dtype).unsqueeze(1)
+            bias = bias + made(shift_mask, *map_size, window, shift, qkv.device, bias.dtype).unsqueeze(1)
         windows = into_windows(qkv, order).view(-1, window**2, 3 * self.dim)
         heads = torch.unflatten(windows, 2, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
         windows = window_attention(query, key, value, bias).transpose(1, 2).reshape(len(qkv), -1, self.dim)
         cropped: Tensor = out_of_windows(windows, order, map_size)[:, :height, :width]
         return cropped
-
-
-def _made(make: Any, *arguments: Any) -> Any:
-    """`make(*arguments)` from its cache; a compiler, which cannot see into caches, has it made anew."""
-    return (make.__wrapped__ if torch.compiler.is_compiling() else make)(*arguments)

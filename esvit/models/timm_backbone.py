@@ -1,4 +1,4 @@
-"""Networks of timm as backbones: ViT and DeiT, ResNet, and any other that gives a map or a sequence of features."""
+"""Networks of timm as backbones: ResNet, and any other that gives a map or a sequence of features."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,10 +41,15 @@ class TimmArchitecture:
         Raises:
             UserError: timm does not accept the options.
         """
+        return TimmBackbone(self.network())
+
+    def network(self) -> nn.Module:
+        """timm's network without its classifier, for images of any size."""
         options = {"drop_path_rate": self.drop_path_rate, **self.options} if self.drop_path_rate else self.options
         for any_size in _ANY_SIZE:
             try:
-                return TimmBackbone(timm.create_model(self.model, num_classes=0, **any_size, **options))
+                network: nn.Module = timm.create_model(self.model, num_classes=0, **any_size, **options)
+                return network
             except TypeError as error:
                 problem = error
         raise UserError(f"timm cannot build '{self.model}' with {options}: {problem}")

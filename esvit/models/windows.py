@@ -108,3 +108,8 @@ def shift_mask(height: int, width: int, window: int, shift: int, device: torch.d
         origin = window_partition(origin[None, :, :, None], (window, window)).flatten(1)
         foreign = origin[:, None, :] != origin[:, :, None]
         return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill(foreign, _MASKED)
+
+
+def made(make: Any, *arguments: Any) -> Any:
+    """`make(*arguments)` from its cache; a compiler, which cannot see into caches, has it made anew."""
+    return (make.__wrapped__ if torch.compiler.is_compiling() else make)(*arguments)

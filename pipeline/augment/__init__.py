@@ -2,8 +2,9 @@
 
 import torch
 
+from pipeline.augment.crop_plan import CropPlan, Planner
 from pipeline.augment.executor import BadImages, Executor, Output, normalised
-from pipeline.augment.plan import CenterCrop, CenterCropConfig, CropPlan, MultiCrop, MultiCropConfig, Planner
+from pipeline.augment.plan import CenterCrop, CenterCropConfig, MultiCrop, MultiCropConfig
 from pipeline.augment.recipes import RECIPES, Recipe, build_planner
 from pipeline.errors import UserError
 

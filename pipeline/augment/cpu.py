@@ -1,7 +1,9 @@
 """The plan with the fastest exact CPU kernels, on threads.
 
-    libjpeg-turbo decode, upright -> window, flipped -> torch's antialiased uint8 bicubic -> one colour matrix
+    libjpeg-turbo decode, upright -> window, flipped -> torch's antialiased uint8 resize -> one colour matrix
     -> blur -> solarize -> normalised straight into the stacked output batch
+
+PIL resizes windows that are not cut out, since torch's kernel cannot begin between two pixels.
 
 Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
 Each thread draws on images that it keeps, and the output batches are used again: a view allocates nothing.
@@ -16,13 +18,15 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from pipeline.augment.bicubic import resize_into
 from pipeline.augment.blur import blur_kernels
+from pipeline.augment.crop_plan import CropPlan
 from pipeline.augment.decode import DECODE_ERRORS, decode
 from pipeline.augment.executor import OUTPUT_TYPES, BadImages, Output, empty_stack, scale_and_shift
-from pipeline.augment.plan import CropPlan
+from pipeline.augment.resize import resize_into
 from pipeline.augment.threads import Threads
+from pipeline.augment.window import draw_window
 from pipeline.buffers import BufferPool, Encoded
 from pipeline.pixels import upright
 
@@ -146,10 +150,13 @@ def _trimmed(kernels: Kernels) -> Kernels:
 
 
 def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, canvas: Canvas) -> None:
-    """The window of view `v`, flipped where the plan says so, bicubic with antialiasing, into `out` [H, W, 3].
+    """The window of view `v`, resized, and flipped where the plan says so, into `out` [H, W, 3].
 
     PIL's result but for rounding.
     """
+    if not plan.cut:
+        np.copyto(out, np.asarray(draw_window(Image.fromarray(image), plan, v, b)))
+        return
     top, left = plan.top[v, b], plan.left[v, b]
     window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
     # The kernel is slow on rows with gaps. Flipping costs no more than the copy, and a filter that is symmetric does
@@ -159,7 +166,7 @@ def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, ca
         cv2.flip(window, 1, dst=pixels)
     else:
         np.copyto(pixels, window)
-    resize_into(out, pixels)
+    resize_into(out, pixels, plan.interpolation)
 
 
 def _normalise(views: Pixels, out: torch.Tensor) -> None:

@@ -23,9 +23,9 @@ import torch
 from nvidia.dali import fn, math, pipeline_def, types
 
 from pipeline.augment.blur import blur_kernels
+from pipeline.augment.crop_plan import CropPlan, Interpolation
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil, image_size
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output, empty_stack
-from pipeline.augment.plan import CropPlan
 from pipeline.buffers import BufferPool, Encoded
 from pipeline.pixels import mirrored, transposed
 
@@ -34,6 +34,7 @@ _INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kerne
 # One a sample, where photographs are turned upright.
 _ORIENTATION_INPUTS = ("turned", "mirrored")
 _DALI_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16}
+_FILTERS: dict[Interpolation, Any] = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
 _BATCHES_HELD = 2
 
 
@@ -89,7 +90,7 @@ class DaliExecutor:
         self._pipeline, self._shape = None, ()
 
     def _build_for(self, batch_size: int, plan: CropPlan) -> None:
-        shape = (batch_size, plan.sizes, plan.orientations is not None)
+        shape = (batch_size, plan.sizes, plan.orientations is not None, plan.interpolation)
         if self._shape == shape:
             return
         on_gpu = self.device.type == "cuda"
@@ -98,6 +99,7 @@ class DaliExecutor:
             "gpu" if on_gpu else "cpu",
             self._output,
             plan.orientations is not None,
+            plan.interpolation,
             batch_size=batch_size,
             num_threads=self._num_threads,
             device_id=(self.device.index or 0) if on_gpu else None,
@@ -130,7 +132,11 @@ class DaliExecutor:
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
 def multi_crop_graph(
-    sizes: tuple[tuple[int, int], ...], device: str, output: Output = "float32", turns_upright: bool = False
+    sizes: tuple[tuple[int, int], ...],
+    device: str,
+    output: Output = "float32",
+    turns_upright: bool = False,
+    interpolation: Interpolation = "bicubic",
 ) -> tuple[Any, ...]:
     """The graph: one decode, then every view; outputs one [H, W, 3] tensor a view and sample."""
     encoded, window, coloured, matrix, pivot, blurred, kernel, solarize = (
@@ -155,7 +161,7 @@ def multi_crop_graph(
             # The flip is in the window: start and end of x are swapped.
             roi_start=window[v, 0:2],
             roi_end=window[v, 2:4],
-            interp_type=types.INTERP_CUBIC,
+            interp_type=_FILTERS[interpolation],
             antialias=True,
         )
         if coloured[v]:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from pipeline.augment.plan import CropPlan
+from pipeline.augment.crop_plan import CropPlan
 from pipeline.buffers import BufferPool, Encoded
 
 # Mean and standard deviation of ImageNet in RGB, 0..1, as every published backbone expects.

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.augment.crop_plan import CropPlan
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
-from pipeline.augment.plan import CropPlan
 
 # An operation is charged with the difference of the views in which it is the only one beyond crop and resize; flips are
 # counted as one where they are alone, and jitter with grayscale as grayscale.

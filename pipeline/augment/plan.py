@@ -8,22 +8,20 @@ The recipe is DINO's as EsViT uses it (arXiv 2106.09785, section 4; `docs/decisi
 where one matrix a view departs from torchvision's ColorJitter).
 """
 
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise, starmap
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt, field_validator, model_validator
 
 from pipeline.augment.colour import ColourJitter, colour_maps
+from pipeline.augment.crop_plan import CropPlan, Interpolation, Passes
 from pipeline.config import Config
 from pipeline.philox import Domain, uniform, words
 from pipeline.pixels import transposed
 
 Probability = float
-Passes = int | NDArray[np.int64]
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
@@ -70,6 +68,7 @@ class MultiCropConfig(Config):
         flip: Probability of a left-right flip.
         grayscale: Probability of a view without colours.
         blur_sigma (pixels): Range of the standard deviation of the blur.
+        interpolation: The filter of the resize, antialiased: "bicubic", or "bilinear" as torchvision's default.
         exif_orientation: "ignore" takes photographs as they are stored, as the original does; "apply" turns them
             upright first.
     """
@@ -83,6 +82,7 @@ class MultiCropConfig(Config):
     jitter: ColourJitter = ColourJitter()
     grayscale: Probability = 0.2
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    interpolation: Interpolation = "bicubic"
     exif_orientation: Literal["ignore", "apply"] = "ignore"
 
     @field_validator("views")
@@ -105,78 +105,6 @@ class CenterCropConfig(Config):
         if self.size > self.resize:
             raise ValueError(f"size {self.size} is larger than resize {self.resize}")
         return self
-
-
-@dataclass(frozen=True)
-class CropPlan:
-    """What every executor has to compute. Arrays are [V, B], views in the order of `sizes`.
-
-    A view is: the window of the decoded image, turned upright first where there are `orientations`, resized (bicubic,
-    antialiased) to its size, flipped; then, where `coloured`, y = matrix @ x + pivot @ mean(x) with x the RGB pixel in
-    0..255 and mean(x) over the view; then, where `sigma` > 0, blurred; then, where `solarize`, values from 128 upwards
-    inverted. After each of these steps pixels are 8-bit.
-    """
-
-    sizes: tuple[tuple[int, int], ...]  # (height, width) of each view
-    groups: tuple[slice, ...]  # runs of views of one size: each becomes one stacked tensor
-    top: NDArray[np.int64]
-    left: NDArray[np.int64]
-    height: NDArray[np.int64]
-    width: NDArray[np.int64]
-    flip: NDArray[np.bool_]
-    coloured: NDArray[np.bool_]
-    matrix: NDArray[np.float32]  # [V, B, 3, 3]
-    pivot: NDArray[np.float32]  # [V, B, 3, 3]
-    sigma: NDArray[np.float32]  # pixels of the view; 0 = no blur
-    solarize: NDArray[np.bool_]
-    orientations: NDArray[np.int64] | None = None  # [B], EXIF orientations 1..8 to obey; None for images as stored
-
-    def check_size(self, b: int, height: int, width: int) -> None:
-        """Compare the decoded size of sample `b`, as stored, with the one that its windows were drawn for.
-
-        Raises:
-            ValueError: a window reaches beyond the image.
-        """
-        if self.orientations is not None and transposed(self.orientations[b]):
-            height, width = width, height
-        bottom, right = self._reach[b]
-        if bottom > height or right > width:
-            raise ValueError(f"it has {height} x {width} pixels, fewer than its shard's index says")
-
-    @cached_property
-    def _reach(self) -> list[list[int]]:
-        """How many rows and columns the windows of each sample need."""
-        ends = np.stack([self.top + self.height, self.left + self.width], axis=-1)
-        reach: list[list[int]] = ends.max(axis=0).tolist()
-        return reach
-
-    @property
-    def num_views(self) -> int:
-        """V."""
-        return len(self.sizes)
-
-    @property
-    def batch_size(self) -> int:
-        """B."""
-        return int(self.top.shape[1])
-
-
-class Planner(Protocol):
-    """Draws the plan of a batch."""
-
-    def __call__(
-        self,
-        passes: Passes,
-        ids: NDArray[np.int64],
-        heights: NDArray[np.int64],
-        widths: NDArray[np.int64],
-        orientations: NDArray[np.int64] | None = None,
-    ) -> CropPlan:
-        """All are [B], `passes`, the epochs, may be one for all; sizes in pixels, as stored.
-
-        `orientations` are EXIF's, of which the recipe says whether they matter; None: all are upright.
-        """
-        ...
 
 
 class MultiCrop:
@@ -228,6 +156,7 @@ class MultiCrop:
             sigma=np.where(blurred, low + (high - low) * u[..., 31], 0).astype(np.float32),
             solarize=u[..., 32] < self._solarize[:, None],
             orientations=orientations,
+            interpolation=config.interpolation,
         )
 
     def _windows(
@@ -262,7 +191,11 @@ class MultiCrop:
 
 
 class CenterCrop:
-    """The evaluation view: Resize(`resize`) and CenterCrop(`size`) as one window of the original image."""
+    """The evaluation view: Resize(`resize`) and CenterCrop(`size`) of torchvision as one resize of a window.
+
+    The shorter side becomes `resize` pixels, the longer one int(resize * longer / shorter), and the crop begins at
+    round((side - size) / 2), halves to even. In pixels of the image as stored that window has fractional edges.
+    """
 
     def __init__(self, config: CenterCropConfig) -> None:
         self._config = config
@@ -275,22 +208,33 @@ class CenterCrop:
         widths: NDArray[np.int64],
         orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """One view a sample; nothing is random, and photographs stay as stored, as for published figures."""
+        """One view per sample. Nothing is random, and photographs stay as stored, as for published figures."""
         del passes, orientations
         size, shape = self._config.size, (1, len(ids))
-        short = np.minimum(heights, widths)
-        side = np.maximum(np.rint(short * (size / self._config.resize)), 1).astype(np.int64)[None]
+        shorter = np.minimum(heights, widths)
+        top, height = self._edges(heights, shorter)
+        left, width = self._edges(widths, shorter)
         return CropPlan(
             sizes=((size, size),),
             groups=(slice(0, 1),),
-            top=(heights - side) // 2,
-            left=(widths - side) // 2,
-            height=side,
-            width=side,
+            top=top,
+            left=left,
+            height=height,
+            width=width,
             flip=np.zeros(shape, bool),
             coloured=np.zeros(shape, bool),
             matrix=np.broadcast_to(np.eye(3, dtype=np.float32), (*shape, 3, 3)),
             pivot=np.zeros((*shape, 3, 3), np.float32),
             sigma=np.zeros(shape, np.float32),
             solarize=np.zeros(shape, bool),
+            cut=False,
         )
+
+    def _edges(
+        self, sides: NDArray[np.int64], shorter: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where the window begins along sides [B], and how long it is: both [1, B]."""
+        size, resized = self._config.size, self._config.resize * sides // shorter
+        offset = np.rint((resized - size) / 2)
+        begin, end = offset * sides / resized, (offset + size) * sides / resized
+        return begin[None], (end - begin)[None]

@@ -1,7 +1,8 @@
 """Augmentations by name, for what they are used for."""
 
 from pipeline.augment.colour import ColourJitter
-from pipeline.augment.plan import CenterCrop, CenterCropConfig, MultiCrop, MultiCropConfig, Planner, ViewGroup
+from pipeline.augment.crop_plan import Planner
+from pipeline.augment.plan import CenterCrop, CenterCropConfig, MultiCrop, MultiCropConfig, ViewGroup
 
 Recipe = MultiCropConfig | CenterCropConfig
 
@@ -10,9 +11,12 @@ _NO_COLOUR = ColourJitter(probability=0.0)
 RECIPES: dict[str, Recipe] = {
     # Pre-training: two global and eight local views (EsViT, section 4; the augmentation of DINO).
     "dino": MultiCropConfig(),
-    # Linear probes: one random window and a flip.
+    # Training of a linear probe: RandomResizedCrop(224) as torchvision has it by default, and a flip.
     "linear": MultiCropConfig(
-        views=(ViewGroup(size=(224, 224), count=1, area=(0.08, 1.0)),), jitter=_NO_COLOUR, grayscale=0.0
+        views=(ViewGroup(size=(224, 224), count=1, area=(0.08, 1.0)),),
+        jitter=_NO_COLOUR,
+        grayscale=0.0,
+        interpolation="bilinear",
     ),
     # Supervised training from scratch: DeiT's crop and colour jitter, without RandAugment and erasing.
     "deit": MultiCropConfig(

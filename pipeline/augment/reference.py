@@ -1,6 +1,6 @@
 """The plan with PIL and torchvision, one obvious call after the other: the oracle that other executors are held to.
 
-It decodes and filters with the libraries of the original EsViT (PIL's bicubic resize and Gaussian blur).
+It decodes and filters with the libraries of the original EsViT (PIL's resize and Gaussian blur).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,10 @@ import torch
 import torchvision.transforms.functional as F
 from PIL import Image, ImageFilter, ImageOps
 
+from pipeline.augment.crop_plan import CropPlan
 from pipeline.augment.decode import DECODE_ERRORS, decode_with_pil
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES, BadImages, Output
-from pipeline.augment.plan import CropPlan
+from pipeline.augment.window import draw_window
 from pipeline.buffers import Encoded
 from pipeline.pixels import upright
 
@@ -64,10 +65,7 @@ class ReferenceExecutor:
 
 def render(image: Image.Image, plan: CropPlan, v: int, b: int, dtype: torch.dtype) -> torch.Tensor:
     """View `v` of sample `b`: [3, H, W], normalised unless `dtype` is uint8."""
-    window = (int(array[v, b]) for array in (plan.top, plan.left, plan.height, plan.width))
-    view = F.resized_crop(image, *window, list(plan.sizes[v]), F.InterpolationMode.BICUBIC)
-    if plan.flip[v, b]:
-        view = F.hflip(view)
+    view = draw_window(image, plan, v, b)
     if plan.coloured[v, b]:
         offset = plan.pivot[v, b] @ np.asarray(view).mean(axis=(0, 1))
         view = view.convert("RGB", tuple(np.column_stack([plan.matrix[v, b], offset]).ravel().tolist()))

@@ -83,7 +83,7 @@ def _add_crops(commands: Commands) -> None:
     command.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the views")
     instead = command.add_mutually_exclusive_group()
     instead.add_argument("--parity", action="store_true", help="compare pixels with the first executor, not speeds")
-    instead.add_argument("--sheet", type=path, metavar="FILE.png", help="draw the views of a few images, no speeds")
+    instead.add_argument("--sheet", type=path, metavar="FILE", help="draw the views of a few images, as PNG or JPEG")
     instead.add_argument("--plot", type=path, metavar="FILE.svg", help="draw the speeds as bars too")
 
 

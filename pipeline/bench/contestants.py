@@ -57,7 +57,11 @@ class ExecutorContestant:
 
     def views(self, batch: EncodedBatch) -> list[torch.Tensor]:
         """The views of one batch."""
-        return next(self._rendered([batch]))[0]
+        return self.rendered(batch)[0]
+
+    def rendered(self, batch: EncodedBatch) -> Rendered:
+        """The views of one batch, and the batch with images that cannot be decoded replaced."""
+        return next(self._rendered([batch]))
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         """See `Contestant`."""

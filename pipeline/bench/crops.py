@@ -14,17 +14,15 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.augment import RECIPES, build_planner, normalised
-from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
+from pipeline.augment import RECIPES, build_planner
 from pipeline.augment.parity import Parity
 from pipeline.bench.contestants import Conditions, Contestant, ExecutorContestant, build_contestant
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
+from pipeline.bench.sheet import SheetRow, contact_sheet
 from pipeline.command import write_json
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
@@ -32,7 +30,6 @@ from pipeline.progress import counted
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 
-_THUMBNAIL = 112
 _SHEET_IMAGES = 6
 
 
@@ -91,13 +88,14 @@ class Bench:
         return {name: parity.summary() for name, parity in found.items()}
 
     def sheet(self) -> Image.Image:
-        """Thumbnails: a row an image and executor, a column a view."""
-        rows = []
-        views = [executor.views(self._batches[0]) for executor in self._executors().values()]
-        for b in range(min(_SHEET_IMAGES, len(self._batches[0].ids))):
-            for groups in views:
-                rows.append(np.hstack([_thumbnail(view[b]) for group in groups for view in group]))
-        return Image.fromarray(np.vstack(rows))
+        """A row per image and executor, a column per view."""
+        made = {name: executor.rendered(self._batches[0]) for name, executor in self._executors().items()}
+        rows = [
+            SheetRow(name, batch.images[b], int(batch.ids[b]), [group[:, b] for group in groups])
+            for b in range(min(_SHEET_IMAGES, len(self._batches[0].ids)))
+            for name, (groups, batch) in made.items()
+        ]
+        return contact_sheet(rows)
 
     def close(self) -> None:
         """Release the contestants."""
@@ -112,17 +110,13 @@ class Bench:
         return {name: one for name, one in self._contestants.items() if isinstance(one, ExecutorContestant)}
 
 
-def _thumbnail(view: torch.Tensor) -> NDArray[np.uint8]:
-    pixels = normalised(view.cpu()).permute(1, 2, 0).numpy() * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
-    image = Image.fromarray((pixels * 255).round().clip(0, 255).astype(np.uint8))
-    return np.asarray(image.resize((_THUMBNAIL, _THUMBNAIL)))
-
-
 def _write(sheet: Image.Image, path: Path) -> None:
     try:
-        sheet.save(path, "PNG")
+        sheet.save(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+    except ValueError:  # a suffix that is no image format
+        raise UserError(f"cannot write {path}: name it .png, .jpg or .webp") from None
 
 
 def run(arguments: argparse.Namespace) -> None:

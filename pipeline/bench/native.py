@@ -88,7 +88,7 @@ def _view(image: Any, config: MultiCropConfig, group: ViewGroup, blur: float, so
         size=group.size,
         random_area=list(group.area),
         random_aspect_ratio=list(config.aspect),
-        interp_type=types.INTERP_CUBIC,
+        interp_type=types.INTERP_LINEAR if config.interpolation == "bilinear" else types.INTERP_CUBIC,
         antialias=True,
     )
     if fn.random.coin_flip(probability=jitter.probability, dtype=types.BOOL):

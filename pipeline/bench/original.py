@@ -92,10 +92,10 @@ def _random_views(config: MultiCropConfig) -> list[transforms.Compose]:
 def _random_view(config: MultiCropConfig, group: ViewGroup, blur: float, solarize: float) -> transforms.Compose:
     jitter = config.jitter
     colour = transforms.ColorJitter(jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-    bicubic = transforms.InterpolationMode.BICUBIC
+    interpolation = transforms.InterpolationMode(config.interpolation)
     return transforms.Compose(
         [
-            transforms.RandomResizedCrop(group.size, group.area, config.aspect, interpolation=bicubic),
+            transforms.RandomResizedCrop(group.size, group.area, config.aspect, interpolation=interpolation),
             transforms.RandomHorizontalFlip(config.flip),
             transforms.RandomApply([colour], jitter.probability),
             transforms.RandomGrayscale(config.grayscale),

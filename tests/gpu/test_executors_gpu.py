@@ -1,14 +1,25 @@
 """DALI on a GPU: the promises that the CPU executors keep, with mixed decode."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pipeline.augment import BadImages, Executor, Output, build_executor, normalised
+from pipeline.augment import (
+    BadImages,
+    CenterCrop,
+    CenterCropConfig,
+    Executor,
+    Output,
+    build_executor,
+    normalised,
+)
 from pipeline.augment.executor import OUTPUT_TYPES
-from support.photographs import assert_near, batches, compare
+from support.photographs import assert_near, batches, compare, encoded, two_steps
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,6 +38,19 @@ def test_photographs_look_the_same_on_the_gpu(executor: Executor, imagenet_sampl
     parity = compare({"dali": executor}, batches(imagenet_sample, num_images=600))["dali"]
     assert parity.view_means().shape == (10, 600)
     assert_near(parity)
+
+
+def test_the_evaluation_view_is_that_of_two_steps(imagenet_sample: Path) -> None:
+    executor = build_executor("dali", 2, torch.device("cuda", 0), "uint8")
+    differences = []
+    for images in encoded(imagenet_sample, num_images=600):
+        opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
+        heights, widths = np.array([(image.height, image.width) for image in opened]).T
+        (views,) = executor(images, CenterCrop(CenterCropConfig())(0, np.arange(len(images)), heights, widths))
+        expected = torch.stack([two_steps(image) for image in opened])
+        differences += (views[0].cpu().double() - expected.double()).abs().flatten(1).mean(dim=1).tolist()
+    executor.close()
+    assert len(differences) == 600 and np.mean(differences) < 1, np.mean(differences)
 
 
 @pytest.mark.parametrize("output", ["float16", "uint8"])

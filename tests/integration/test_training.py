@@ -71,6 +71,17 @@ def test_regions_continue_from_a_view_only_run(shards: str, tmp_path: Path) -> N
     assert "region" in read_jsonl(tmp_path / "region" / "log.jsonl")[-1]
 
 
+def test_a_backbone_with_larger_windows_starts_from_another_run_s(shards: str, tmp_path: Path) -> None:
+    first = tmp_path / "view"
+    assert train(first, shards, "schedule.epochs=1", "loss.region_weight=0").returncode == 0
+    start = f"checkpoint.start_backbone_from={first}/checkpoints"
+    done = train(tmp_path / "large", shards, "schedule.epochs=1", "model.backbone.window_size=8", start)
+    assert done.returncode == 0, done.stderr
+    assert f"starting with the backbone of {first}/checkpoints; resized: 2 tables of positions" in done.stdout
+    both = train(tmp_path / "both", shards, start, f"checkpoint.start_from={first}/checkpoints")
+    _assert_one_sentence(both, "leave start_backbone_from out")
+
+
 def test_a_checkpoint_of_another_order_is_refused(shards: str, tmp_path: Path) -> None:
     assert train(tmp_path, shards, "schedule.epochs=1").returncode == 0
     _assert_one_sentence(train(tmp_path, shards, "schedule.epochs=2", "seed=7"), "seed was 0 in the checkpoint")

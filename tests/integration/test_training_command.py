@@ -1,5 +1,6 @@
 """esvit-train as a person uses it: looks before it runs, is stopped by Ctrl-C, says how long it takes."""
 
+import json
 import re
 import signal
 import socket
@@ -57,7 +58,10 @@ def test_a_check_says_what_a_run_takes_and_writes_nothing(shards: str, tmp_path:
     assert "60 in all: 3 per epoch, 20 epochs, 12 images per step on 1 rank" in done.stdout
     assert re.search(r"memory +of each rank about [\d.]+ MB", done.stdout)
     assert re.search(r"time +about [\d.]+ (minutes|hours) on cpu", done.stdout)
-    assert done.stdout.endswith("Nothing was trained, and nothing was written.\n")
+    assert done.stdout.endswith("Nothing was trained, and nothing was written to runs/digits-view.\n")
+    report = json.loads(run(here, *words, "--json").stdout)
+    assert report["steps"]["num_steps"] == 60 and report["data"][0]["num_samples"] == 36
+    assert report["memory"]["resident_bytes"] > 1e6 and report["time"]["seconds"] > 0
     assert not list(here.iterdir())
     refused = run(here, *words, "--set", "data.stream.shards=nowhere")
     assert refused.returncode == 2 and "nowhere holds no manifest.json" in refused.stderr

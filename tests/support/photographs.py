@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision.transforms.functional as F
 from PIL import Image
+from torchvision import transforms
 
 from pipeline.augment import CropPlan, Executor, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.parity import Parity
@@ -14,16 +16,21 @@ from pipeline.augment.parity import Parity
 Batch = tuple[list[bytes], CropPlan]
 
 
-def batches(folder: Path, num_images: int, batch_size: int = 24) -> Iterator[Batch]:
-    """Encoded images of an image folder, spread over its classes, with the plan of the EsViT recipe."""
+def encoded(folder: Path, num_images: int, batch_size: int = 24) -> Iterator[list[bytes]]:
+    """Images of an image folder, spread over its classes, batch by batch."""
     files = sorted(folder.glob("train/*/*"))
     files = files[:: len(files) // num_images][:num_images]
-    planner = MultiCrop(MultiCropConfig(), seed=0)
     for first in range(0, len(files), batch_size):
-        chunk = files[first : first + batch_size]
-        images = [file.read_bytes() for file in chunk]
+        yield [file.read_bytes() for file in files[first : first + batch_size]]
+
+
+def batches(folder: Path, num_images: int, batch_size: int = 24) -> Iterator[Batch]:
+    """Encoded images as above, with the plan of the EsViT recipe."""
+    planner, first = MultiCrop(MultiCropConfig(), seed=0), 0
+    for images in encoded(folder, num_images, batch_size):
         widths, heights = np.array([Image.open(io.BytesIO(image)).size for image in images]).T
-        yield images, planner(0, np.arange(first, first + len(chunk)), heights, widths)
+        yield images, planner(0, np.arange(first, first + len(images)), heights, widths)
+        first += len(images)
 
 
 def compare(executors: dict[str, Executor], photographs: Iterator[Batch]) -> dict[str, Parity]:
@@ -45,3 +52,9 @@ def assert_near(parity: Parity) -> None:
     assert summary["share_above_6"] < 0.001, summary  # type: ignore[operator]
     by_operation = summary["mean_by_operation"]
     assert isinstance(by_operation, dict) and max(by_operation.values()) < 1, summary
+
+
+def two_steps(image: Image.Image, size: int = 224, resize: int = 256) -> torch.Tensor:
+    """The evaluation view as the original makes it: torchvision's Resize, bicubic, and CenterCrop [3, H, W], 0..255."""
+    shorter = transforms.Resize(resize, transforms.InterpolationMode.BICUBIC)
+    return F.pil_to_tensor(transforms.CenterCrop(size)(shorter(image)))

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from pipeline.errors import UserError
 from support import console
 from support.shards import encode, picture
 from tools.shard_builder.build.run import BuildOptions, build
@@ -24,7 +23,8 @@ NO_WORDS = {
     "shard-builder": "required: COMMAND",
     "pipeline-bench": "required: COMMAND",
     "esvit-eval": "required: COMMAND",
-    "esvit-train": "required: --config",
+    "esvit-train": "give --images DIR, a folder of images, or --config, a preset or a YAML file; see",
+    "esvit-train --output {out}": "give --images DIR, a folder of images, or --config",
     "shard-builder nosuch": "invalid choice: 'nosuch'",
     "pipeline-bench nosuch": "choose from 'crops', 'stream', 'shuffle', 'soak', 'clients'",
     "esvit-eval nosuch": "choose from 'knn', 'export'",
@@ -195,9 +195,19 @@ ESVIT = {
     f"{EXPORT} --dest ''": "argument --dest: it is empty",
     f"{EXPORT} --checkpoint ''": "argument --checkpoint: it is empty",
     "esvit-train --config ''": "argument --config: it is empty",
+    "esvit-train --images '' --output {out}": "argument --images: it is empty",
+    "esvit-train --images {images} --output ''": "argument --output: it is empty",
+    "esvit-train --images {nothing} --output {out}": "there is no folder {nothing}",
+    "esvit-train --images s3://bucket/photos --output {out}": "--images takes a local folder of images",
+    "esvit-train --images {shards} --output {out}": "holds shards, not images; use --set data.stream.shards={shards}",
+    "esvit-train --images {images} --output {out} --set epochs=1": "did you mean 'schedule.epochs'",
+    "esvit-train --images {images} --output {out} --set data.stream.shards={shards}": "give one of them",
     "esvit-train --config {nothing}": "{nothing}",
     "esvit-train --config configs/train/digits_view.yaml --set ''": "argument --set: it is empty",
     "esvit-train --config configs/train/digits_view.yaml --set seed": "is not of the form key.subkey=value",
+    "esvit-train --config digits_view --json": "--json is for --check",
+    "esvit-train --config digits_view --check --print-config": "not allowed with argument --check",
+    "esvit-train --config digits_wiev": "digits_view",
     "esvit-bench ''": "argument URL: it is empty",
     "esvit-bench {nothing}": "holds no manifest.json",
     "esvit-bench --backbone nosuch": "nosuch",
@@ -208,6 +218,7 @@ ESVIT = {
     "esvit-bench --views 0x224": "argument --views: '0x224'",
     "esvit-bench --views 1x224": "at least two crops",
     "esvit-bench --views ''": "argument --views: ''",
+    "esvit-bench --backbone swin_nano --views 2x1": "--views 2x1: the network cannot take images of 1 x 1 pixels: ",
     "esvit-bench --prototypes 1": "argument --prototypes",
     "esvit-bench --variant nosuch": "argument --variant: 'nosuch' is none of",
     "esvit-bench --precision fp64": "argument --precision: invalid choice: 'fp64'",
@@ -260,13 +271,3 @@ def test_a_device_that_is_not_here_is_one_sentence(
     line: str, places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check(line, "there is no GPU on this machine; use --device cpu", places, capsys)
-
-
-def test_a_size_that_the_network_cannot_take_is_one_sentence() -> None:
-    from esvit.evaluation import _check_size
-    from esvit.models import BackboneConfig, build_backbone
-
-    backbone = build_backbone(BackboneConfig(name="swin_nano"), drop_path=False)
-    _check_size(backbone, 32, torch.device("cpu"))
-    with pytest.raises(UserError, match="the network cannot take images of --size 3: "):
-        _check_size(backbone, 3, torch.device("cpu"))

@@ -75,6 +75,7 @@ def test_the_first_failure_is_remembered() -> None:
         (6e-3, 1024, 65536, 1_281_167, ["learning rate"]),
         (3e-3, 16, 64, 1437, ["learning rate"]),
         (1e-4, 64, 65536, 10_000, ["prototypes"]),
+        (1e-4, 64, 1438, 1437, ["prototypes"]),
     ],
 )
 def test_cautions(peak_lr: float, batch: int, prototypes: int, samples: int, words: list[str]) -> None:

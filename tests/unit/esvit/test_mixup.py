@@ -1,7 +1,9 @@
 """Blends: what is drawn for a step, and what becomes of the pixels."""
 
+import numpy as np
 import pytest
 import torch
+from timm.data import Mixup
 
 from esvit.mixup import Blend, Box, MixupConfig
 
@@ -56,3 +58,17 @@ def test_cutmix_puts_the_same_part_of_the_mirror_into_views_of_every_size() -> N
 def test_mixup_adds_the_mirror() -> None:
     view = torch.randn(1, 3, 3, 4, 4)
     torch.testing.assert_close(Blend(0.3)([view])[0], 0.3 * view + 0.7 * view.flip(1))
+
+
+@pytest.mark.parametrize("blend", [Blend(0.3), Blend(0.75, Box(0.0, 0.5, 0.0, 0.5))])
+def test_the_teacher_s_views_stay_as_they_were_where_timm_blends_them_too(blend: Blend) -> None:
+    """The authors hand `images[:2]` to the teacher, and then blend the same tensors with timm's Mixup."""
+    views = [torch.randn(2, 4, 3, 8, 8)]
+    before = views[0].clone()
+    blend(views)
+    assert torch.equal(views[0], before)
+    for options in ({"mixup_alpha": 0.8}, {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}):
+        np.random.seed(0)
+        theirs = before[0].clone()
+        Mixup(**options, num_classes=4)(theirs, torch.arange(4))
+        assert not torch.equal(theirs, before[0])

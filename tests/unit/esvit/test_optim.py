@@ -31,6 +31,12 @@ def fill_gradients(network: nn.Module) -> None:
         parameter.grad = torch.randn_like(parameter)
 
 
+def test_the_defaults_are_the_paper_s() -> None:
+    assert OptimConfig().model_dump() == {
+        "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip_norm": 3.0, "clip": "per_tensor", "freeze_last_layer_epochs": 1
+    }  # fmt: skip
+
+
 def test_only_biases_and_vectors_escape_decay() -> None:
     network = make_network()
     decayed, exempt = build_optimizer(network, OptimConfig()).param_groups

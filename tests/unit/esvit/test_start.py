@@ -50,7 +50,7 @@ def test_a_refused_start_leaves_the_run_as_it_was(
 ) -> None:
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    run, taken = tmp_path / "run", socket.create_server(("127.0.0.1", 0))
+    run = tmp_path / "run"
     assert train(config(run, shards)) == 0
     before = files(run)
     assert {"config.yaml", "log.jsonl", "checkpoints/step-00000004.pt"} <= before.keys()
@@ -64,16 +64,16 @@ def test_a_refused_start_leaves_the_run_as_it_was(
         "data.stream.shards=s3://bucket/shards": "127.0.0.1:9",
         "checkpoint.url=s3://bucket/run": "127.0.0.1:9",
         "data.executor=nosuch": "unknown executor 'nosuch'",
-        f"metrics.port={taken.getsockname()[1]}": "cannot listen on",
         "metrics.address=203.0.113.1": "cannot listen on",
         "loss.name=nosuch:Loss": "cannot import nosuch:Loss",
         "model.backbone.name=os:system": "os:system must be a subclass",
     }
-    for change, sentence in refusals.items():
-        with pytest.raises(UserError, match=sentence):
-            train(config(run, shards, change))
-        assert files(run) == before, change
-    taken.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refusals[f"metrics.port={taken.getsockname()[1]}"] = "cannot listen on"
+        for change, sentence in refusals.items():
+            with pytest.raises(UserError, match=sentence):
+                train(config(run, shards, change))
+            assert files(run) == before, change
 
 
 def test_damaged_checkpoints_are_refused_as_they_are(shards: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from esvit.distributed import World
@@ -52,6 +53,20 @@ def run(num_steps: int = 3, settings: StepSettings = SETTINGS, fp16: bool = Fals
     return state, scalars
 
 
+def moves(state: TrainState) -> list[torch.Tensor]:
+    """How far student and teacher have come, each as one vector."""
+    networks, start = state.networks, make_state().networks.student
+    return [
+        torch.cat(
+            [
+                (now - then).detach().flatten()
+                for now, then in zip(network.parameters(), start.parameters(), strict=True)
+            ]
+        )
+        for network in (networks.student, networks.teacher)
+    ]
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_gives_the_step_of_the_whole_batch(parts: int) -> None:
     whole, scalars = run()
@@ -71,11 +86,24 @@ def test_a_batch_that_cannot_be_split_is_refused() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_near_single(precision: Any) -> None:
-    _, scalars = run()
+    single, scalars = run()
     state, half = run(settings=StepSettings(OptimConfig(), precision, 1), fp16=precision == "fp16")
     torch.testing.assert_close(half["loss"], scalars["loss"], rtol=0.03, atol=0)
     torch.testing.assert_close(half["gradient_norm"], scalars["gradient_norm"], rtol=0.1, atol=0)
+    for moved, expected in zip(moves(state), moves(single), strict=True):  # AdamW's first steps follow the signs
+        assert F.cosine_similarity(moved, expected, dim=0) > 0.97
+        assert float(moved.norm() / expected.norm()) == pytest.approx(1, rel=0.01)
     assert state.scaler.get_scale() == (16.0 if precision == "fp16" else 1.0)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_networks_run_in_half_precision_and_the_loss_does_not(precision: Any, dtype: torch.dtype) -> None:
+    state, seen = make_state(fp16=precision == "fp16"), list[torch.dtype]()
+    for network in (state.networks.student, state.networks.teacher):
+        network.view_head.mlp[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    settings = StepSettings(OptimConfig(), precision, 1)
+    scalars = train_step(state, state.networks.student, make_views(), VALUES, settings, epoch=1, guard=FiniteGuard(CPU))
+    assert seen == [dtype, dtype] and scalars["loss"].dtype == torch.float32
 
 
 def test_an_overflow_of_the_scaled_gradients_skips_the_step_and_lowers_the_scale() -> None:
@@ -156,14 +184,24 @@ def test_a_step_that_is_not_finite_freezes_the_state_before_it() -> None:
     for step in range(4):
         if step == 2:
             views[1][0, 1, 0, 3, 3] = float("nan")
-            kept = {name: tensor.clone() for name, tensor in state.networks.student.state_dict().items()}
+            kept = {name: tensor.clone() for name, tensor in state.networks.state_dict().items()}
             kept |= {name: tensor.clone() for name, tensor in state.loss.state_dict().items()}
             count = next(iter(state.optimizer.state.values()))["step"].clone()
         if step == 3:
             views = make_views()
         train_step(state, state.networks.student, views, VALUES, SETTINGS, epoch=1, guard=guard)
         state.step += 1
-    after = state.networks.student.state_dict() | state.loss.state_dict()
+    after = state.networks.state_dict() | state.loss.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in kept.items())
     assert next(iter(state.optimizer.state.values()))["step"] == count
     assert guard.first_failure(World(0, 0, 1, CPU)) == 2
+
+
+def test_a_gradient_that_is_not_finite_is_a_failure_though_the_loss_is() -> None:
+    state, guard = make_state(), FiniteGuard(CPU)
+    before = {name: tensor.clone() for name, tensor in state.networks.state_dict().items()}
+    bias = state.networks.student.view_head.mlp[0].bias
+    bias.register_hook(lambda gradient: gradient + float("inf"))
+    scalars = train_step(state, state.networks.student, make_views(), VALUES, SETTINGS, epoch=1, guard=guard)
+    assert scalars["loss"].isfinite() and guard.failed
+    assert all(torch.equal(before[name], tensor) for name, tensor in state.networks.state_dict().items())

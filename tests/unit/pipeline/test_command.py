@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,7 +80,8 @@ def main():
 run_command(main)
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    writer = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    writer = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
     assert writer.stdin and writer.stdout and writer.stderr
     writer.stdout.close()
     writer.stdin.close()

@@ -30,7 +30,8 @@ def examples() -> list[ParameterSet]:
     for line, block in re.findall(r"^## ([^\n]+)$|^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL):
         heading = line or heading
         if block:
-            found.append(pytest.param(block, id=heading.lower().replace(" ", "-")))
+            marks = [pytest.mark.slow] if "num_workers=2" in block else []
+            found.append(pytest.param(block, id=heading.lower().replace(" ", "-"), marks=marks))
     return found
 
 

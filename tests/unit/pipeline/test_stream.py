@@ -218,7 +218,7 @@ def test_sizes_are_numbers_of_bytes_or_text(tmp_path: Path) -> None:
 def test_a_mistake_about_the_cache_is_one_sentence(override: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
         load(StreamConfig, [], ["shards=a", override])
-    assert "; " not in str(caught.value)
+    assert ";" not in str(caught.value).replace("; did you mean", "")
 
 
 def test_a_wrong_weight_is_named_by_its_place_in_the_file() -> None:

@@ -48,10 +48,12 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     saved = _state(0.5, step=7)
     saved.networks.student(list(torch.randn(1, 2, 1, 3, 32, 32))).view_logits[0].sum().backward()
     saved.optimizer.step()
+    saved.loss.view_center.center.copy_(torch.randn(8))
+    saved.scaler.load_state_dict({**saved.scaler.state_dict(), "scale": 2.0**5, "_growth_tracker": 7})
     files.write(Store(str(tmp_path)), saved.state_dict())
     restored = _state(0.5)
     restored.resume(source.load(str(tmp_path)))
-    assert restored.scaler.get_scale() == 2.0**10
+    assert restored.scaler.state_dict() == saved.scaler.state_dict() != _state().scaler.state_dict()
     assert restored.step == 7 and restored.loader.state_dict() == {"position": 7}
     for part in ("student", "teacher", "loss"):
         theirs, ours = saved.state_dict()[part], restored.state_dict()[part]
@@ -90,6 +92,14 @@ def test_the_best_and_the_milestones_stay(tmp_path: Path) -> None:
     assert _steps(tmp_path) == [0, 20, 70]
 
 
+def test_what_comes_after_the_resumed_step_is_not_this_run_s(tmp_path: Path) -> None:
+    _run(tmp_path, {0: None, 10: 3.0, 20: 1.0}, CheckpointConfig())
+    with Checkpointer(CheckpointConfig(keep_last=1), Store(tmp_path), 10, print) as checkpoints:
+        checkpoints.continue_after(10)
+        checkpoints.save({**_state().state_dict(), "step": 15}, 2.0)
+    assert _steps(tmp_path) == [0, 15, 20]  # 20 is written again when the run comes by; it is neither newest nor best
+
+
 def test_a_checkpoint_is_due_at_its_steps_at_milestones_and_at_the_end(tmp_path: Path) -> None:
     config = CheckpointConfig(every_steps=4, keep_every_epochs=1)
     checkpoints = Checkpointer(config, Store(tmp_path), steps_per_epoch=10, say=print)
@@ -112,6 +122,8 @@ def test_a_store_that_refuses_stops_the_run_at_the_next_checkpoint(tmp_path: Pat
     with Checkpointer(CheckpointConfig(), Store(tmp_path / "file"), 10, print) as checkpoints:
         checkpoints.save(_state().state_dict())
         with pytest.raises(StoreError, match=r"cannot write .*/file: .* is not a folder"):
+            checkpoints.save(_state(step=1).state_dict())
+        with pytest.raises(StoreError):
             checkpoints.wait()
 
 
@@ -153,8 +165,10 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
 
 
 def test_changed_settings_are_named_when_a_run_resumes() -> None:
-    saved = {**_state().state_dict(), "config": {"seed": 1, "output": "elsewhere"}}
-    assert _state().resume(saved) == ["seed"]
+    state = _state()
+    state.config |= {"data": {"num_threads": 1}, "optim": {"eps": 1e-8, "clip_norm": 3.0}}
+    then = {"seed": 1, "output": "elsewhere", "data": {"num_threads": 9}, "optim": {"eps": 1e-8, "clip_norm": 1.0}}
+    assert state.resume({**state.state_dict(), "config": then}) == ["optim.clip_norm", "seed"]
 
 
 def test_regions_start_fresh_on_a_view_only_checkpoint(tmp_path: Path) -> None:
@@ -163,6 +177,11 @@ def test_regions_start_fresh_on_a_view_only_checkpoint(tmp_path: Path) -> None:
     fresh = grown.start_from(source.load(str(tmp_path)))
     assert {name.split(".")[1] for name in fresh} == {"region_head", "region_center"}
     assert grown.step == 0
+
+
+def test_parameters_that_a_new_run_has_no_place_for_are_named() -> None:
+    with pytest.raises(CheckpointError, match=r"student has 'region_head\..*', which this network lacks"):
+        _state().start_from(_state(0.5).state_dict())
 
 
 def test_another_network_is_refused_by_the_name_of_its_parameter(tmp_path: Path) -> None:

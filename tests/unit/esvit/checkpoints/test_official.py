@@ -150,8 +150,12 @@ def reshape(saved: dict[str, Any]) -> None:
     saved["teacher"]["norm.weight"] = torch.zeros(3)
 
 
-def lose(saved: dict[str, Any]) -> None:
-    del saved["dino_loss"]
+def confuse(saved: dict[str, Any]) -> None:
+    saved["optimizer"]["param_groups"][0]["params"].append(99)
+
+
+def misshape(saved: dict[str, Any]) -> None:
+    saved["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,8 @@ def lose(saved: dict[str, Any]) -> None:
         (drop, "teacher does not fit swin_nano: it lacks backbone.norm.weight"),
         (add, "student does not fit swin_nano: it has backbone.layers.0.extra, which the network lacks"),
         (reshape, r"teacher does not fit swin_nano: backbone.norm.weight is of shape \[3\], not \[64\]"),
-        (lose, "has no 'dino_loss'"),
+        (confuse, "the checkpoint's optimizer has another number of parameters than its student"),
+        (misshape, r"the checkpoint's optimizer state of patch_embed.proj.weight is of another shape"),
     ],
 )
 def test_a_mismatch_is_an_error(damage: Callable[[dict[str, Any]], None], message: str, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Pixels(Backbone):
     width, num_seen = 3 * 4 * 4, 0
 
     def forward(self, images: Tensor) -> Features:
+        assert not self.training
         self.num_seen += len(images)
         coarse = F.adaptive_avg_pool2d(images, 4)
         return Features(coarse.flatten(1), coarse.flatten(2).transpose(1, 2))
@@ -66,12 +67,17 @@ class OneOfTwo(World):
     """A rank before the sum over both, which test_two_ranks.py has."""
 
     def sum(self, values: Tensor) -> Tensor:
-        return values
+        summed.append(values.clone())
+        return summed[-1]
+
+
+summed: list[Tensor] = []
 
 
 def test_two_ranks_divide_the_samples(data_set: str) -> None:
     whole, _ = features_of(data_set, NUM_SAMPLES)
     ranks = [features_of(data_set, BATCH, OneOfTwo(rank, rank, 2, torch.device("cpu"))) for rank in range(2)]
+    assert all(any(values is total for total in summed) for f, _ in ranks for values in (f.features, f.labels))
     assert [num_seen for _, num_seen in ranks] == [8, 8]  # of 16 places, three of which are filled up
     rows = [set(found.features.norm(dim=1).nonzero().ravel().tolist()) for found, _ in ranks]
     assert rows == [{0, 1, 2, 3, 8, 9, 10, 11}, {4, 5, 6, 7, 12}]

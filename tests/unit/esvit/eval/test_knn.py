@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import esvit.eval.knn
 from esvit.eval.features import LabelledFeatures, TooFewClasses
-from esvit.eval.knn import TEMPERATURE, ClassMismatch, best, knn_accuracy
+from esvit.eval.knn import ClassMismatch, best, knn_accuracy
 
 CLASSES = ("a", "b", "c")
 
@@ -23,12 +24,14 @@ def _plain_accuracy(train: LabelledFeatures, test: LabelledFeatures, k: int) -> 
         nearest = sorted(range(len(cosines)), key=lambda i: -cosines[i])[:k]
         votes = dict.fromkeys(range(len(train.classes)), 0.0)
         for i in nearest:
-            votes[int(train.labels[i])] += math.exp(cosines[i] / TEMPERATURE)
+            votes[int(train.labels[i])] += math.exp(cosines[i] / 0.07)
         correct += max(votes, key=lambda c: votes[c]) == int(label)
     return correct / len(test.labels)
 
 
-def test_it_equals_a_plain_loop() -> None:
+@pytest.mark.parametrize("chunk", [1024, 7])
+def test_it_equals_a_plain_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(esvit.eval.knn, "_CHUNK", chunk)
     torch.manual_seed(0)
     train = _features(torch.randn(40, 8), [i % 3 for i in range(40)])
     test = _features(torch.randn(25, 8), [i % 3 for i in range(25)])
@@ -45,6 +48,7 @@ def test_well_separated_classes_are_all_recognised() -> None:
 def test_more_neighbours_than_samples_are_left_out() -> None:
     train = _features(torch.eye(3), [0, 1, 2])
     assert set(knn_accuracy(train, train, (2, 10))) == {2}
+    assert set(knn_accuracy(train, train, (2, 3, 4))) == {2, 3}
     assert set(knn_accuracy(train, train, (10, 20))) == {3}
 
 

@@ -29,6 +29,12 @@ def test_nothing_but_rows_and_prototypes_of_the_student_has_a_gradient() -> None
     assert all(x.grad is not None for x in tensors_with_gradient(student))
 
 
+def test_a_centre_has_no_gradient() -> None:
+    center = Center(K, momentum=0.9)
+    center.update(torch.ones(K, requires_grad=True), 1)
+    assert not center.center.requires_grad
+
+
 def test_match_ignores_length_and_autocast() -> None:
     candidates = torch.randn(2, 300, 64)
     regions = candidates.flip(1) * torch.rand(2, 300, 1).add(0.1)

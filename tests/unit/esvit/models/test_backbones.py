@@ -12,7 +12,6 @@ from esvit.models import BACKBONES, BackboneConfig, build_backbone
 from esvit.models.cvt import _WindowAttention
 from esvit.models.head import HeadConfig
 from esvit.models.student_teacher import ModelConfig, StudentTeacher
-from esvit.models.vil import VilAttention
 from pipeline.config import ConfigError, load
 from pipeline.errors import UserError
 
@@ -157,54 +156,12 @@ def test_cvt_attention_equals_plain_loops(size: tuple[int, int]) -> None:
     torch.testing.assert_close(layer(x[None])[0], cvt_attention_by_loops(layer, x), rtol=0, atol=1e-10)
 
 
-def vil_attention_by_loops(layer: VilAttention, tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens [G + H * W, D] of one image, query by query: own and neighbouring windows, and the global tokens."""
-    num_global, window, dim, reach = layer.num_global, layer.window, tokens.shape[1], layer.reach
-    places = [None] * num_global + [(i, j) for i in range(height) for j in range(width)]
-
-    def sees(a: tuple[int, int], b: tuple[int, int]) -> bool:
-        return not window or all(abs(x // window - y // window) <= 1 for x, y in zip(a, b, strict=True))
-
-    def bias(i: int, j: int, head: int) -> Tensor:
-        a, b = places[i], places[j]
-        if a is None or b is None:
-            if a is None and b is None:
-                return layer.global_bias[head, i, j]
-            return layer.mixed_bias[0, head, i] if a is None else layer.mixed_bias[1, head, j]
-        down, right = (max(-reach + 1, min(reach - 1, x - y)) + reach - 1 for x, y in zip(a, b, strict=True))
-        return layer.local_bias[down * (2 * reach - 1) + right, head]
-
-    q, k, v = layer.qkv(tokens).split(dim, dim=-1)
-    out = []
-    for i, here in enumerate(places):
-        seen = [j for j, there in enumerate(places) if here is None or there is None or sees(here, there)]
-        parts = []
-        for head, part in enumerate(torch.arange(dim).chunk(layer.heads)):
-            scores = k[seen][:, part] @ q[i, part] * len(part) ** -0.5
-            scores = scores + torch.stack([bias(i, j, head) for j in seen])
-            parts.append(scores.softmax(0) @ v[seen][:, part])
-        out.append(layer.proj(torch.cat(parts)))
-    return torch.stack(out)
-
-
-@pytest.mark.parametrize("window", [0, 2])
-@pytest.mark.parametrize("num_global", [0, 2])
-@pytest.mark.parametrize("size", [(6, 6), (7, 5), (1, 3)])
-@torch.no_grad()
-def test_vil_attention_equals_plain_loops(size: tuple[int, int], num_global: int, window: int) -> None:
-    layer = VilAttention(8, heads=2, window=window, num_global=num_global, reach=4).double()
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter)
-    tokens = torch.randn(1, num_global + math.prod(size), 8, dtype=torch.double)
-    expected = vil_attention_by_loops(layer, tokens[0], *size)
-    torch.testing.assert_close(layer(tokens, *size)[0], expected, rtol=0, atol=1e-10)
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["name=resnet50", "window_size=7"], "resnet50 has no window_size; it has drop_path_rate, model, options"),
         (["name=timm/resnet5O"], "timm has no model 'resnet5O'; it has"),
+        (["name=vil_2262", "mode=2"], "config key 'mode'"),
         (["name=cvt_tiny", "widths=[8, 8]"], "one entry a stage each"),
         (["name=cvt_tiny", "widths=[8, 8, 8, 8]"], "width 8 cannot be split into 3 attention heads"),
     ],
@@ -212,6 +169,12 @@ def test_vil_attention_equals_plain_loops(size: tuple[int, int], num_global: int
 def test_mistakes_are_named(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(BackboneConfig, [], overrides)
+
+
+def test_options_are_added_to_those_of_the_row() -> None:
+    backbone = build_backbone(tiny("resnet50"), drop_path=False)
+    assert len(backbone.network.layer1) == 1  # as asked for, and the row's own is not lost:
+    assert all(bool((block.bn3.weight == 1).all()) for block in backbone.blocks if hasattr(block, "bn3"))
 
 
 def test_options_that_timm_refuses_are_named() -> None:

@@ -59,6 +59,15 @@ def test_teacher_starts_as_a_copy_without_gradient() -> None:
         assert student.data_ptr() != teacher.data_ptr() and not teacher.requires_grad
 
 
+def test_only_the_student_drops_paths() -> None:
+    backbone = NANO.backbone.replace(drop_path_rate=0.5)
+    pair, views = StudentTeacher(NANO.replace(backbone=backbone), with_regions=False), make_views((1, 32, 32))
+    first, second = (network(views).view_rows[0] for network in (pair.teacher, pair.teacher))
+    assert torch.equal(first, second)
+    first, second = (network(views).view_rows[0] for network in (pair.student, pair.student))
+    assert not torch.equal(first, second)
+
+
 def test_teacher_is_the_moving_average_of_parameters_not_buffers() -> None:
     pair = StudentTeacher(NANO.replace(head=NANO.head.replace(batch_norm=True)), with_regions=False)
     before = [p.clone() for p in pair.teacher.parameters()]
@@ -71,6 +80,7 @@ def test_teacher_is_the_moving_average_of_parameters_not_buffers() -> None:
         torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student)
     assert all(int(b) == 0 for n, b in pair.teacher.named_buffers() if n.endswith("num_batches_tracked"))
     assert pair.teacher.training
+    assert not any(parameter.requires_grad or parameter.grad_fn for parameter in pair.teacher.parameters())
 
 
 def test_momentum_one_keeps_the_teacher_exactly() -> None:

@@ -8,7 +8,8 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 
 from pipeline.augment.colour import ColourJitter, colour_maps
-from pipeline.augment.plan import CropPlan, MultiCrop, MultiCropConfig, ViewGroup
+from pipeline.augment.crop_plan import CropPlan
+from pipeline.augment.plan import MultiCrop, MultiCropConfig, ViewGroup
 
 NUM_DRAWS = 100_000
 HEIGHT, WIDTH = 375, 500
@@ -26,7 +27,7 @@ def crops(area: tuple[float, float]) -> CropPlan:
     return draw(MultiCropConfig(views=(ViewGroup(size=8, count=1, area=area, blur=1.0, solarize=0.2),)))
 
 
-@pytest.mark.parametrize("area", [(0.4, 1.0), (0.05, 0.4)])
+@pytest.mark.parametrize("area", [(0.4, 1.0), (0.05, 0.4), (0.08, 1.0)])
 def test_windows(area: tuple[float, float]) -> None:
     torch.manual_seed(0)
     image = torch.empty(1, HEIGHT, WIDTH)

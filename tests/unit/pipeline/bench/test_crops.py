@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.bench.command import main
+from pipeline.bench.sheet import CELL, HEADER
 
 
 @pytest.fixture
@@ -60,11 +61,15 @@ def test_tables_are_for_people(bench: Any, options: tuple[str, ...]) -> None:
     assert status == 0 and "executor" in out and "cpu" in out and "peak memory" in out
 
 
-def test_a_contact_sheet_has_a_row_an_image_and_executor(bench: Any, tmp_path: Path) -> None:
+def test_a_contact_sheet_has_a_labelled_row_per_image_and_executor(bench: Any, tmp_path: Path) -> None:
     status, out, _ = bench("--sheet", str(tmp_path / "sheet.png"))
     assert status == 0 and str(tmp_path / "sheet.png") in out
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (10 * 112, 4 * 2 * 112)
+        assert sheet.size == (11 * CELL, HEADER + 4 * 2 * CELL)
+        bands = [sheet.crop((0, HEADER + (row + 1) * CELL - 32, CELL, HEADER + (row + 1) * CELL)) for row in range(8)]
+    labels = [band.tobytes() for band in bands]
+    assert all(band.getextrema() == ((0, 255),) * 3 for band in bands), "black text on white"
+    assert len(set(labels)) == 8, "each row says which image and which executor"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +78,7 @@ def test_a_contact_sheet_has_a_row_an_image_and_executor(bench: Any, tmp_path: P
         (("--executor", "cpu,original", "--parity"), "error: original does not render the plan"),
         (("--executor", "cpu", "--parity"), "name two or more with --executor"),
         (("--sheet", "/nowhere/sheet.png"), "error: cannot write /nowhere/sheet.png: No such file or directory"),
+        (("--sheet", "sheet.text"), "error: cannot write sheet.text: name it .png, .jpg or .webp"),
     ],
 )
 def test_a_mistake_is_one_sentence(bench: Any, options: tuple[str, ...], sentence: str) -> None:

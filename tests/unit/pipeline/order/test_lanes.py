@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.order import OrderConfig, OrderError, SampleOrder, SequentialOrder, rank_slice
+from pipeline.order.lanes import Lanes
 
 
 @st.composite
@@ -83,6 +84,20 @@ def test_a_batch_mixes_shards() -> None:
     assert np.mean(spread) == pytest.approx(23.6, abs=1)
 
 
+def test_a_lane_has_no_small_block_at_its_end() -> None:
+    lanes = Lanes([10] * 10, size=100, seed=0, config=OrderConfig(lanes=1, block_shards=3))
+    last = {int(lanes.ids(number, 99, 100).item()) % 10 for number in range(20)}
+    assert len(last) > 3  # a block of one sample would not be shuffled
+
+
+def test_seed_and_mixing_tell_an_order_from_others() -> None:
+    assert imagenet_like(seed=5).identity == {"seed": 5, "lanes": 8, "block_shards": 4}
+
+
+def test_an_epoch_is_a_pass() -> None:
+    assert imagenet_like().passes(epoch=3, step=1).tolist() == [3] * 32
+
+
 def test_one_block_over_all_shards_is_a_uniform_shuffle() -> None:
     order = imagenet_like(lanes=1, block_shards=40)
     ids = np.array(epoch_ids(order, 0))
@@ -124,3 +139,5 @@ def test_the_sequential_order_covers_everything_once(num_samples: int, batch: in
     assert len(ids) % batch == 0 and len(ids) - num_samples < batch
     assert ids[:num_samples].tolist() == list(range(num_samples))
     assert set(ids[num_samples:].tolist()) <= {num_samples - 1}
+    mask = np.concatenate([order.mask(step) for step in range(order.num_steps)])
+    assert mask.tolist() == [place < num_samples for place in range(len(ids))]

@@ -1,5 +1,6 @@
 """The shard cache: one download, nothing unverified, and no more disk than allowed."""
 
+import fcntl
 import gc
 import os
 import time
@@ -122,6 +123,27 @@ def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> No
     cache.pin(3)
     assert tars(tmp_path) == ["tiny-000001.tar", "tiny-000002.tar", "tiny-000003.tar"]
     assert CACHE_BYTES.labels(manifest_of(remote).digest[:16])._value.get() == sum(sizes[1:])
+
+
+def test_the_time_of_release_counts_not_that_of_the_download(remote: Store, tmp_path: Path) -> None:
+    sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
+    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes) - 1)
+    for shard, downloaded_s in enumerate([30, 20, 10]):
+        os.utime(cache.pin(shard).path, (downloaded_s, downloaded_s))
+    cache.release(1)
+    cache.shard(3)
+    assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000002.tar", "tiny-000003.tar"]
+
+
+def test_a_shard_that_a_process_is_about_to_open_stays(remote: Store, tmp_path: Path) -> None:
+    """Between the look at the file and the lock on it a process holds only the lock file."""
+    path = open_cache(remote, tmp_path).shard(0).path
+    with path.with_suffix(".lock").open() as opening:
+        fcntl.flock(opening, fcntl.LOCK_EX)
+        open_cache(remote, tmp_path, max_bytes=0).shard(1)
+        assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000001.tar"]
+    open_cache(remote, tmp_path, max_bytes=0).shard(1)
+    assert tars(tmp_path) == ["tiny-000001.tar"]
 
 
 def test_pinned_shards_stay_whoever_needs_room(remote: Store, tmp_path: Path) -> None:

@@ -163,3 +163,22 @@ def test_two_generations_never_mix(
         assert num_shards_of_next == 1 and not store.exists("manifest.json")
     else:
         assert verify(store).problems == ()
+
+
+def test_a_destination_that_is_taken_while_a_build_finishes_gets_no_manifest(
+    tiny_image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All shards are there, and the last sidecar: then the claim becomes another's."""
+    store = Store(tmp_path / "out")
+    put_new = Store.put_new
+
+    def be_overtaken(self: Store, name: str, source: Any) -> bool:
+        if name == DATA_SET[-1]:
+            claim = read_claim(store)
+            store.put("_build/plan.json", claim.replace(plan_digest="of another").model_dump_json().encode())
+        return put_new(self, name, source)
+
+    monkeypatch.setattr(Store, "put_new", be_overtaken)
+    with pytest.raises(ClaimError, match="was taken by another build"):
+        build(options(tiny_image_folder, tmp_path / "out"))
+    assert store.exists(DATA_SET[-1]) and not store.exists("manifest.json")

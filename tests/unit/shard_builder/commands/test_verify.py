@@ -11,8 +11,11 @@ from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes
 from pipeline.format.index import index_to_bytes, load_index
 from pipeline.format.manifest import MANIFEST_NAME
+from pipeline.format.sidecars import shard_sidecars
+from pipeline.format.tar import ShardWriter, TarSample, iter_samples
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
+from support.shards import encode, picture
 from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.commands.verify import verify
 
@@ -65,6 +68,60 @@ def test_compares_the_index_with_the_tar(shards: Path, column: str) -> None:
     store.put(MANIFEST_NAME, manifest.replace(shards=(forged, *manifest.shards[1:])).to_bytes())
     (problem,) = verify(store).problems
     assert problem.startswith("train-000000.tar: sample ") and problem.endswith("what the index says")
+
+
+def rebuilt(shards: Path, change: Callable[[TarSample], TarSample]) -> Store:
+    """The first shard written again, well signed, with one of its samples changed."""
+    store = Store(shards)
+    manifest = read_manifest(store)
+    entry = manifest.shards[0]
+    index = load_index(shards / entry.index_name, entry)
+    samples = list(iter_samples(shards / entry.tar_name))
+    samples[2] = change(samples[2])
+    with ShardWriter(shards / "new.tar") as writer:
+        for row, sample in zip(index, samples, strict=True):
+            size = int(row["height"]), int(row["width"]), int(row["orientation"])
+            writer.add(sample.key, sample.ext, sample.image, sample.label, *size, sample.metadata)
+    (shards / "new.tar").rename(shards / entry.tar_name)
+    new_index = index_to_bytes(writer.index)
+    store.put(entry.index_name, new_index)
+    hashes = {"sha256": writer.sha256, "index_sha256": sha256_bytes(new_index), "num_bytes": writer.num_bytes}
+    forged = entry.replace(**hashes)
+    total = manifest.num_bytes - entry.num_bytes + forged.num_bytes
+    store.put(MANIFEST_NAME, manifest.replace(shards=(forged, *manifest.shards[1:]), num_bytes=total).to_bytes())
+    for name, content in shard_sidecars(forged, shards / entry.tar_name, writer.index).items():
+        store.put(name, content)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda sample: sample._replace(ext="png"), r"is called \.png, but is \.jpg by its content$"),
+        (
+            lambda sample: sample._replace(image=encode(picture(1))),
+            "has not the size or orientation that the index says$",
+        ),
+        (lambda sample: sample._replace(image=sample.image[:300]), "damaged image: "),
+    ],
+)
+def test_looks_into_the_images_if_asked(shards: Path, change: Callable[[TarSample], TarSample], sentence: str) -> None:
+    store = rebuilt(shards, change)
+    assert verify(store).problems == ()
+    (problem,) = verify(store, decode=True).problems
+    assert problem.startswith("train-000000.tar: sample ") and re.search(sentence, problem)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_a_label_that_is_no_class_is_named(shards: Path, label: int) -> None:
+    store = rebuilt(shards, lambda sample: sample._replace(label=(0, label)))
+    (problem,) = verify(store).problems
+    assert problem.endswith(f"has label (0, {label}), which is no class")
+
+
+def test_sidecars_are_compared(shards: Path) -> None:
+    (shards / "train-000001.idx").write_text("v1.2 0\n")
+    assert verify(Store(shards)).problems == ("train-000001.idx: is not the index of train-000001.tar",)
 
 
 def test_lists_every_problem(shards: Path) -> None:
