@@ -6,6 +6,7 @@ install, which has no torch, says what to install. docs/commands.md is the refer
 
 import argparse
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -127,6 +128,8 @@ def write_json(report: Mapping[str, Any]) -> None:
 
 def run_command(main: Callable[[], int | None]) -> None:
     """Run the body of a console script and exit: 0 or its result, 2 on a `UserError`, 130 on Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
     try:
         status = main()
         sys.stdout.flush()

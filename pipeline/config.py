@@ -17,6 +17,8 @@ from pipeline.nearest import did_you_mean, nearest
 
 _CHOICE = re.compile(r"'([^']*)'")  # in pydantic's message about a Literal
 
+_MAX_SHOWN = 200  # characters of a value or key in a message
+
 
 class ConfigError(UserError):
     """A config file or a `--set` override is wrong; the message names the key."""
@@ -74,11 +76,15 @@ def dump(config: Config) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # no UTF-8, or no path
+        raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
+    try:
+        content = yaml.safe_load(text)
+    except Exception as error:  # PyYAML's parser and the types that it makes raise all there is
+        raise ConfigError(f"config file {path} is not valid YAML: {_shortened(' '.join(str(error).split()))}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -89,11 +95,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_override(override: str) -> dict[str, Any]:
     dotted, separator, text = override.partition("=")
     if not separator or not all(dotted.split(".")):
-        raise ConfigError(f"override '{override}' is not of the form key.subkey=value")
+        raise ConfigError(f"override '{_shortened(override)}' is not of the form key.subkey=value")
     try:
         value: Any = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override '{override}': the value is not valid YAML") from None
+    except Exception:  # as above
+        raise ConfigError(f"override '{_shortened(override)}': the value is not valid YAML") from None
     return nested(dotted, value)
 
 
@@ -120,14 +126,19 @@ def _explain(problem: Any, schema: type[Config]) -> str:
     key, kind, given = ".".join(parts), problem["type"], problem["input"]
     what: str = problem["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        return f"unknown config key '{key}'" + _suggestion(key, schema)
+        return f"unknown config key '{_shortened(key)}'" + _suggestion(key, schema)
     if kind == "missing":
         return f"config key '{key}' is required"
     where = "" if not key or what.startswith(key) else f"config key '{key}': "
     if kind == "value_error":  # our own words, which name what is wrong
         return where + what
     ending = did_you_mean(nearest(str(given), _CHOICE.findall(what))) if kind == "literal_error" else ""
-    return f"{where}{what} (got {given!r}){ending}"
+    return f"{where}{what} (got {_shortened(repr(given))}){ending}"
+
+
+def _shortened(text: str) -> str:
+    """The beginning of what may be very long."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
 def _suggestion(key: str, schema: type[Config]) -> str:

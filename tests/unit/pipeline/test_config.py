@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import PositiveInt, ValidationError
 
@@ -160,3 +160,28 @@ def test_a_config_is_frozen_and_its_copies_are_checked(change: dict[str, Any]) -
     with pytest.raises(ValidationError):
         config.replace(**change)
     assert config.replace(steps=3) == Run(name="x", steps=3)
+
+
+TOKENS = [
+    "name", "parts", ":", ": ", "- ", "\n", "  ", "{", "}", "[", "]", "&a", "*a", "<<: *a", "!!int x", "!!binary",
+    "!!float y", "2020-99-99", "0x", "1_0", "1:99", ".inf", "~", "|", "'", '"', '"\\ud800"', "%", "@", "\0", "\x85",
+    "9" * 5000, "[" * 3000, "1: 2", "optim: &b {lr: *b}", "steps: .nan", "!!timestamp x", "!!python/object:x",
+]  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(TOKENS) | st.text(max_size=4), max_size=8).map("".join) | st.binary(max_size=30))
+@example("steps: !!int x")
+@example("name: !!timestamp x")
+@example("name: 2020-99-99")
+@example("name: " + "9" * 5000)
+@example("[" * 3000)
+def test_any_text_is_a_config_or_one_sentence(tmp_path: Path, text: str | bytes) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
+    value = text.decode("utf-8", "ignore") if isinstance(text, bytes) else text
+    for files, overrides in (([path], []), ([], ["name=a", f"steps={value}"]), ([], [value])):
+        try:
+            load(Run, files, overrides)
+        except ConfigError as error:
+            assert str(error) and len(str(error)) < 2500

@@ -43,7 +43,7 @@ def _stats(args: argparse.Namespace) -> None:
         write_json(stats)
     elif args.html:
         try:
-            args.html.write_text(render_page(stats), encoding="utf-8")
+            args.html.write_text(render_page(stats), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise StatsError(f"cannot write {args.html}: {error.strerror}") from None
     else:

@@ -160,6 +160,9 @@ def test_a_mixture_is_written_as_a_list(tmp_path: Path) -> None:
     [
         ("[{url: a}]", r"shards.*weight' is required"),
         ("[{url: a, weight: 0}]", r"shards.*weight': Input should be greater than 0"),
+        ("[{url: a, weight: .inf}]", r"shards.*weight': Input should be less than or equal to 1000000 \(got inf\)"),
+        ("[{url: a, weight: .nan}]", r"shards.*weight': Input should be .* \(got nan\)"),
+        ("[{url: a, weight: 1e308}]", r"shards.*weight': Input should be less than"),
         ("[{url: a, weight: 1, wieght: 2}]", "unknown config key 'shards.*wieght'"),
         ("[]", "shards.*name a data set"),
         ("7", "shards.* valid tuple"),
