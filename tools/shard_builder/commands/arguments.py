@@ -5,7 +5,7 @@ import re
 import tarfile
 from typing import Any
 
-from pipeline.command import Flags, not_empty, num_at_once, num_bytes, path, quoted, seed
+from pipeline.console.command import Flags, not_empty, num_at_once, num_bytes, path, quoted, seed
 from tools.shard_builder.readers import DATASETS
 
 _SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a header and a block

@@ -13,7 +13,7 @@ from esvit.bench.step import matmul_flops_per_second
 from esvit.bench.views import recipe
 from esvit.commands.bench import VARIANTS, main
 from pipeline.augment import MultiCropConfig
-from pipeline.command import EXIT_USER_ERROR
+from pipeline.console.command import EXIT_USER_ERROR
 from support.shards import jpegs, write_shards
 
 SMALL = ["esvit-bench", "--backbone", "swin_nano", "--views", "2x32,2x16", "--prototypes", "64", "--device", "cpu"]

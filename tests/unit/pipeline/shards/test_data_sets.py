@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pipeline import config
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
-from pipeline.bad_samples import TooManyBadSamples
 from pipeline.config import ConfigError
 from pipeline.format.manifest import MANIFEST_NAME, ManifestError
 from pipeline.loader import DataConfig, open_loader
@@ -21,6 +20,7 @@ from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import JoinedDataSets, open_data_set, read_manifest, split_evenly
 from pipeline.store import Store, StoreError
 from pipeline.stream import SampleStream, Source, StreamConfig, open_training_stream
+from pipeline.stream.bad_samples import TooManyBadSamples
 from support.shards import jpegs, write_shards
 
 NUM_FIRST, NUM_SECOND = 37, 12
