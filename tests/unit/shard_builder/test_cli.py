@@ -1,6 +1,7 @@
 """The command line: what it prints, what it exits with, and one sentence for every mistake."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,13 @@ def test_a_contact_sheet_has_its_limit(
     assert not (tmp_path / "sheet.png").exists()
     run(*args, "--count", 8)
     assert (tmp_path / "sheet.png").exists()
+
+
+def test_a_destination_whose_name_is_no_utf_8(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
+    dest, copied = (tmp_path / os.fsdecode(name) for name in (b"caf\xe9", b"copy\xe9"))
+    assert r"caf\udce9: 36 samples" in run(*build_args(tiny_image_folder, dest))
+    assert r"caf\udce9" in run("stats", dest)
+    run("stats", dest, "--html", tmp_path / "page.html")
+    assert r"caf\udce9" in (tmp_path / "page.html").read_text()
+    assert r"copy\udce9" in run("copy", dest, copied)
+    assert run("verify", copied).startswith("ok: ")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from pipeline.extras import optional_module
+from pipeline.console.extras import optional_module
 from tools.shard_builder.readers.base import SourceError
 
 # What parsers raise on garbled files: also for want of memory, where a garbled number asks for much.

@@ -11,8 +11,6 @@ import pytest
 import pipeline.store.hedge
 import pipeline.store.retry
 import pipeline.store.store
-from pipeline.format.manifest import MANIFEST_NAME, ManifestError
-from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import STORE_READ_BYTES
 
@@ -168,15 +166,6 @@ def test_survives_pickling_and_spawn(tmp_path: Path) -> None:
     store.put("x", b"1")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(store.read, ("x",)) == b"1"
-
-
-def test_manifest_is_missing_or_wrong(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    with pytest.raises(StoreError, match=r"holds no manifest\.json"):
-        read_manifest(store)
-    store.put(MANIFEST_NAME, b"{}")
-    with pytest.raises(ManifestError, match=rf"manifest {tmp_path}/manifest\.json"):
-        read_manifest(store)
 
 
 def test_scratch_in_a_store_that_is_a_file_is_one_sentence(tmp_path: Path) -> None:
