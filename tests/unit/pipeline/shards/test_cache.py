@@ -140,9 +140,9 @@ def test_a_shard_that_a_process_is_about_to_open_stays(remote: Store, tmp_path: 
     path = open_cache(remote, tmp_path).shard(0).path
     with path.with_suffix(".lock").open() as opening:
         fcntl.flock(opening, fcntl.LOCK_EX)
-        open_cache(remote, tmp_path, max_bytes=0).shard(1)
+        open_cache(remote, tmp_path, max_bytes=1).shard(1)
         assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000001.tar"]
-    open_cache(remote, tmp_path, max_bytes=0).shard(1)
+    open_cache(remote, tmp_path, max_bytes=1).shard(1)
     assert tars(tmp_path) == ["tiny-000001.tar"]
 
 
