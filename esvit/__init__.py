@@ -1,6 +1,7 @@
 """EsViT pre-training and its evaluation: networks, losses, the loop (arXiv 2106.09785).
 
     import esvit
+    esvit.train(images="photos", output="runs/mine")
     esvit.train("swin_tiny_w7", output="runs/mine", data={"stream": {"shards": "s3://bucket/imagenet/train"}})
 
 What is named here is for users and stays from release to release. It is imported when it is first used, so that
@@ -11,17 +12,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esvit.api import train
-    from esvit.callbacks import CheckpointEvent, StepEvent
-    from esvit.train_config import TrainConfig
+    from esvit.training.api import train
+    from esvit.training.callbacks import CheckpointEvent, StepEvent
+    from esvit.training.config import TrainConfig
 
 __all__ = ["CheckpointEvent", "StepEvent", "TrainConfig", "train"]
 
 _HOMES = {
-    "CheckpointEvent": "esvit.callbacks",
-    "StepEvent": "esvit.callbacks",
-    "TrainConfig": "esvit.train_config",
-    "train": "esvit.api",
+    "CheckpointEvent": "esvit.training.callbacks",
+    "StepEvent": "esvit.training.callbacks",
+    "TrainConfig": "esvit.training.config",
+    "train": "esvit.training.api",
 }
 
 

@@ -16,7 +16,7 @@ from esvit.eval.knn import best, knn_accuracy
 from esvit.models import Backbone, build_backbone
 from esvit.models.sizes import check_image_size
 from pipeline.augment import CenterCropConfig
-from pipeline.command import write_json
+from pipeline.console.command import write_json
 from pipeline.loader import DataConfig
 from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store

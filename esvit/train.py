@@ -1,7 +1,7 @@
 """`python -m esvit.train`, as torchrun starts it: the command `esvit-train`, whose flags are in `esvit.commands.train`.
 
-In Python `esvit.train` is a function, that of `esvit.api`. Once something has imported this module, it stands where the
-function was; so it can be called like it.
+In Python `esvit.train` is a function, `esvit.training.api.train`. Once something has imported this module, it stands
+where the function was. So it can be called like the function.
 """
 
 import sys
@@ -13,7 +13,7 @@ from esvit.commands.train import main
 
 class _Callable(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        from esvit.api import train
+        from esvit.training.api import train
 
         train(*args, **kwargs)
 

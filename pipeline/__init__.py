@@ -36,23 +36,23 @@ if TYPE_CHECKING:
     from pipeline.augment import RECIPES, CenterCropConfig, ExecutorError, MultiCropConfig
     from pipeline.augment.colour import ColourJitter
     from pipeline.augment.plan import ViewGroup
-    from pipeline.bad_samples import TooManyBadSamples
     from pipeline.config import ConfigError
-    from pipeline.encoded import EncodedBatch
     from pipeline.errors import UserError
     from pipeline.format.index import ShardIndexError
     from pipeline.format.manifest import ManifestError
     from pipeline.format.tar import TarError
-    from pipeline.in_one_call import view_loader, views
+    from pipeline.library.in_one_call import view_loader, views
+    from pipeline.library.map_style import ImageError, Sample, Shards
+    from pipeline.library.webdataset_stage import WebdatasetSource
     from pipeline.loader import DataConfig, TransformError, ViewBatch, ViewLoader
     from pipeline.loops import IterationError
-    from pipeline.map_style import ImageError, Sample, Shards
     from pipeline.order import OrderConfig, OrderError
     from pipeline.shards.cache import CacheConfig
     from pipeline.shards.interface import CacheError
     from pipeline.store import MissingObjectError, ReplacedObjectError, StoreError
     from pipeline.stream import SampleStream, Source, StreamConfig, open_sequential_stream, open_training_stream
-    from pipeline.webdataset_stage import WebdatasetSource
+    from pipeline.stream.bad_samples import TooManyBadSamples
+    from pipeline.stream.encoded import EncodedBatch
 
 __all__ = [
     "RECIPES",
@@ -97,23 +97,23 @@ _HOMES = {
     "augment": ("RECIPES", "CenterCropConfig", "ExecutorError", "MultiCropConfig"),
     "augment.colour": ("ColourJitter",),
     "augment.plan": ("ViewGroup",),
-    "bad_samples": ("TooManyBadSamples",),
+    "stream.bad_samples": ("TooManyBadSamples",),
     "config": ("ConfigError",),
-    "encoded": ("EncodedBatch",),
+    "stream.encoded": ("EncodedBatch",),
     "errors": ("UserError",),
     "format.index": ("ShardIndexError",),
     "format.manifest": ("ManifestError",),
     "format.tar": ("TarError",),
-    "in_one_call": ("view_loader", "views"),
+    "library.in_one_call": ("view_loader", "views"),
     "loader": ("DataConfig", "TransformError", "ViewBatch", "ViewLoader"),
     "loops": ("IterationError",),
-    "map_style": ("ImageError", "Sample", "Shards"),
+    "library.map_style": ("ImageError", "Sample", "Shards"),
     "order": ("OrderConfig", "OrderError"),
     "shards.cache": ("CacheConfig",),
     "shards.interface": ("CacheError",),
     "store": ("MissingObjectError", "ReplacedObjectError", "StoreError"),
     "stream": ("SampleStream", "Source", "StreamConfig", "open_sequential_stream", "open_training_stream"),
-    "webdataset_stage": ("WebdatasetSource",),
+    "library.webdataset_stage": ("WebdatasetSource",),
 }
 """The module of each public name: the imports above, for when they are made."""
 _MODULES = {name: f"pipeline.{module}" for module, names in _HOMES.items() for name in names}
@@ -128,7 +128,7 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and is to find 
         try:
             value = getattr(import_module(_MODULES[name]), name)
         except ModuleNotFoundError as error:
-            from pipeline.extras import missing_package
+            from pipeline.console.extras import missing_package
 
             missing = missing_package(error.name or "")
             if missing is None:

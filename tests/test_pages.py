@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from esvit import presets
-from esvit.train_config import TrainConfig
-from pipeline.keys import keys_of
+from esvit.training import presets
+from esvit.training.config import TrainConfig
+from pipeline.config.keys import keys_of
 from support.console import parsers
 from support.pages import CONFIGS, MODULES, PAGES, REPOSITORY, CommandLine, anchors, blocks, command_lines, links, name
 

@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.command import run_command
+from pipeline.console.command import run_command
 from pipeline.errors import UserError
 
 _BIN = Path(sys.executable).parent

@@ -25,9 +25,9 @@ from esvit.bench.views import loaded, noise, open_stream
 from esvit.models import BackboneConfig, build_backbone
 from esvit.models.head import HeadConfig
 from esvit.models.sizes import check_image_size
-from pipeline.command import write_json
+from pipeline.console.command import write_json
+from pipeline.console.progress import counted
 from pipeline.errors import UserError
-from pipeline.progress import counted
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

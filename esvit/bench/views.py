@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
-from pipeline.defaults import stream_config
+from pipeline.library.defaults import stream_config
 from pipeline.loader import DataConfig, open_loader
 from pipeline.stream import SampleStream, open_training_stream
 

@@ -62,10 +62,10 @@ def load_official(path: str | Path, say: Callable[[str], None] = lambda _: None)
     for name, state in ours.items():
         refuse(f"{path}, {name}", problems(state, model), model)
     result: dict[str, Any] = {**ours, "config": {"model": model.model_dump(mode="json")}, "step": 0}
-    if "dino_loss" in saved:
-        centers = saved["dino_loss"].items()
-        result["loss"] = {_CENTERS[name]: center.flatten() for name, center in centers if name in _CENTERS}
-    if "optimizer" in saved and "student" in kept:
+    centers: Any = saved.get("dino_loss")
+    if _are_tensors(centers):
+        result["loss"] = {_CENTERS[name]: center.flatten() for name, center in centers.items() if name in _CENTERS}
+    if "student" in kept and _is_adamw(saved.get("optimizer")):
         result["optimizer"] = _optimizer_by_name(_parameters(kept["student"], model), saved["optimizer"], family)
     if isinstance(saved.get("epoch"), int):
         result["epoch"] = saved["epoch"]
@@ -90,9 +90,20 @@ def _networks(path: str | Path, saved: dict[str, Any]) -> dict[str, State]:
     """The networks of the file, names without `module.`."""
     found = {name: saved[name] for name in _NETWORKS if saved.get(name)} or {"teacher": saved.get("model", saved)}
     for state in found.values():
-        if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        if not _are_tensors(state):
             raise OfficialCheckpointError(f"{path} has neither a 'student' nor a 'teacher'; is it an EsViT checkpoint?")
     return {name: {key.removeprefix("module."): t for key, t in state.items()} for name, state in found.items()}
+
+
+def _are_tensors(state: Any) -> bool:
+    return isinstance(state, Mapping) and bool(state) and all(isinstance(tensor, Tensor) for tensor in state.values())
+
+
+def _is_adamw(optimizer: Any) -> bool:
+    """Whether it is the state of an AdamW; the authors' code can use others, whose state we cannot."""
+    if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= optimizer.keys():
+        return False
+    return all({"step", *_MOMENTS} <= state.keys() for state in optimizer["state"].values())
 
 
 def _kept(origin: str, state: State) -> State:
@@ -158,7 +169,7 @@ def _report(
     words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
     if lacking := [word for part, word in words.items() if part not in result]:
         say(f"{path} has no {', no '.join(lacking)}: it is enough for evaluation and export, not for training")
-    taken = {*_NETWORKS, *result, "dino_loss", "args", "model"}
+    taken = {*_NETWORKS, *result, "args", "model", *(["dino_loss"] if "loss" in result else [])}
     left = (
         [] if all(isinstance(value, Tensor) for value in saved.values()) else [key for key in saved if key not in taken]
     )

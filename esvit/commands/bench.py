@@ -10,7 +10,7 @@ The variants: `fused` is the step of esvit-train; `recompute` the same with bloc
 import argparse
 import os
 
-from pipeline.command import (
+from pipeline.console.command import (
     DEVICES,
     add_json_flag,
     new_parser,

@@ -8,7 +8,7 @@ esvit-eval export --checkpoint runs/swin_tiny/checkpoints --dest swin_tiny   # t
 import argparse
 import os
 
-from pipeline.command import (
+from pipeline.console.command import (
     CACHE_DIR,
     DEVICES,
     Commands,

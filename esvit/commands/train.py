@@ -12,7 +12,8 @@ import argparse
 import json
 import sys
 
-from pipeline.command import add_json_flag, new_parser, not_empty, run_command
+from esvit.training import presets
+from pipeline.console.command import add_json_flag, new_parser, not_empty, run_command
 from pipeline.errors import UserError
 
 
@@ -23,7 +24,7 @@ def main() -> None:
 
 def _run() -> int:
     arguments = _parse()
-    from esvit.api import resolved, resolved_for_images  # the heavy imports begin here
+    from esvit.training.api import resolved, resolved_for_images  # the heavy imports begin here
     from pipeline.config import dump
 
     overrides = arguments.set
@@ -38,16 +39,17 @@ def _run() -> int:
         sys.stdout.write(dump(config))
         return 0
     if arguments.check:
-        from esvit.check import check
+        from esvit.training.check import check
 
         return check(config, arguments.json)
-    from esvit.training import train
+    from esvit.training.loop import train
 
     return train(config)
 
 
 def _parse() -> argparse.Namespace:
     parser = new_parser("esvit-train", "Pre-train EsViT from a folder of images, or from shards.")
+    parser.epilog = f"presets: {', '.join(presets.names())}"
     parser.add_argument(
         "--images",
         type=not_empty,

@@ -10,10 +10,10 @@ from torch import Tensor
 from esvit.distributed import World
 from esvit.models import Backbone
 from pipeline.augment import CenterCrop, CenterCropConfig
+from pipeline.console.progress import counted
 from pipeline.errors import UserError
 from pipeline.loader import DataConfig, ViewBatch, open_loader
 from pipeline.order import rank_slice
-from pipeline.progress import counted
 from pipeline.stream import open_sequential_stream
 
 

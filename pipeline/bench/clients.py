@@ -19,9 +19,9 @@ from functools import partial
 from typing import Any
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import write_json
+from pipeline.console.command import write_json
+from pipeline.console.progress import counted
 from pipeline.errors import UserError
-from pipeline.progress import counted
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from pipeline.store.client import Client

@@ -13,7 +13,7 @@ import argparse
 import importlib
 import re
 
-from pipeline.command import (
+from pipeline.console.command import (
     CACHE_DIR,
     DEVICES,
     CommandParser,

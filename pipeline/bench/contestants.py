@@ -19,9 +19,9 @@ from pipeline.augment import EXECUTORS, CropPlan, Executor, Output, Planner, Rec
 from pipeline.augment import cpu as kernels
 from pipeline.augment.decode import decode
 from pipeline.augment.threads import Threads
-from pipeline.encoded import EncodedBatch
 from pipeline.errors import UserError
-from pipeline.rendering import Neighbour, Rendered, render
+from pipeline.loader.rendering import Neighbour, Rendered, render
+from pipeline.stream.encoded import EncodedBatch
 
 CONTESTANTS = (*EXECUTORS, "original", "dali-native", "floor-decode", "floor-resize")
 

@@ -23,10 +23,10 @@ from pipeline.bench.contestants import Conditions, Contestant, ExecutorContestan
 from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
 from pipeline.bench.sheet import SheetRow, contact_sheet
-from pipeline.command import write_json
+from pipeline.console.command import write_json
+from pipeline.console.progress import counted
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
-from pipeline.progress import counted
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
 

@@ -15,8 +15,8 @@ from nvidia.dali import fn, pipeline_def, types
 from pipeline.augment import CenterCropConfig, MultiCropConfig, Recipe
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.augment.plan import ViewGroup
-from pipeline.encoded import EncodedBatch
 from pipeline.format.tar import ShardWriter
+from pipeline.stream.encoded import EncodedBatch
 
 
 class DaliNative:

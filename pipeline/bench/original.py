@@ -12,7 +12,7 @@ from torchvision import transforms
 from pipeline.augment import CenterCropConfig, MultiCropConfig, Recipe
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.augment.plan import ViewGroup
-from pipeline.encoded import EncodedBatch
+from pipeline.stream.encoded import EncodedBatch
 
 
 class Original:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import write_json
+from pipeline.console.command import write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.shards.cache import CacheConfig, ShardCache

@@ -13,10 +13,10 @@ import psutil
 
 from pipeline.bench.folders import cache_folder
 from pipeline.bench.report import Rows, print_table
-from pipeline.command import write_json
+from pipeline.console.command import write_json
+from pipeline.console.progress import progress
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig
-from pipeline.progress import progress
 from pipeline.shards.cache import CacheConfig
 from pipeline.stream import StreamConfig, open_training_stream
 

@@ -26,11 +26,11 @@ import numpy as np
 from pipeline.bench.folders import cache_folder
 from pipeline.bench.report import Rows, print_table
 from pipeline.buffers import BufferPool
-from pipeline.command import write_json
+from pipeline.console.command import write_json
+from pipeline.console.progress import counted
 from pipeline.format.index import load_index
 from pipeline.order import OrderConfig, SampleOrder
 from pipeline.prefetch import prefetch
-from pipeline.progress import counted
 from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig

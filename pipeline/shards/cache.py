@@ -24,8 +24,8 @@ from typing import Annotated
 from pydantic import ByteSize, Field
 
 from pipeline import telemetry, waiting
-from pipeline.command import CACHE_DIR
 from pipeline.config import Config
+from pipeline.console.command import CACHE_DIR
 from pipeline.format.checksum import HashingWriter, sha256_file
 from pipeline.format.index import load_index
 from pipeline.format.manifest import Manifest, ShardEntry

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.encoded import EncodedBatch
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
 from pipeline.shards.data_sets import open_data_set, read_manifest
 from pipeline.store import Store
 from pipeline.stream import SampleStream, StreamConfig
+from pipeline.stream.encoded import EncodedBatch
 from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.commands.verify import verify
 

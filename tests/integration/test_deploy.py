@@ -9,7 +9,7 @@ import pytest
 import yaml
 from torch.distributed.run import get_args_parser
 
-from esvit.training import TrainConfig
+from esvit.training.loop import TrainConfig
 from pipeline import config as configuration
 from support.training import BIN, REPOSITORY
 

@@ -16,8 +16,8 @@ import torch
 
 from esvit.checkpoints import files, source
 from esvit.guards import CollapseError, DivergedError
-from esvit.training import TrainConfig
-from esvit.training import train as train_here
+from esvit.training.loop import TrainConfig
+from esvit.training.loop import train as train_here
 from pipeline import config as configuration
 from pipeline.store import Store
 from support.training import (

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import telemetry
-from pipeline.encoded import EncodedBatch
 from pipeline.order import OrderConfig
 from pipeline.shards.cache import CacheConfig
 from pipeline.stream import SampleStream, StreamConfig, open_training_stream
+from pipeline.stream.encoded import EncodedBatch
 from support.fault_proxy import Kind, fault_proxy
 from support.shards import jpegs, write_shards
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from esvit.checkpoints import files
-from esvit.training import TrainConfig
+from esvit.training.loop import TrainConfig
 from pipeline.store import Store
 from support.shards import encode, picture, write_shards
 

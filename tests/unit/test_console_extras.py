@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.extras import EXTRAS
+from pipeline.console.extras import EXTRAS
 from support import console
 from tools.shard_builder.build.run import BuildOptions, build
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.extras import EXTRAS
+from pipeline.console.extras import EXTRAS
 from support import console
 
 PARSERS = {parser.prog: parser for script in console.SCRIPTS for parser in console.parsers(script)}

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.command import new_parser, run_command
+from pipeline.console.command import new_parser, run_command
 from tools.shard_builder.commands.bench import add_bench_command
 from tools.shard_builder.commands.build import add_build_command, add_finalize_command
 from tools.shard_builder.commands.copy import add_copy_command

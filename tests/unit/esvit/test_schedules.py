@@ -48,7 +48,7 @@ def test_shapes_of_short_ramps() -> None:
     assert [cosine(1.0, 0.0, 2, step) for step in range(2)] == pytest.approx([1.0, 0.5])
 
 
-@pytest.mark.parametrize("key", ["warmup_epochs", "warmup_teacher_temperature_epochs", "region_start_epoch"])
+@pytest.mark.parametrize("key", ["warmup_epochs", "warmup_teacher_temperature_epochs"])
 def test_warmup_longer_than_the_run_is_refused(key: str) -> None:
     short = ["epochs=5", "warmup_epochs=0", "warmup_teacher_temperature_epochs=0"]
     load(ScheduleConfig, [], [*short, f"{key}=5"])

@@ -7,8 +7,8 @@ is found once a build, and is the same for all who take part in it.
 import json
 from typing import NamedTuple
 
+from pipeline.console.progress import progress
 from pipeline.format.checksum import sha256_bytes
-from pipeline.progress import progress
 from pipeline.store import Store
 from tools.shard_builder.build.journal import publish
 from tools.shard_builder.build.plan import Plan, ShardPlan

@@ -7,9 +7,9 @@ from typing import TypedDict
 
 import numpy as np
 
+from pipeline.console.progress import counted
 from pipeline.format.index import Index, load_index
 from pipeline.format.manifest import ShardEntry, Spread
-from pipeline.progress import counted
 from pipeline.store import Store
 
 _NUM_THREADS = 16  # small objects: the time goes into waiting

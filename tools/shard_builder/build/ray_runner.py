@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from pipeline.extras import missing_package
+from pipeline.console.extras import missing_package
 from tools.shard_builder.build.runners import RunnerError, WorkerDiedError, relayed
 
 _CONNECT_TIMEOUT_S = 5

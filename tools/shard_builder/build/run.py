@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import telemetry
+from pipeline.console.progress import counted, progress
 from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
-from pipeline.progress import counted, progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.duplicates import find_duplicates

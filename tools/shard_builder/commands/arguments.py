@@ -5,7 +5,7 @@ import re
 import tarfile
 from typing import Any
 
-from pipeline.command import not_empty, num_at_once, num_bytes, path, quoted, seed
+from pipeline.console.command import Flags, not_empty, num_at_once, num_bytes, path, quoted, seed
 from tools.shard_builder.readers import DATASETS
 
 _SMALLEST_SAMPLE = 4 * tarfile.BLOCKSIZE  # in a tar: label and image, each a header and a block
@@ -30,9 +30,14 @@ def add_plan_arguments(command: argparse.ArgumentParser) -> None:
         "--unlabelled", action="store_true", help="take every image, without labels: no class folders are needed"
     )
     command.add_argument(
-        "--label-column", metavar="NAME", help="the labels of a table (default: a column of a usual name)"
+        "--label-column",
+        type=not_empty,
+        metavar="NAME",
+        help="the labels of a table (default: a column of a usual name)",
     )
-    command.add_argument("--classes-of", metavar="URL", help="number the classes as this data set, or text file, does")
+    command.add_argument(
+        "--classes-of", type=not_empty, metavar="URL", help="number the classes as this data set, or text file, does"
+    )
     command.add_argument("--nfc", action="store_true", help="write class names in Unicode's composed form")
     command.add_argument("--allow-subset", action="store_true", help="take a data set with classes or images missing")
 
@@ -49,7 +54,7 @@ def add_url_argument(command: argparse.ArgumentParser) -> None:
     command.add_argument("url", type=not_empty, metavar="URL", help="the data set: a folder or s3://BUCKET/PREFIX")
 
 
-def add_workers_flag(command: argparse._ActionsContainer) -> None:
+def add_workers_flag(command: Flags) -> None:
     """How many shards at once; None is one per core."""
     command.add_argument(
         "--num-workers", type=num_at_once, metavar="N", help="shards at once, one process each (default: one per core)"

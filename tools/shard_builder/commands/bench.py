@@ -25,7 +25,7 @@ import fsspec
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.command import (
+from pipeline.console.command import (
     Commands,
     add_command,
     add_json_flag,

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from pipeline.command import (
+from pipeline.console.command import (
     Commands,
     add_command,
     add_json_flag,

@@ -11,13 +11,13 @@ import os
 import sys
 from typing import NamedTuple
 
-from pipeline.command import Commands, add_command, add_json_flag, not_empty, write_json
+from pipeline.console.command import Commands, add_command, add_json_flag, not_empty, write_json
+from pipeline.console.progress import progress
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.format.index import index_to_bytes
 from pipeline.format.manifest import Manifest
 from pipeline.format.sidecars import shard_sidecars
-from pipeline.progress import progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.finish import finish

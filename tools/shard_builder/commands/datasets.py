@@ -5,7 +5,7 @@ import itertools
 import sys
 from typing import Any
 
-from pipeline.command import Commands, add_command, add_json_flag, write_json
+from pipeline.console.command import Commands, add_command, add_json_flag, write_json
 from tools.shard_builder.readers import DATASETS, Dataset
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.command import (
+from pipeline.console.command import (
     EXIT_DATA_AT_FAULT,
     EXIT_OK,
     Commands,
@@ -20,11 +20,11 @@ from pipeline.command import (
     not_negative,
     write_json,
 )
+from pipeline.console.progress import progress
 from pipeline.format.checksum import sha256_bytes
 from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.format.tar import TarSample, iter_samples
 from pipeline.prefetch import prefetch
-from pipeline.progress import progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.commands.samples import label_names, local_tar

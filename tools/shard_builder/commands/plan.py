@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.command import Commands, add_command, add_json_flag, positive, write_json
+from pipeline.console.command import Commands, add_command, add_json_flag, positive, write_json
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder, rank_slice
 from tools.shard_builder.build.plan import Plan, ShardPlan

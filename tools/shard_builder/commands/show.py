@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipeline.command import Commands, add_command, add_json_flag, not_negative, path, positive, write_json
+from pipeline.console.command import Commands, add_command, add_json_flag, not_negative, path, positive, write_json
 from pipeline.errors import UserError
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from pipeline.command import Commands, add_command, add_json_flag, path, write_json
+from pipeline.console.command import Commands, add_command, add_json_flag, path, write_json
 from pipeline.errors import UserError
 from pipeline.format.index import Index
 from pipeline.shards.data_sets import read_manifest

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from pipeline.command import (
+from pipeline.console.command import (
     EXIT_DATA_AT_FAULT,
     EXIT_OK,
     Commands,
@@ -18,12 +18,12 @@ from pipeline.command import (
     path,
     write_json,
 )
+from pipeline.console.progress import progress
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_file
 from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.format.sidecars import shard_sidecars
 from pipeline.format.tar import TarSample, index_label, iter_samples
-from pipeline.progress import progress
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import MissingObjectError, Store, StoreError
 from tools.shard_builder.build.images import ImagePolicy, RejectedImageError, prepare

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
 
-from pipeline.extras import optional_module
+from pipeline.console.extras import optional_module
 from tools.shard_builder.readers.base import SourceError
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.extras import optional_module
+from pipeline.console.extras import optional_module
 from tools.shard_builder.readers.annotations import reading
 from tools.shard_builder.readers.pixels import Pixels
 

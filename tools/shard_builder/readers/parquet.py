@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.extras import optional_module
+from pipeline.console.extras import optional_module
 from tools.shard_builder.readers.annotations import reading
 from tools.shard_builder.readers.base import Listing, Reader, ReadOptions, Record, SourceError
 from tools.shard_builder.readers.labels import Classes, fault_of, label_column, numbers, plain

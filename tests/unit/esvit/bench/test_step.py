@@ -13,7 +13,7 @@ from esvit.bench.step import matmul_flops_per_second
 from esvit.bench.views import recipe
 from esvit.commands.bench import VARIANTS, main
 from pipeline.augment import MultiCropConfig
-from pipeline.command import EXIT_USER_ERROR
+from pipeline.console.command import EXIT_USER_ERROR
 from support.shards import jpegs, write_shards
 
 SMALL = ["esvit-bench", "--backbone", "swin_nano", "--views", "2x32,2x16", "--prototypes", "64", "--device", "cpu"]
@@ -95,7 +95,7 @@ def test_the_recipe_keeps_its_odds_with_other_views() -> None:
         (["--num-threads", "0"], "'0' is not a whole number from 1 on"),
         (["--rounds", "0"], "'0' is not a whole number from 1 on"),
         (["--prototypes", "1"], "'1' is not a whole number from 2 on"),
-        (["--backbone", "nosuch"], "--backbone nosuch: no such backbone; choose one of swin_nano"),
+        (["--backbone", "nosuch"], "--backbone nosuch: there is no 'nosuch'; choose one of swin_nano"),
         (["--backbone", "timm/nosuch"], "--backbone timm/nosuch: timm has no model 'nosuch'"),
         (["--backbone", "resnet50"], "leave 'direct' out of --variant"),
         (["nowhere"], "nowhere holds no manifest.json"),

@@ -119,6 +119,18 @@ def test_without_an_optimiser_the_rest_is_read(tmp_path: Path) -> None:
     assert "has no optimiser state: it is enough for evaluation" in said[0]
 
 
+@pytest.mark.parametrize(
+    "optimizer", [None, {}, {"state": {0: {"momentum_buffer": torch.ones(1)}}, "param_groups": []}]
+)
+def test_the_state_of_another_optimiser_is_left_out_and_named(optimizer: Any, tmp_path: Path) -> None:
+    network = make("resnet_mini")
+    found, said = load({**whole(network, "resnet_mini"), "optimizer": optimizer, "dino_loss": None}, tmp_path)
+    assert "optimizer" not in found and "loss" not in found
+    assert "has no centres, no optimiser state" in said[0]
+    assert "left out optimizer" in said[1] and "dino_loss" in said[1]
+    assert_same(restored(found), network)
+
+
 def test_a_classifier_is_left_out_and_named(tmp_path: Path) -> None:
     state = {n: t for n, t in their_state(make("deit_mini"), "deit_mini").items() if not n.startswith("head")}
     saved, said = load({"model": {**state, "head.weight": torch.zeros(5, 24), "head.bias": torch.zeros(5)}}, tmp_path)

@@ -155,7 +155,7 @@ def test_nano_is_small() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("name=swin_tyni", "config key 'name': .*no such backbone; choose one of swin_nano, swin_tiny"),
+        ("name=swin_tyni", "config key 'name': there is no 'swin_tyni'; choose one of .*did you mean 'swin_tiny'"),
         ("num_heads=[3, 6]", "one entry a stage each"),
         ("embed_dim=100", "width 100 cannot be split into 3 attention heads"),
         ("image_size=3", "smaller than one patch"),

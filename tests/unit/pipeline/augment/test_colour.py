@@ -61,6 +61,23 @@ def test_each_operation_alone_equals_torchvision(image: torch.Tensor, operation:
     torch.testing.assert_close(apply(maps(u), image), expected, atol=2e-4, rtol=0)
 
 
+def test_hue_and_saturation_keep_their_order() -> None:
+    def matrix(saturation: float, hue: float, order: tuple[int, ...]) -> NDArray[np.float64]:
+        u = [0.5, 0.5, saturation, hue, (ORDERS.index(order) + 0.5) / len(ORDERS)]
+        return maps(u)[0].astype(np.float64)
+
+    saturated, turned = matrix(0.1, 0.5, (0, 1, 2, 3)), matrix(0.5, 0.9, (0, 1, 2, 3))
+    assert np.abs(turned @ saturated - saturated @ turned).max() > 1e-3
+    np.testing.assert_allclose(matrix(0.1, 0.9, (0, 1, 2, 3)), turned @ saturated, atol=1e-6)
+    np.testing.assert_allclose(matrix(0.1, 0.9, (0, 1, 3, 2)), saturated @ turned, atol=1e-6)
+
+
+def test_a_factor_is_never_negative() -> None:
+    strong = ColourJitter(brightness=1.5)
+    matrix, _ = colour_maps(strong, np.array([0.0, 0.5, 0.5, 0.5, 0.0]), np.array(True), np.array(False))
+    np.testing.assert_array_equal(matrix, np.zeros((3, 3)))
+
+
 def test_contrast_pivots_about_the_mean_luma(image: torch.Tensor) -> None:
     changed = apply(maps(draw(1, 1.3, 1, (0, 1, 2, 3))), image)
     luma = torch.from_numpy(LUMA)

@@ -77,6 +77,15 @@ def test_a_strip_that_no_window_fits_gets_the_most_of_its_centre() -> None:
     np.testing.assert_array_equal(plan.top, [[0, 1480]] * 10)
 
 
+@pytest.mark.parametrize("size", [(40, 10), (10, 40)])
+def test_a_window_may_be_as_wide_or_as_high_as_its_image(size: tuple[int, int]) -> None:
+    square = MultiCropConfig(views=(ViewGroup(size=8, count=50, area=(0.25, 0.25)),), aspect=(1, 1))
+    plan = plan_of(MultiCrop(square, seed=0), [0], [size])
+    assert set(plan.height.ravel()) == set(plan.width.ravel()) == {10}
+    free = plan.top if size[0] == 40 else plan.left
+    assert free.min() < 5 and free.max() > 25  # not the fallback, which is the centre
+
+
 def test_areas_and_aspects_fill_their_ranges(large: CropPlan) -> None:
     share = large.height * large.width / (2000 * 1500)
     aspect = large.width / large.height

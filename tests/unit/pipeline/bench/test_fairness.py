@@ -9,10 +9,10 @@ import torch
 
 from pipeline.augment import EXECUTORS, MultiCropConfig, build_planner
 from pipeline.bench.contestants import Conditions, build_contestant
-from pipeline.encoded import EncodedBatch
 from pipeline.order import SequentialOrder
 from pipeline.shards.data_sets import open_data_set
 from pipeline.stream import SampleStream, StreamConfig
+from pipeline.stream.encoded import EncodedBatch
 
 
 @pytest.fixture

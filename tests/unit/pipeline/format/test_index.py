@@ -49,10 +49,18 @@ def test_refuses_other_content(tmp_path: Path) -> None:
         load_index(path, entry)
 
 
-@pytest.mark.parametrize("data", [b"", b"garbage", index_to_bytes(INDEX)[:-5]])
-def test_refuses_what_is_no_array(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", r"i\.npy is not a NumPy array file"),
+        (b"garbage", r"i\.npy is not a NumPy array file"),
+        (index_to_bytes(INDEX)[:-5], r"i\.npy does not hold the 2 rows"),
+        (index_to_bytes(INDEX).replace(b"'height'", b"'weight'"), r"i\.npy does not hold the 2 rows"),
+    ],
+)
+def test_refuses_what_is_no_array_of_its_rows(tmp_path: Path, data: bytes, sentence: str) -> None:
     entry = save(tmp_path / "i.npy", data)
-    with pytest.raises(ShardIndexError, match=r"i\.npy"):
+    with pytest.raises(ShardIndexError, match=sentence):
         load_index(tmp_path / "i.npy", entry)
 
 

@@ -16,19 +16,21 @@ def writer(tmp_path: Path) -> ShardWriter:
     with ShardWriter(tmp_path / "a.tar") as writer:
         writer.add("one", "jpg", b"x" * 700, 3, 1, 1, 1)
         writer.add("two", "png", b"y" * 512, (1, 4), 1, 1, 1)
+        writer.add("three", "webp", b"z", 0, 1, 1, 1, metadata=b"{}")
     return writer
 
 
-def test_dali_index_is_text_with_both_members_of_a_sample(writer: ShardWriter) -> None:
+def test_dali_index_is_text_with_all_members_of_a_sample(writer: ShardWriter) -> None:
     assert writer.dali_index.decode().splitlines() == [
-        "v1.2 2",
+        "v1.2 3",
         "cls 512 1 one.cls jpg 1536 700 one.jpg",
         "json 3072 18 two.json png 4096 512 two.png",
+        "cls 5120 1 three.cls meta.json 6144 2 three.meta.json webp 7168 1 three.webp",
     ]
 
 
 def test_energon_index_holds_where_samples_begin_and_the_last_ends(writer: ShardWriter) -> None:
-    assert np.frombuffer(energon_index(writer.index), "<u8").tolist() == [0, 2560, 4608]
+    assert np.frombuffer(energon_index(writer.index), "<u8").tolist() == [0, 2560, 4608, 7680]
 
 
 def test_descriptions_name_every_shard(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.format.index import MULTI_LABEL
+from pipeline.format.index import MULTI_LABEL, UNLABELLED
 from pipeline.format.tar import ShardWriter, TarError, _header, iter_samples
 
 SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("cat-3", "webp", b"z", 12)]
@@ -17,7 +17,7 @@ SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("c
 def write(path: Path, samples: list[tuple[str, str, bytes, int]] = SAMPLES) -> ShardWriter:
     with ShardWriter(path) as writer:
         for key, ext, image, label in samples:
-            writer.add(key, ext, image, label, height=20, width=30, orientation=1)
+            writer.add(key, ext, image, label, height=20, width=30, orientation=6)
     return writer
 
 
@@ -28,6 +28,7 @@ def test_same_input_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
     assert first.sha256 == second.sha256 == hashlib.sha256((tmp_path / "a.tar").read_bytes()).hexdigest()
     assert first.num_bytes == (tmp_path / "a.tar").stat().st_size
+    assert first.index[["height", "width", "orientation"]].tolist() == [(20, 30, 6)] * 3
 
 
 def test_golden_hash(tmp_path: Path) -> None:
@@ -78,6 +79,34 @@ def test_many_labels_are_in_the_tar_and_not_in_the_index(tmp_path: Path) -> None
     assert [sample.offset for sample in samples] == writer.index["offset"].tolist()
     with tarfile.open(tmp_path / "a.tar") as tar:
         assert tar.getnames()[:2] == ["k-0.json", "k-0.jpg"]
+
+
+def test_unlabelled_samples_and_metadata_come_back(tmp_path: Path) -> None:
+    samples = [("a", None, b""), ("b", None, b"{}"), ("c", 7, b"{}"), ("d", None, b""), ("e", (1, 2), b"{}")]
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        for key, label, metadata in samples:
+            writer.add(key, "jpg", key.encode() * 600, label, 1, 1, 1, metadata)
+    found = list(iter_samples(tmp_path / "a.tar"))
+    assert [(sample.key, sample.label, sample.metadata) for sample in found] == samples
+    assert [sample.image for sample in found] == [key.encode() * 600 for key, _, _ in samples]
+    assert writer.index["label"].tolist() == [UNLABELLED, UNLABELLED, 7, UNLABELLED, MULTI_LABEL]
+
+
+@pytest.mark.parametrize("content", [b"", b"-1", b"1.0", b"x", b" 1"])
+def test_a_label_that_is_no_number_is_detected(tmp_path: Path, content: bytes) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        writer._write_member("k.cls", content)
+        writer._write_member("k.jpg", b"x")
+    with pytest.raises(TarError, match="sample k is truncated or garbled"):
+        list(iter_samples(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("more", [b"x", bytes(512) + b"x", bytes(2 * tarfile.RECORDSIZE)])
+def test_what_follows_the_end_is_detected(tmp_path: Path, more: bytes) -> None:
+    write(tmp_path / "a.tar")
+    (tmp_path / "long.tar").write_bytes((tmp_path / "a.tar").read_bytes() + more)
+    with pytest.raises(TarError, match="no end-of-archive mark"):
+        list(iter_samples(tmp_path / "long.tar"))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"labels": 1}', b'{"labels": [1.5]}', b'{"labels": ["a"]}'])

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from pipeline import config
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
-from pipeline.bad_samples import TooManyBadSamples
 from pipeline.config import ConfigError
+from pipeline.format.manifest import MANIFEST_NAME, ManifestError
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import OrderConfig, OrderError
 from pipeline.shards.cache import CacheConfig
-from pipeline.shards.data_sets import JoinedDataSets, open_data_set, split_evenly
-from pipeline.store import StoreError
+from pipeline.shards.data_sets import JoinedDataSets, open_data_set, read_manifest, split_evenly
+from pipeline.store import Store, StoreError
 from pipeline.stream import SampleStream, Source, StreamConfig, open_training_stream
+from pipeline.stream.bad_samples import TooManyBadSamples
 from support.shards import jpegs, write_shards
 
 NUM_FIRST, NUM_SECOND = 37, 12
@@ -182,3 +183,12 @@ def test_a_budget_is_split_evenly_among_those_that_need_it(budget: int, needs: l
         assert max(short) - min(short) <= len(needs) and max(parts) <= max(short) + len(needs)
         assert budget - sum(parts) < len(needs)
     assert split_evenly(100, [500, 20, 500]) == [40, 20, 40]
+
+
+def test_manifest_is_missing_or_wrong(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match=r"holds no manifest\.json"):
+        read_manifest(store)
+    store.put(MANIFEST_NAME, b"{}")
+    with pytest.raises(ManifestError, match=rf"manifest {tmp_path}/manifest\.json"):
+        read_manifest(store)

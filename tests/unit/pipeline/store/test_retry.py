@@ -113,8 +113,9 @@ def test_what_will_not_pass_is_not_repeated(clock: Clock, error: Exception) -> N
 
 
 def test_our_bugs_pass_as_they_are(clock: Clock) -> None:
+    bug = eval("lambda: 1 / 0", {"__name__": "pipeline.store.some_room"})
     with pytest.raises(ZeroDivisionError):
-        Retries().run(lambda: 1 / 0, "read x")
+        Retries().run(bug, "read x")
     assert clock.pauses_s == []
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.console.extras import MissingPackageError
 from pipeline.errors import UserError
-from pipeline.extras import MissingPackageError
 from tools.shard_builder.build.ray_runner import RayEngine
 from tools.shard_builder.build.runners import RunnerError, run_tasks
 

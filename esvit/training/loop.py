@@ -1,0 +1,120 @@
+"""Pre-training, told from start to end: `train(config)`.
+
+A run that finds checkpoints in its own checkpoint folder resumes from the newest. SIGTERM saves and ends it with 75,
+Ctrl-C saves and ends it with 130.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from esvit.checkpoints import files
+from esvit.checkpoints.keeping import Checkpointer
+from esvit.distributed import World, world
+from esvit.guards import CollapseDetector, DivergedError, FiniteGuard
+from esvit.metrics import RunLog
+from esvit.state import TrainState
+from esvit.step import train_step
+from esvit.training.callbacks import Callbacks, CheckpointEvent, StepEvent
+from esvit.training.config import TrainConfig
+from esvit.training.start import started
+from esvit.training.stopping import stopping
+from pipeline.store import Store
+
+__all__ = ["TrainConfig", "train"]
+
+_NO_CALLBACKS = Callbacks()
+
+
+def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
+    """Run, or resume, the training that `config` describes. Returns the exit status."""
+    with world(config.device) as here, stopping(here) as stop, started(config, here) as run:
+        state, schedules, checkpoints, log = run.state, run.schedules, run.checkpoints, run.log
+        here.synchronise_batch_norms(state.networks)
+        student = here.wrap(state.networks.student)
+        guard, collapse = FiniteGuard(here.device), CollapseDetector(config.guards, config.model.head.num_prototypes)
+        losses: list[Tensor] = []  # since the newest checkpoint
+        signs: list[str] = []
+
+        stop.begin()
+        batches = run.loader.forever()
+        while state.step < schedules.num_steps:
+            with log.step() as timer:
+                batch = timer.got(next(batches))
+                torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
+                values, blend = schedules.at(state.step), config.mixup.blend(config.seed, state.step)
+                epoch = state.step // schedules.steps_per_epoch
+                scalars = train_step(
+                    state, student, batch.views, values, run.settings, epoch=epoch, guard=guard, blend=blend
+                )
+                losses.append(scalars["loss"])
+                state.step += 1
+            if callbacks.on_step:
+                place = state.step / schedules.steps_per_epoch
+                callbacks.on_step(StepEvent(state.step, schedules.num_steps, place, scalars, state))
+            logging = log.due(state.step, schedules.num_steps)
+            stopped = stop.agreed(now=logging)
+            saving = stopped or checkpoints.due(state.step, schedules.num_steps)
+            if logging or saving:  # the only moments at which the host waits for the device
+                _stop_if_diverged(state, guard, config, here)
+            if logging:
+                scalars["center_drift"] = collapse.center_drift(state.loss, values.teacher_temperature)
+                means = here.mean(scalars)
+                log.log(state.step, state.step / schedules.steps_per_epoch, means, values.lr)
+                signs = _changed(signs, collapse.observe(means), log)
+            if saving:
+                _save(state, checkpoints, here, losses, healthy=not signs)
+                losses.clear()
+            if stopped or state.step == schedules.num_steps:
+                checkpoints.wait()
+            _tell(callbacks, checkpoints)
+            if stopped:
+                log.say(f"stopped by {stop.cause} after the checkpoint of step {state.step}; the same command resumes")
+                return stop.status
+    return 0
+
+
+def _save(state: TrainState, checkpoints: Checkpointer, here: World, losses: list[Tensor], healthy: bool) -> None:
+    loss = here.mean({"loss": torch.stack(losses).mean()})["loss"]
+    if here.is_main:
+        checkpoints.save(state.state_dict(), loss, healthy)
+
+
+def _tell(callbacks: Callbacks, checkpoints: Checkpointer) -> None:
+    """Of the checkpoints that have become safe since it was last asked."""
+    for step, url in checkpoints.finished():
+        if callbacks.on_checkpoint:
+            callbacks.on_checkpoint(CheckpointEvent(step, url))
+
+
+def _stop_if_diverged(state: TrainState, guard: FiniteGuard, config: TrainConfig, here: World) -> None:
+    """Raise `DivergedError` after a step that was not finite, with the state before it saved for a replay."""
+    step = guard.first_failure(here)
+    if step is None:
+        return
+    folder = Path(config.output) / "failed"
+    if here.is_main:
+        saved = state.state_dict()
+        saved["step"] = saved["loader"]["position"] = step
+        files.write(Store(folder), saved)
+    here.barrier()
+    raise DivergedError(
+        f"the loss or a gradient of step {step + 1} is not finite; the state before that step is in {folder}, and the "
+        f"same command with --set checkpoint.url={folder} --set metrics.log_every_steps=1 replays it"
+    )
+
+
+def _changed(before: list[str], signs: list[str], log: RunLog) -> list[str]:
+    """Say which signs of collapse are new, and that they are over."""
+    for sign in signs:
+        if sign not in before:
+            log.say(f"collapse: {sign}")
+    if before and not signs:
+        log.say("collapse: over")
+    return signs
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Drop path draws from a generator that depends on nothing but the place in the run, so a resume repeats it."""
+    return (seed * 1_000_003 + step) * 65_537 + rank

@@ -1,0 +1,174 @@
+"""How a run starts: first everything that can refuse it, on any rank; then, and only then, the first file is written.
+
+What can refuse: the data, the batch and the ranks, the networks, the metrics port, the output folder, the checkpoints.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from esvit.checkpoints import files, source
+from esvit.checkpoints.files import CheckpointError
+from esvit.checkpoints.keeping import Checkpointer
+from esvit.distributed import World
+from esvit.guards import cautions
+from esvit.losses import build_loss
+from esvit.metrics import OutputError, RunLog, run_log
+from esvit.models.student_teacher import StudentTeacher
+from esvit.optim import build_optimizer
+from esvit.schedules import Schedules
+from esvit.state import TrainState
+from esvit.step import StepSettings
+from esvit.training.config import TrainConfig
+from pipeline import config as configuration
+from pipeline.augment import MultiCrop
+from pipeline.loader import ViewLoader, open_loader
+from pipeline.store import Store
+from pipeline.stream import open_training_stream
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been accepted."""
+
+    state: TrainState
+    loader: ViewLoader
+    schedules: Schedules
+    settings: StepSettings
+    checkpoints: Checkpointer
+    log: RunLog
+
+
+@contextmanager
+def started(config: TrainConfig, here: World) -> Iterator[Run]:
+    """A new run, or this one resumed, with its log and its first checkpoint written.
+
+    Raises:
+        UserError: it cannot start. Nothing was written.
+    """
+    output = Path(config.output)
+    with ExitStack() as stack:
+        with here.together():
+            settings = step_settings(config, here)
+            loader = stack.enter_context(loader_of(config, here))
+            schedules = Schedules(config.schedule, steps_per_epoch(config, loader), config.global_batch)
+            state = new_state(config, loader, here)
+            check_writable(output)
+            log = stack.enter_context(run_log(config.metrics, here, output, config.model.head.num_prototypes))
+            checkpoints = Checkpointer(config.checkpoint, store_of(config), schedules.steps_per_epoch, log.say)
+        run = Run(state, loader, schedules, settings, stack.enter_context(checkpoints), log)
+        resumed = _restore(run, config, here)
+        with here.together():
+            _write_first(run, config, here, resumed)
+        yield run
+
+
+def step_settings(config: TrainConfig, here: World) -> StepSettings:
+    """What stays the same from step to step.
+
+    Raises:
+        UserError: the ranks cannot divide the batch.
+    """
+    settings = StepSettings(config.optim, config.precision, config.accumulation)
+    settings.check_batch(config.global_batch, here.size)
+    return settings
+
+
+def loader_of(config: TrainConfig, here: World) -> ViewLoader:
+    """The views of this rank.
+
+    Raises:
+        UserError: a data set cannot be opened, or does not fit batch and lanes; the executor cannot run here.
+    """
+    stream = open_training_stream(config.data.stream, config.seed, config.global_batch, here.rank, here.size)
+    return open_loader(stream, MultiCrop(config.augment, config.seed), config.data, here.device)
+
+
+def steps_per_epoch(config: TrainConfig, loader: ViewLoader) -> int:
+    """Steps of an epoch: one pass over the data, unless the schedule says how many."""
+    return config.schedule.epoch_steps or loader.steps_per_epoch
+
+
+def new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainState:
+    """Networks at their initialisation, equal on every rank."""
+    torch.manual_seed(config.seed)
+    networks = StudentTeacher(config.model, with_regions=config.loss.region_weight > 0).to(here.device)
+    return TrainState(
+        networks=networks,
+        loss=build_loss(config.loss, config.model.head.num_prototypes).to(here.device),
+        optimizer=build_optimizer(networks.student, config.optim),
+        scaler=torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16"),
+        loader=loader,
+        config=config.model_dump(mode="json"),
+    )
+
+
+def store_of(config: TrainConfig) -> Store:
+    """Where the checkpoints of this run are."""
+    return Store(config.checkpoint.url or str(Path(config.output) / "checkpoints"))
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `OutputError` if the folder cannot be made or written, without trying."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise OutputError(f"cannot write the output folder {folder}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write the output folder {folder}: no permission to write in {existing}")
+
+
+def _restore(run: Run, config: TrainConfig, here: World) -> bool:
+    """Resume this run, or start from another run's checkpoint, or from nothing. Whether it is resumed."""
+    state, store, log = run.state, run.checkpoints.store, run.log
+    with here.together():
+        found = files.newest(store, log.say) if here.is_main else None
+    name = here.from_main(found[0] if found else "")  # all ranks from the same one, and none before it is verified
+    with here.together():
+        if name:
+            changed = state.resume(found[1] if found else files.read(store, name))
+            _check_step(state.step, run.schedules, f"{store.url}/{name}")
+            log.say(f"resuming from {store.url}/{name}")
+            if changed:
+                log.say(f"caution: these settings are not those of the checkpoint: {', '.join(changed)}")
+        elif config.checkpoint.start_from:
+            fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
+            log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
+        elif url := config.checkpoint.start_backbone_from:
+            resized = state.start_backbone_from(source.load(url, log.say))
+            how = f"; resized: {len(resized)} tables of positions" if resized else ""
+            log.say(f"starting with the backbone of {url}{how}")
+    return bool(name)
+
+
+def _check_step(step: int, schedules: Schedules, name: str) -> None:
+    """Raise `CheckpointError` for a checkpoint that lies behind the end of the run."""
+    if step > schedules.num_steps:
+        raise CheckpointError(
+            f"checkpoint {name} is beyond the end of this run, which has {schedules.num_steps} steps; "
+            f"raise schedule.epochs from {schedules.config.epochs}, or use another output folder for a new run"
+        )
+
+
+def _summary(parameter_names: list[str]) -> str:
+    """The modules of these parameters, two levels deep."""
+    return ", ".join(sorted({".".join(name.split(".")[:2]) for name in parameter_names}))
+
+
+def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> None:
+    """The checkpoint of step 0, so that a store that takes none refuses the run now; then log, target and config."""
+    state, checkpoints, log = run.state, run.checkpoints, run.log
+    if here.is_main:
+        checkpoints.continue_after(state.step if resumed else -1)
+        if not resumed:
+            checkpoints.save(state.state_dict())
+            checkpoints.wait()
+    log.begin(state.step, run.schedules.num_steps)
+    if here.is_main:
+        configuration.save(config, Path(config.output) / "config.yaml")
+    num_prototypes, num_samples = config.model.head.num_prototypes, run.loader.num_samples
+    for caution in cautions(run.schedules.peak_lr, config.global_batch, num_prototypes, num_samples):
+        log.say(caution)

@@ -1,0 +1,73 @@
+"""Stopping a run by a signal: SIGTERM from a scheduler, Ctrl-C from a person. Neither loses a step.
+
+In the loop the first signal ends the run after a step and a checkpoint; a second Ctrl-C ends it at once, a third kills.
+Before the loop there is nothing to save, and the first signal ends the run at once.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from esvit.distributed import World
+from pipeline.console.command import EXIT_INTERRUPTED, EXIT_RETRY
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONE = b"\nCtrl-C: this step ends, then a checkpoint is written; Ctrl-C again ends the run at once\n"
+_SEVERAL = b"\nCtrl-C: the next logged step ends, then a checkpoint is written; Ctrl-C again ends the run at once\n"
+
+
+class Stop:
+    """Whether a signal has asked this run to stop. Made by `stopping`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._asked: int | None = None
+        self._in_loop = False
+
+    def begin(self) -> None:
+        """The loop begins: from now on there is something to save."""
+        self._in_loop = True
+
+    def agreed(self, now: bool) -> bool:
+        """Whether all ranks stop here. Several ask each other only `now`, where they wait for the device anyway."""
+        if self._world.size == 1:
+            return self._asked is not None
+        return now and self._world.any(self._asked is not None)
+
+    @property
+    def cause(self) -> str:
+        """What has stopped the run."""
+        return "Ctrl-C" if self._asked == signal.SIGINT else "SIGTERM"
+
+    @property
+    def status(self) -> int:
+        """The exit status of a run that was stopped."""
+        return EXIT_INTERRUPTED if self._asked == signal.SIGINT else EXIT_RETRY
+
+    def handle(self, number: int, _frame: object) -> None:
+        """The signal handler."""
+        is_ctrl_c = number == signal.SIGINT
+        if is_ctrl_c and (self._asked is not None or not self._in_loop):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            raise KeyboardInterrupt
+        if not self._in_loop:
+            raise SystemExit(EXIT_RETRY)
+        if self._asked is None:
+            self._asked = number
+            if is_ctrl_c and self._world.is_main:  # not by a stream: its lock may be held where the signal came in
+                os.write(2, _ONE if self._world.size == 1 else _SEVERAL)
+
+
+@contextmanager
+def stopping(world: World) -> Iterator[Stop]:
+    """Handle SIGTERM and Ctrl-C. Only the main thread gets signals: in another one, none are handled."""
+    stop = Stop(world)
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop.handle) for number in _SIGNALS} if is_main_thread else {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,151 @@
+"""Configuration: frozen pydantic models, YAML files merged left to right, then `--set a.b=c`.
+
+A component owns its config class beside it; the root config sits in the entry script. Unknown keys are errors.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config.keys import keys_of, similar
+from pipeline.errors import UserError
+from pipeline.nearest import did_you_mean, nearest
+
+_CHOICE = re.compile(r"'([^']*)'")  # in pydantic's message about a Literal
+
+_MAX_SHOWN = 200  # characters of a value or key in a message
+
+
+class ConfigError(UserError):
+    """A config file or a `--set` override is wrong; the message names the key."""
+
+
+class Config(BaseModel):
+    """Base of every config class: immutable, and a mistyped key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+    def with_defaults(self, **defaults: Any) -> Self:
+        """A copy in which fields that nobody gave have these values, as if they were their defaults."""
+        changes = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        return self.model_construct(self.model_fields_set, **{**dict(self), **changes})
+
+
+C = TypeVar("C", bound=Config)
+Source = str | Path | Mapping[str, Any]
+"""A YAML file, or keys and values as such a file holds them."""
+
+
+def load(schema: type[C], sources: Sequence[Source], overrides: Sequence[str] = ()) -> C:
+    """Merge `sources` left to right, apply `overrides` (`a.b=value`, the value in YAML) and validate as `schema`.
+
+    Raises:
+        ConfigError: a file is missing or not YAML, an override is malformed, or a key or value does not fit.
+    """
+    merged: dict[str, Any] = {}
+    for source in sources:
+        merged = _merged(merged, source if isinstance(source, Mapping) else _read_yaml(Path(source)))
+    for override in overrides:
+        merged = _merged(merged, _parse_override(override))
+    try:
+        return schema.model_validate(merged)
+    except ValidationError as error:
+        # A mistyped key first: that another is missing is often its consequence. So is a default that follows from it.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        primary = [problem for problem in problems if problem["type"] != "default_factory_not_called"]
+        raise ConfigError("; ".join(_explain(problem, schema) for problem in primary)) from None
+
+
+def save(config: Config, path: str | Path) -> None:
+    """Write the resolved config as YAML; `load` accepts it back."""
+    Path(path).write_text(dump(config))
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML text, keys in the order of their declaration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
+    except ValueError as error:  # no UTF-8, or no path
+        raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
+    try:
+        content = yaml.safe_load(text)
+    except Exception as error:  # PyYAML's parser and the types that it makes raise all there is
+        raise ConfigError(f"config file {path} is not valid YAML: {_shortened(' '.join(str(error).split()))}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"config file {path} must hold a mapping of keys to values")
+    return content
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    dotted, separator, text = override.partition("=")
+    if not separator or not all(dotted.split(".")):
+        raise ConfigError(f"override '{_shortened(override)}' is not of the form key.subkey=value")
+    try:
+        value: Any = yaml.safe_load(text)
+    except Exception:  # as above
+        raise ConfigError(f"override '{_shortened(override)}': the value is not valid YAML") from None
+    return nested(dotted, value)
+
+
+def nested(dotted: str, value: Any) -> dict[str, Any]:
+    """`value` below its dotted key: `nested("a.b", 1)` is `{"a": {"b": 1}}`."""
+    for key in reversed(dotted.split(".")):
+        value = {key: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """`new` over `old`, key by key. Both stay as they are: a YAML alias may be two keys' value."""
+    result = dict(old)
+    for key, value in new.items():
+        before = result.get(key)
+        result[key] = _merged(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
+    return result
+
+
+def _explain(problem: Any, schema: type[Config]) -> str:
+    """What pydantic says is wrong, in words: the dotted key, what is wrong with it, what it may have meant."""
+    # The tags of a union, which pydantic adds to the path, are in parentheses here; users have not written them.
+    parts = [part for part in map(str, problem["loc"]) if not part.startswith("(")]
+    key, kind, given = ".".join(parts), problem["type"], problem["input"]
+    what: str = problem["msg"].removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return f"unknown config key '{_shortened(key)}'" + _suggestion(key, schema)
+    if kind == "missing":
+        return f"config key '{key}' is required"
+    where = "" if not key or what.startswith(key) else f"config key '{key}': "
+    if kind == "value_error":  # our own words, which name what is wrong
+        return where + what
+    ending = did_you_mean(nearest(str(given), _CHOICE.findall(what))) if kind == "literal_error" else ""
+    return f"{where}{what} (got {_shortened(repr(given))}){ending}"
+
+
+def _shortened(text: str) -> str:
+    """The beginning of what may be very long."""
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+
+
+def _suggestion(key: str, schema: type[Config]) -> str:
+    """The key that was meant; if nobody can tell, those that its section has."""
+    general = re.sub(r"\.\d+\b", "[]", key)  # a place in a list
+    if found := similar(general, schema):
+        return did_you_mean(found)
+    section = general.rpartition(".")[0]
+    beside = [name for name in (k.name for k in keys_of(schema)) if name.rpartition(".")[0] == section]
+    return f"; {section or 'a config'} has {', '.join(name.rpartition('.')[2] for name in beside)}" if beside else ""

@@ -1,0 +1,1 @@
+"""What all console scripts share: exit status, types of flags, missing packages, progress."""

@@ -1,0 +1,300 @@
+"""Manifests -> order -> shards -> encoded samples: a stream that is a pure function of its position.
+
+One `EncodedBatch` per step. The state is a few integers, counts what was handed over and not what was read ahead, and
+is refused by another data set or order. `pipeline` tells where this stands on the data path.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ByteSize, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator
+
+from pipeline.config import Config
+from pipeline.format.tar import TarSample
+from pipeline.loops import Loops
+from pipeline.order import MixtureOrder, Order, OrderConfig, SampleOrder, SequentialOrder, rank_slice
+from pipeline.order.saved import check_position, read_position
+from pipeline.prefetch import prefetch
+from pipeline.shards.cache import CacheConfig
+from pipeline.shards.data_sets import DataSet, JoinedDataSets, open_data_set
+from pipeline.shards.samples import SampleReader
+from pipeline.shards.window import ShardWindow
+from pipeline.stream.bad_samples import BadSamples
+from pipeline.stream.encoded import EncodedBatch
+from pipeline.stream.ranks import find_ranks
+
+T = TypeVar("T")
+
+
+class Source(Config):
+    """One data set of a mixture.
+
+    Attributes:
+        url: URL or folder that holds a `manifest.json`.
+        weight: Its share of the samples of every step, in proportion to the weights of the others; at most a million.
+    """
+
+    url: str
+    weight: Annotated[float, Field(gt=0, le=1e6)]
+
+
+class StreamConfig(Config):
+    """Where the shards are and how they are brought here.
+
+    Attributes:
+        shards: URL or folder that holds a `manifest.json`; or several of them with weights, [{url: ..., weight: ...}],
+            of which every step has a mixture.
+        order: How samples mix.
+        cache: The local copy of the shards of a remote store; `off` keeps none and reads every image by range.
+        shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards; also as 4GB.
+        sample_look_ahead_steps: How many steps ahead the system is told to read encoded images from disk.
+        num_threads: Parallel downloads; without a cache, steps that are read at once.
+        max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
+            Each process counts different images since it began.
+    """
+
+    shards: Annotated[
+        Annotated[str, Tag("(url)")] | Annotated[tuple[Source, ...], Tag("(list)")],
+        Discriminator(lambda value: "(url)" if isinstance(value, str) else "(list)"),
+    ]
+    order: OrderConfig = OrderConfig()
+    cache: CacheConfig | None = CacheConfig()
+    shard_look_ahead_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(4_000_000_000)
+    sample_look_ahead_steps: NonNegativeInt = 4
+    num_threads: PositiveInt = 4
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
+
+    @field_validator("shards")
+    @classmethod
+    def _not_empty(cls, shards: str | tuple[Source, ...]) -> str | tuple[Source, ...]:
+        if shards == ():
+            raise ValueError("name a data set")
+        return shards
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _may_be_off(cls, cache: Any) -> Any:
+        if cache is None or cache is False or cache == "off":  # YAML reads a bare off as False
+            return None
+        if not isinstance(cache, dict | CacheConfig):
+            raise ValueError("write 'off', or 'folder' and 'max_bytes' below it")
+        return cache
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The data sets; a single one too."""
+        return (Source(url=self.shards, weight=1),) if isinstance(self.shards, str) else self.shards
+
+
+class SampleStream:
+    """Encoded batches of one rank, in order, resumable. `for batch in stream` runs one epoch, see `__iter__`."""
+
+    def __init__(
+        self,
+        data_sets: Sequence[DataSet],
+        order: Order,
+        config: StreamConfig,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        """`rank` and `world_size`: without them they are found, see `pipeline.stream.ranks`.
+
+        Raises:
+            OrderError: there is no such rank, or the ranks do not divide the batch.
+        """
+        self.order, self.config = order, config
+        self._ranks = find_ranks(rank, world_size)
+        self.rank, self.world_size, _ = self._ranks
+        self._slice = rank_slice(order.global_batch, self.rank, self.world_size)
+        self._cache = JoinedDataSets(data_sets, config.cache)
+        self._reader = SampleReader(self._cache, self._cache.entries)
+        self._bad = BadSamples(self._cache, config.max_bad_fraction)
+        self._loops = Loops("stream")
+        self.position = 0
+
+    @property
+    def data_sets(self) -> Sequence[DataSet]:
+        """What it reads."""
+        return self._cache.parts
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the data; the same on every rank. Of a mixture: as many as it has samples for."""
+        return self.order.num_steps
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        return self.position // self.order.num_steps
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of all data sets."""
+        return self._cache.num_samples
+
+    def __len__(self) -> int:
+        """Steps of one epoch."""
+        return self.order.num_steps
+
+    def __iter__(self) -> Generator[EncodedBatch]:
+        """The rest of the epoch that the position is in: all of it, unless a loop was left or a state loaded within.
+
+        A loop may be left anywhere, and the next one goes on with the next batch.
+
+        Raises:
+            IterationError: another loop has begun since, or this is not the process that opened the stream.
+        """
+        return self._run(self._load, self._end_of_epoch)
+
+    def forever(self) -> Generator[EncodedBatch]:
+        """As a loop over the stream, but one epoch after the other, without end."""
+        return self._run(self._load, lambda: math.inf)
+
+    def whole_samples(self, stop: int, stride: int) -> Generator[list[tuple[str, TarSample]]]:
+        """Every `stride`-th step before position `stop`: of each sample the URL of its tar, and all that is there."""
+        return self._run(self._load_whole, lambda: stop, stride)
+
+    def _end_of_epoch(self) -> int:
+        return (self.epoch + 1) * self.order.num_steps
+
+    def _run(self, load: Callable[[int], T], find_stop: Callable[[], float], stride: int = 1) -> Generator[T]:
+        loop, stop = self._loops.begin(), find_stop()  # now that the first item is wanted
+        self._ranks.check()
+        if self.position >= stop:
+            return
+        positions = self._with_shards_ahead(itertools.count(self.position, stride))
+        num_threads, look_ahead = self.config.num_threads, self.config.sample_look_ahead_steps
+        is_ready = self._cache.is_stored
+        for item in prefetch(load, positions, num_threads, look_ahead, "read-samples", lambda _position: is_ready):
+            self.position += stride
+            yield item
+            self._loops.check(loop)
+            if self.position >= stop:
+                return
+
+    def __reduce__(self) -> NoReturn:
+        self._loops.refuse_copy()
+
+    def state_dict(self, position: int | None = None) -> dict[str, Any]:
+        """The state after `position` steps (default: those handed over so far).
+
+        Raises:
+            OrderError: that is no number of steps.
+        """
+        position = self.position if position is None else position
+        return {**self._identity(), "position": check_position(position, self.order.num_steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, with the next loop; loops that have begun are over.
+
+        Raises:
+            OrderError: the state belongs to another data set, seed, batch size or mixing, or is none.
+        """
+        self.position = self.read_state(state_dict)
+        self._loops.end_all()
+
+    def read_state(self, state_dict: dict[str, Any]) -> int:
+        """The position in a state of this stream; raises as `load_state_dict`."""
+        return read_position(state_dict, self._identity(), self.order.num_steps)
+
+    def neighbour(self, sample_id: int, reason: str) -> EncodedBatch:
+        """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.
+
+        Raises:
+            TooManyBadSamples: more than `max_bad_fraction` of them, or all that there are, cannot be decoded.
+        """
+        substitute = np.array([self._bad.substitute(sample_id, reason)])
+        return self._read(0, 0, substitute, np.zeros(1, np.int64), np.ones(1, bool))
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "manifest_digest": "+".join(part.manifest.digest for part in self._cache.parts),
+            "global_batch": self.order.global_batch,
+            **self.order.identity,
+        }
+
+    def _local_ids(self, position: int) -> NDArray[np.int64]:
+        epoch, step = divmod(position, self.order.num_steps)
+        return self.order.batch(epoch, step)[self._slice]
+
+    def _with_shards_ahead(self, positions: Iterator[int]) -> Iterator[int]:
+        """The endless `positions`, each once the shards of its step are in the cache."""
+
+        def steps() -> Iterator[tuple[int, list[int]]]:
+            for here in positions:
+                yield here, np.unique(self._cache.shard_of(self._local_ids(here))).tolist()
+
+        config = self.config
+        window = ShardWindow(
+            self._cache, config.shard_look_ahead_bytes, config.num_threads, config.sample_look_ahead_steps + 1
+        )
+        return window.positions(steps())
+
+    def _load_whole(self, position: int) -> list[tuple[str, TarSample]]:
+        ids = self._local_ids(position)
+        return list(zip(map(self._cache.url_of, ids.tolist()), self._reader.samples(ids), strict=True))
+
+    def _load(self, position: int) -> EncodedBatch:
+        epoch, step = divmod(position, self.order.num_steps)
+        passes, mask = self.order.passes(epoch, step)[self._slice], self.order.mask(step)[self._slice]
+        return self._read(epoch, step, self._local_ids(position), passes, mask)
+
+    def _read(
+        self, epoch: int, step: int, ids: NDArray[np.int64], passes: NDArray[np.int64], mask: NDArray[np.bool_]
+    ) -> EncodedBatch:
+        located = self._reader.locate(ids)
+        table = located.table
+        return EncodedBatch(
+            epoch=epoch,
+            step=step,
+            ids=ids,
+            data_sets=self._cache.part_of(ids),
+            passes=passes,
+            mask=mask,
+            labels=table["label"].astype(np.int32),
+            heights=table["height"].astype(np.int64),
+            widths=table["width"].astype(np.int64),
+            orientations=table["orientation"].astype(np.int64),
+            images=self._reader.images(located),
+            read_keys=self._reader.keys,
+        )
+
+
+def open_training_stream(
+    config: StreamConfig, seed: int, global_batch: int, rank: int | None = None, world_size: int | None = None
+) -> SampleStream:
+    """The shuffled stream of a training run.
+
+    Raises:
+        ManifestError, StoreError: there is no readable manifest at one of `config.sources`.
+        OrderError: batch, lanes and ranks do not fit, or a data set is too small.
+    """
+    data_sets = [open_data_set(source.url) for source in config.sources]
+    sizes = [data_set.shard_sizes for data_set in data_sets]
+    order: Order
+    if len(data_sets) == 1:
+        order = SampleOrder(sizes[0], seed, global_batch, config.order)
+    else:
+        weights = [source.weight for source in config.sources]
+        order = MixtureOrder(sizes, weights, seed, global_batch, config.order)
+    return SampleStream(data_sets, order, config, rank, world_size)
+
+
+def open_sequential_stream(
+    config: StreamConfig, global_batch: int, rank: int | None = None, world_size: int | None = None
+) -> SampleStream:
+    """The stream of an evaluation: every sample once, by id, in batches no larger than the data; see `mask`.
+
+    Raises:
+        ManifestError, StoreError: there is no readable manifest at one of `config.sources`.
+        OrderError: batch and ranks do not fit.
+    """
+    data_sets = [open_data_set(source.url) for source in config.sources]
+    num_samples = sum(data_set.manifest.num_samples for data_set in data_sets)
+    num_ranks = find_ranks(rank, world_size).world_size
+    order = SequentialOrder(num_samples, min(global_batch, -(-num_samples // num_ranks) * num_ranks))
+    return SampleStream(data_sets, order, config, rank, world_size)
