@@ -259,6 +259,6 @@ def _parse_label(suffix: str, content: bytes) -> Label | None:
         return int(content) if content.isdigit() else None
     try:
         labels = json.loads(content)["labels"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return tuple(labels) if isinstance(labels, list) and all(type(label) is int for label in labels) else None
