@@ -1,6 +1,6 @@
-"""Encoded image to RGB pixels, equal bit by bit whichever way it is taken, as they are stored.
+"""Decoding: encoded image to RGB pixels as stored. All functions here give the same bits.
 
-EXIF orientation is not looked at here, as the original does not; `pipeline.pixels` turns images upright where asked.
+EXIF orientation is ignored here, as in the original; `pipeline.pixels` turns images upright where a recipe asks for it.
 """
 
 import contextlib
