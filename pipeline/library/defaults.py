@@ -7,7 +7,7 @@ from pipeline.stream import StreamConfig
 
 
 def stream_config(data: str | StreamConfig, global_batch: int) -> StreamConfig:
-    """A config is returned as it is. A URL gets the defaults, with fewer lanes if 8 does not divide the batch."""
+    """A config is returned as it is. A URL gets the defaults, with lanes reduced to a divisor of the batch."""
     if isinstance(data, StreamConfig):
         return data
     return StreamConfig(shards=data, order=OrderConfig(lanes=math.gcd(OrderConfig().lanes, global_batch)))

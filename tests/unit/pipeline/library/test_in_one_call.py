@@ -120,5 +120,5 @@ def test_a_mistake_is_one_sentence(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_gpu_is_named_before_the_first_batch(shards: Path) -> None:
-    with pytest.raises(ExecutorError, match="there is no CUDA device here"):
+    with pytest.raises(ExecutorError, match="there is no CUDA device on this machine"):
         view_loader(str(shards), 8, device="cuda")
