@@ -51,8 +51,7 @@ class DataConfig(Config):
             and 11 bits of precision; or "uint8", with a quarter of the bytes and the same result as "float32".
         num_threads: Threads of the executor.
         queue_batches: Finished batches that may wait for the training step.
-        watchdog_s: When no batch has come for this many seconds, the log says which work is delayed; then again each
-            time as many seconds have passed.
+        watchdog_s: Time without a batch after which the log names the work in progress; repeated at this interval.
     """
 
     stream: StreamConfig

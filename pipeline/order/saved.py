@@ -25,7 +25,7 @@ def read_position(saved: Any, identity: dict[str, Any], num_steps: int) -> int:
     position = _get(saved, "position")
     if unknown := saved.keys() - {*identity, "position"}:
         name = min(map(str, unknown))
-        raise OrderError(f"cannot resume: the state has an unknown entry '{name}', so it is not the state of a stream")
+        raise OrderError(f"cannot resume: the state has an unknown '{name}', so it is not the state of such a stream")
     return check_position(position, num_steps, "cannot resume: ")
 
 

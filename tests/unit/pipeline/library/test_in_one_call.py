@@ -84,9 +84,9 @@ def test_a_url_takes_any_batch(shards: Path, batch: int) -> None:
     ("call", "error", "sentence"),
     [
         (lambda url: view_loader(f"{url}/none", 8), StoreError, "holds no manifest.json"),
-        (lambda url: view_loader(url, 0), OrderError, "a global batch of 0 samples is none"),
-        (lambda url: view_loader(url, -8), OrderError, "a global batch of -8 samples is none"),
-        (lambda url: view_loader(url, 0, shuffle=False), OrderError, "a global batch of 0 samples is none"),
+        (lambda url: view_loader(url, 0), OrderError, "a global batch of 0 samples is too small"),
+        (lambda url: view_loader(url, -8), OrderError, "a global batch of -8 samples is too small"),
+        (lambda url: view_loader(url, 0, shuffle=False), OrderError, "a global batch of 0 samples is too small"),
         (lambda url: view_loader(url, 64), OrderError, "fewer than one global batch of 64"),
         (lambda url: view_loader(url, 8, rank=2, world_size=2), OrderError, "there is no rank 2 of 2"),
         (lambda url: view_loader(url, 8, rank=-1, world_size=2), OrderError, "there is no rank -1 of 2"),
