@@ -8,7 +8,7 @@ _MAX_SUGGESTIONS = 3
 
 
 def nearest(word: str, choices: Iterable[str]) -> list[str]:
-    """The choices most like `word`, best first: those that differ only in case; if there are none, similar spellings."""
+    """The choices most like `word`, best first: those that differ in case only, else those with a similar spelling."""
     known = list(choices)
     equal = [choice for choice in known if choice.lower() == word.lower()]
     return equal or get_close_matches(word, known, _MAX_SUGGESTIONS, _MIN_SIMILARITY)

@@ -1,7 +1,7 @@
 """Every metric of the project, named once, and the endpoint that exposes them.
 
 Conventions (Prometheus naming guide): prefix `esvit_`, base units in the name, counters end in `_total`, no rates:
-images per second are `rate(esvit_train_samples_total[1m])`. Labels are few and bounded: never a shard, key, URL or step.
+images per second are `rate(esvit_train_samples_total[1m])`. Labels are few and bounded: never shard, key, URL or step.
 The rank is not a label here. Each rank has its own endpoint, and its target file carries `rank` (see `announce`). So no
 series can collide, and a dead rank shows as `up == 0`.
 """

@@ -60,9 +60,7 @@ def _stores(url: str) -> dict[str, Store]:
     """A store for each client that is installed."""
     stores = {"s3fs": Store(url)}
     if stores["s3fs"].local_path("") is not None:
-        raise UserError(
-            f"{url} is a local folder, but this compares clients of S3; give a URL that begins with s3://"
-        )
+        raise UserError(f"{url} is a local folder, but this compares clients of S3; give a URL that begins with s3://")
     others: dict[str, Callable[[], Any]] = {"obstore": _obstore, "s3torchconnector": _Connector}
     for name, new_file_system in others.items():
         if importlib.util.find_spec(name):

@@ -102,7 +102,7 @@ def _add_shuffle(commands: Commands) -> None:
         "--batch-size", type=whole(2), default=256, metavar="N", help="images per step, over all ranks"
     )
     command.add_argument(
-        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to measure, for example 8x16,4x4"
+        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to measure, as 8x16,4x4"
     )
     command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the order and of the permutations")
     command.add_argument(

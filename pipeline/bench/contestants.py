@@ -3,7 +3,7 @@
 reference, cpu, dali   the executors of the plan
 original               as the original EsViT: PIL and torchvision transforms in a torch DataLoader, with one worker
                        process per thread
-dali-native            DALI's own webdataset reader and random operators on the same images: shows the price of exactness
+dali-native            DALI's own webdataset reader and random operators on the same images: the price of exactness
 floor-decode           decoding with libjpeg-turbo only
 floor-resize           decoding, and resizing the windows of the plan with the kernel of `cpu`
 """

@@ -56,7 +56,7 @@ class StreamBench:
         return {"cold-ceiling": self._cold_ceiling, "cold": self._cold, **warm} if self.is_remote else warm
 
     def run(self, rounds: int) -> Rows:
-        """Medians over `rounds`; in each round the contestants take turns. `ratio` is to the ceiling of the same round."""
+        """Medians over `rounds`, in which the contestants take turns. `ratio` is to the ceiling of the same round."""
         self._epoch(self._warm_stream)  # fills the cache
         self._ranges = self._epoch_ranges()
         seconds: dict[str, list[float]] = {name: [] for name in self.contestants()}

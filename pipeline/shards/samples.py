@@ -60,7 +60,7 @@ class SampleReader:
         return self._ranges(located, located.table["offset"].tolist(), located.table["size"].tolist())
 
     def keys(self, ids: NDArray[np.int64]) -> list[str]:
-        """The keys. Only the tars have them, so the header before each image is read. Evicted shards are fetched again."""
+        """The keys. Only the tars have them, so the header of each image is read. Evicted shards are fetched again."""
         located = self.locate(ids)
         offsets = (located.table["offset"].astype(np.int64) - HEADER_BYTES).tolist()
         return [parse_key(header) for header in self._ranges(located, offsets, [HEADER_BYTES] * len(ids))]

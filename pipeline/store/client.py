@@ -50,9 +50,7 @@ def check_address(url: str) -> None:
     if "\0" in url:
         raise AddressError("the address contains a NUL byte")
     if one_slash := re.match(r"([a-z][a-z0-9+]+):(/(?!/)|$)", url):
-        raise AddressError(
-            f"the protocol needs two slashes; did you mean {one_slash[1]}://{url[one_slash.end() :]}?"
-        )
+        raise AddressError(f"the protocol needs two slashes; did you mean {one_slash[1]}://{url[one_slash.end() :]}?")
     protocol, separator, rest = url.partition("://")
     if separator and (not rest or (protocol in _BUCKETS and rest.startswith("/"))):
         raise AddressError(f"it names no {'bucket' if protocol in _BUCKETS else 'place'} after {protocol}://")
