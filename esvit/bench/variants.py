@@ -132,8 +132,7 @@ class DirectStep(Contestant):
         architecture = settings.backbone.architecture
         if not isinstance(architecture, SwinArchitecture):
             raise UserError(
-                f"variant 'direct' supports only Swin, not {settings.backbone.name}; "
-                "leave 'direct' out of --variant"
+                f"variant 'direct' supports only Swin, not {settings.backbone.name}; leave 'direct' out of --variant"
             )
         weights = StudentTeacher(ModelConfig(backbone=settings.backbone, head=settings.head), with_regions=True)
         self.student, self.teacher = (

@@ -64,7 +64,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="precision of the networks")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="device of the networks")
     parser.add_argument(
-        "--num-threads", type=num_at_once, metavar="N", help="threads of torch, and of the loader (default: one per core)"
+        "--num-threads",
+        type=num_at_once,
+        metavar="N",
+        help="threads of torch, and of the loader (default: one per core)",
     )
     parser.add_argument("--rounds", type=positive, default=5, metavar="N", help="timed steps per variant")
     add_json_flag(parser)

@@ -71,13 +71,19 @@ def _add_knn(commands: Commands) -> None:
     command.add_argument(
         "--num-threads", type=num_at_once, metavar="N", help="threads of the executor (default: one per core)"
     )
-    command.add_argument("--device", choices=DEVICES, default="auto", help="device of the network; auto: a GPU if there is one")
-    command.add_argument("--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="folder for copies of remote shards")
+    command.add_argument(
+        "--device", choices=DEVICES, default="auto", help="device of the network; auto: a GPU if there is one"
+    )
+    command.add_argument(
+        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="folder for copies of remote shards"
+    )
     add_json_flag(command)
 
 
 def _add_export(commands: Commands) -> None:
-    command = add_command(commands, "export", "write the backbone for timm: safetensors and config.json", "export_backbone")
+    command = add_command(
+        commands, "export", "write the backbone for timm: safetensors and config.json", "export_backbone"
+    )
     _add_checkpoint_flags(command)
     command.add_argument("--dest", type=not_empty, required=True, metavar="URL", help="folder to write into")
     add_json_flag(command)
@@ -85,7 +91,11 @@ def _add_export(commands: Commands) -> None:
 
 def _add_checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--checkpoint", type=not_empty, required=True, metavar="URL", help="checkpoint file, or a folder: its newest checkpoint"
+        "--checkpoint",
+        type=not_empty,
+        required=True,
+        metavar="URL",
+        help="checkpoint file, or a folder: its newest checkpoint",
     )
     command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="network to take")
     command.add_argument(
