@@ -82,7 +82,7 @@ def best_match(regions: Tensor, candidates: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)  # cached: made on the host once, not at every step
 def _pair_weights(num_tokens: tuple[int, ...], num_teachers: int, batch: int, device: torch.device) -> Tensor:
-    """Weights [R, Q] of a mean over pairs of views, images and tokens of the student's view; no view predicts itself."""
+    """Weights [R, Q] of a mean over pairs of views, images and tokens of the student view; no view predicts itself."""
     num_pairs = num_teachers * (len(num_tokens) - 1)
     assert num_pairs, "a loss needs a teacher view and another student view"
     rows = [

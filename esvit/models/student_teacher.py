@@ -111,7 +111,7 @@ class StudentTeacher(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float, unless: Tensor | None = None) -> None:
-        """Move the teacher: t <- momentum * t + (1 - momentum) * s for every parameter; no move if `unless` [] is true."""
+        """Move every teacher parameter: t <- momentum * t + (1 - momentum) * s; not if `unless` [] is true."""
         teacher: list[Tensor] = [*self.teacher.parameters()]
         student: list[Tensor] = [*self.student.parameters()]
         weight: Any = 1 - momentum if unless is None else torch.where(unless, 0.0, 1 - momentum)

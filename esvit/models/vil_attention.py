@@ -15,8 +15,8 @@ class VilAttention(nn.Module):
     With `one_neighbour`, each forward in training draws one of the eight neighbouring windows for all images, from
     torch's generator. In evaluation, a layer attends to all eight.
 
-    With `resizes`, full attention on a square map that is not `reach` wide resizes the whole bias matrix, as the authors
-    do. Otherwise, each pair of places takes the entry of its own distance.
+    With `resizes`, full attention on a square map that is not `reach` wide resizes the whole bias matrix, like the
+    authors' code. Otherwise, each pair of places takes the entry of its own distance.
     """
 
     def __init__(
