@@ -78,7 +78,7 @@ def _parse() -> argparse.Namespace:
     add_json_flag(parser)
     arguments = parser.parse_args()
     if not arguments.config and arguments.images is None:
-        parser.error("give --images DIR (a folder of images), or --config (a preset or a YAML file)")
+        parser.error("give --images DIR, a folder of images, or --config, a preset or a YAML file")
     if arguments.json and not arguments.check:
-        raise UserError("--json needs --check; a run writes its log to log.jsonl")
+        raise UserError("--json is for --check; a run writes its log to log.jsonl")
     return arguments
