@@ -97,7 +97,7 @@ def _add_checkpoint_flags(command: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="checkpoint file, or a folder: its newest checkpoint",
     )
-    command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="network to take")
+    command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="network to use")
     command.add_argument(
         "--allow-import",
         type=not_empty,
