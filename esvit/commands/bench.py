@@ -82,7 +82,7 @@ def _views(text: str) -> list[tuple[int, int]]:
         views = [(positive(count), pixels(side)) for count, side in (group.split("x") for group in text.split(","))]
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(
-            f"{quoted(text)} is not of the form 2x224,8x96, with whole numbers of at least 1"
+            f"{quoted(text)} is not of the form 2x224,8x96, with whole numbers from 1 on"
         ) from None
     if sum(count for count, _ in views) < 2:
         raise argparse.ArgumentTypeError("the loss compares views; give at least two crops")

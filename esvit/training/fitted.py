@@ -78,7 +78,7 @@ def fit(num_images: int, machine: Machine) -> Fitted:
     if num_images < MIN_IMAGES * ranks:
         on = f" on {ranks} ranks" if ranks > 1 else ""
         raise TooFewImagesError(
-            f"{num_images} images are too few to pre-train{on}: a run needs {MIN_IMAGES * ranks} to start, and some "
+            f"{num_images} images are too few to pre-train{on}: it takes {MIN_IMAGES * ranks} to start, and some "
             "thousands to learn from"
         )
     choice = _choice(num_images, machine)
