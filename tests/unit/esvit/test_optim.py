@@ -140,8 +140,8 @@ def test_a_grown_network_keeps_its_state_and_names_what_starts_fresh() -> None:
 def test_state_of_another_network_is_refused() -> None:
     saved = optimizer_state_by_name(trained(make_network(), 1))
     optimizer = build_optimizer(make_network(with_regions=False), OptimConfig())
-    with pytest.raises(OptimizerStateError, match=r"'region_head\..*which this network has not"):
+    with pytest.raises(OptimizerStateError, match=r"'region_head\..*which this network lacks"):
         load_optimizer_state_by_name(optimizer, saved)
     saved["view_head.mlp.0.bias"]["exp_avg"] = torch.zeros(3)
-    with pytest.raises(OptimizerStateError, match=r"'view_head.mlp.0.bias' is of shape \[3\], not \[16\]"):
+    with pytest.raises(OptimizerStateError, match=r"'view_head.mlp.0.bias' has shape \[3\], not \[16\]"):
         load_optimizer_state_by_name(build_optimizer(make_network(), OptimConfig()), saved)

@@ -133,7 +133,7 @@ def test_an_argument_that_a_class_does_not_take_is_named(parts: str) -> None:
 def test_a_loss_that_does_not_report_is_refused(parts: str) -> None:
     with pytest.raises(OwnPartError, match="Silent returns no 'view'; it has loss"):
         build_loss(LossConfig(name=f"{parts}:Silent"), 12)()
-    with pytest.raises(OwnPartError, match="Trained has parameters, which nothing trains"):
+    with pytest.raises(OwnPartError, match="Trained has parameters, but nothing trains them"):
         build_loss(LossConfig(name=f"{parts}:Trained"), 12)
 
 

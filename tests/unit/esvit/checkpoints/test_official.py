@@ -164,8 +164,8 @@ def misshape(saved: dict[str, Any]) -> None:
         (drop, "teacher does not fit swin_nano: it lacks backbone.norm.weight"),
         (add, "student does not fit swin_nano: it has backbone.layers.0.extra, which the network lacks"),
         (reshape, r"teacher does not fit swin_nano: backbone.norm.weight is of shape \[3\], not \[64\]"),
-        (confuse, "the checkpoint's optimizer has another number of parameters than its student"),
-        (misshape, r"the checkpoint's optimizer state of patch_embed.proj.weight is of another shape"),
+        (confuse, "the checkpoint's optimizer and student have different numbers of parameters"),
+        (misshape, r"the checkpoint's optimizer state of patch_embed.proj.weight has another shape"),
     ],
 )
 def test_a_mismatch_is_an_error(damage: Callable[[dict[str, Any]], None], message: str, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_tensor_too_few_too_many_or_of_another_shape_is_refused(name: str, tmp
     [
         (
             {"teacher": {"stem.weight": torch.zeros(3)}},
-            "is not of a backbone that can be read; those are Swin, ViL",
+            "holds an unknown backbone; the known ones are Swin, ViL",
         ),
         ({"epoch": 3}, "has neither a 'student' nor a 'teacher'"),
         ({"teacher": {"a": 1}}, "has neither a 'student' nor a 'teacher'"),

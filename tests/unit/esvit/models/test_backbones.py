@@ -162,7 +162,7 @@ def test_cvt_attention_equals_plain_loops(size: tuple[int, int]) -> None:
         (["name=resnet50", "window_size=7"], "resnet50 has no window_size; it has drop_path_rate, model, options"),
         (["name=timm/resnet5O"], "timm has no model 'resnet5O'; it has"),
         (["name=vil_2262", "mode=2"], "config key 'mode'"),
-        (["name=cvt_tiny", "widths=[8, 8]"], "one entry a stage each"),
+        (["name=cvt_tiny", "widths=[8, 8]"], "one entry per stage each"),
         (["name=cvt_tiny", "widths=[8, 8, 8, 8]"], "width 8 cannot be split into 3 attention heads"),
     ],
 )

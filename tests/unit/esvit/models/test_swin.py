@@ -156,7 +156,7 @@ def test_nano_is_small() -> None:
     ("override", "message"),
     [
         ("name=swin_tyni", "config key 'name': there is no 'swin_tyni'; choose one of .*did you mean 'swin_tiny'"),
-        ("num_heads=[3, 6]", "one entry a stage each"),
+        ("num_heads=[3, 6]", "one entry per stage each"),
         ("embed_dim=100", "width 100 cannot be split into 3 attention heads"),
         ("image_size=3", "smaller than one patch"),
         ("drop_path_rate=1.5", "drop_path_rate"),
