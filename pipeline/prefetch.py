@@ -1,7 +1,7 @@
 """Prefetching: work on the next items in threads, hand the results over in order, never further ahead than allowed."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ def prefetch(
     look_ahead: int,
     name: str,
     is_ready: Callable[[T], bool] = lambda _item: False,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield `function(item)` for each item in order, with up to `look_ahead` items begun before they are asked for.
 
     Where `is_ready(item)`, the function has so little to do that it is called at once: handing an item to a thread and

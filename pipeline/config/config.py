@@ -6,7 +6,7 @@ A component owns its config class beside it; the root config sits in the entry s
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -36,7 +36,8 @@ class Config(BaseModel):
     def with_defaults(self, **defaults: Any) -> Self:
         """A copy in which fields that nobody gave have these values, as if they were their defaults."""
         changes = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
-        return self.model_construct(self.model_fields_set, **{**dict(self), **changes})
+        copy = type(self).model_construct(self.model_fields_set, **{**dict(self), **changes})
+        return cast(Self, copy)  # pydantic's plugin for mypy gives it the class that this method is written in
 
 
 C = TypeVar("C", bound=Config)
