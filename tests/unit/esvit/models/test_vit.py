@@ -29,7 +29,7 @@ def resized(line: Tensor, size: int) -> Tensor:
         centre = (i + 0.5) * len(line) / size - 0.5
         first = math.floor(centre) - 1
         taps = [(min(max(j, 0), len(line) - 1), cubic(centre - j)) for j in range(first, first + 4)]
-        found.append(sum(weight * line[j] for j, weight in taps))
+        found.append(sum((weight * line[j] for j, weight in taps), torch.zeros_like(line[0])))
     return torch.stack(found)
 
 
