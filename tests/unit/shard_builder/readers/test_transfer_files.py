@@ -273,6 +273,19 @@ def test_kitti_says_how_far_the_nearest_vehicle_is_and_splits_by_video(tmp_path:
         [found("kitti-distance", tmp_path, split) for split in mini.expected]
 
 
+def test_lists_that_count_from_1_have_no_item_0(tmp_path: Path) -> None:
+    kitti(Miniature(tmp_path / "kitti"))
+    (tmp_path / "kitti/mapping/train_rand.txt").write_text("1,0,2")
+    with pytest.raises(SourceError, match=r"train_rand\.txt is not .*: there is no item 0"):
+        found("kitti-distance", tmp_path / "kitti", "train")
+    mini = Miniature(tmp_path / "flowers")
+    mini.root.mkdir()
+    oxford_flowers(mini)
+    savemat(mini.root / "setid.mat", {"trnid": np.array([[0, 1]], dtype=np.uint16)})
+    with pytest.raises(SourceError, match=r"imagelabels\.mat is not .*: there is no item 0"):
+        found("oxford-flowers-102", mini.root, "train")
+
+
 def test_hateful_memes_takes_the_later_edition_too(tmp_path: Path) -> None:
     mini = Miniature(tmp_path)
     mini.text("dev_seen.jsonl", json.dumps({"id": 1, "img": "img/1.png", "label": 1, "text": ""}))
