@@ -131,7 +131,9 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
         if policy.decode_check:
             _decode(image, data)
         return _encode(image, size, turned, policy)
-    if ext != "jpg" and getattr(image, "is_animated", False):  # a JPEG may hold more pictures, but all decoders skip them
+    if ext != "jpg" and getattr(
+        image, "is_animated", False
+    ):  # a JPEG may hold more pictures, but all decoders skip them
         raise RejectedImageError("animated image; --to-jpeg takes its first picture")
     if image.mode.startswith("I"):
         raise RejectedImageError("16-bit grayscale image, which decoders read differently; convert it with --to-jpeg")

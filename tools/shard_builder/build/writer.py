@@ -19,7 +19,12 @@ from tools.shard_builder.build.journal import Reject, ShardResult, check_claim, 
 from tools.shard_builder.build.plan import ShardPlan
 from tools.shard_builder.readers import ByteSource, Record, UnusableError, readable
 
-_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO}  # errors of a file server: try again before an image is rejected
+_TRANSIENT = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EREMOTEIO,
+}  # errors of a file server: try again before an image is rejected
 _PAUSES_S = (0.1, 1.0, 5.0)
 
 

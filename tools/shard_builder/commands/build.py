@@ -34,11 +34,17 @@ def add_build_command(commands: Commands) -> None:
     command = add_command(commands, "build", "write shards, or continue an interrupted build", _build)
     add_plan_arguments(command)
     _add_dest_flag(command)
-    command.add_argument("--deduplicate", action="store_true", help="leave out images with the same bytes as another one")
-    command.add_argument("--keep-metadata", action="store_true", help="keep the path and other columns as KEY.meta.json")
+    command.add_argument(
+        "--deduplicate", action="store_true", help="leave out images with the same bytes as another one"
+    )
+    command.add_argument(
+        "--keep-metadata", action="store_true", help="keep the path and other columns as KEY.meta.json"
+    )
     _add_outcome_options(command)
 
-    images = command.add_argument_group("images (copied byte for byte by default; an image that is changed becomes a JPEG)")
+    images = command.add_argument_group(
+        "images (copied byte for byte by default; an image that is changed becomes a JPEG)"
+    )
     images.add_argument("--shorter-side", type=pixels, metavar="PIXELS", help="shrink images to this shorter side")
     images.add_argument(
         "--longer-side", type=pixels, metavar="PIXELS", help="shrink images to at most this longer side"
@@ -124,7 +130,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.ray_address and args.engine != "ray":
         raise BuildFlagsError("--ray-address needs --engine ray; add --engine ray, or leave out --ray-address")
     if args.metrics_address and args.metrics_port is None:
-        raise BuildFlagsError("--metrics-address needs --metrics-port; add --metrics-port, or leave out --metrics-address")
+        raise BuildFlagsError(
+            "--metrics-address needs --metrics-port; add --metrics-port, or leave out --metrics-address"
+        )
     if args.shorter_side and args.longer_side and args.longer_side < args.shorter_side:
         raise BuildFlagsError(
             f"--longer-side {args.longer_side} is less than --shorter-side {args.shorter_side}; "

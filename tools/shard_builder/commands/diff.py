@@ -30,7 +30,14 @@ from pipeline.store import Store
 from tools.shard_builder.commands.samples import label_names, local_tar
 
 _NUM_THREADS = 4  # hashing releases the interpreter lock; each thread needs disk space for one shard
-_OF_SAMPLES = {"shards", "num_samples", "num_bytes", "image_height", "image_width", "image_bytes"}  # follow from the samples
+_OF_SAMPLES = {
+    "shards",
+    "num_samples",
+    "num_bytes",
+    "image_height",
+    "image_width",
+    "image_bytes",
+}  # follow from the samples
 
 
 class _Content(NamedTuple):

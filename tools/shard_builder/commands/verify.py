@@ -66,7 +66,9 @@ def add_verify_command(commands: Commands) -> None:
     add_url_argument(command)
     command.add_argument("--decode", action="store_true", help="also decode every image in full")
     add_workers_flag(command)
-    command.add_argument("--state", type=path, metavar="FILE", help="note good shards in this file, and skip them the next time")
+    command.add_argument(
+        "--state", type=path, metavar="FILE", help="note good shards in this file, and skip them the next time"
+    )
     add_json_flag(command)
 
 
