@@ -1,4 +1,4 @@
-"""Write one shard: read, check, pack, publish, mark as done. An engine runs one such task per shard, and may repeat it."""
+"""Write one shard: read, check, pack, publish, mark as done. An engine runs one task per shard, and may repeat it."""
 
 import contextlib
 import errno

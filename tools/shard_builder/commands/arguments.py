@@ -66,7 +66,7 @@ def shard_size(text: str) -> int:
     size = num_bytes(text)
     if size < _SMALLEST_SAMPLE:
         raise argparse.ArgumentTypeError(
-            f"{quoted(text)} is too small: the smallest sample takes {_SMALLEST_SAMPLE:,} bytes; write for example 256MB"
+            f"{quoted(text)} is too small: a sample takes at least {_SMALLEST_SAMPLE:,} bytes; write for example 256MB"
         )
     return size
 

@@ -1,8 +1,8 @@
 """How fast a build is, compared with other tools: the command `shard-builder bench`.
 
 On a local disk the rivals are `tar cf` followed by `sha256sum`, and webdataset's `ShardWriter` in one process.
-`ShardWriter` runs twice: once as it is (shards stay in the page cache), once with an `fsync` per shard, as a build does.
-On S3 the rival is the upload of the finished tars by the same client library, one after the other. The rounds are
+`ShardWriter` runs twice: as it is (shards stay in the page cache), and with one `fsync` per shard, as a build does. On
+S3 the rival is the upload of the finished tars by the same client library, one after the other. The rounds are
 interleaved, the source lies in memory (page cache), and the time of a build includes the start of its processes.
 """
 

@@ -24,7 +24,7 @@ def image_folder(source: Path, split: str, options: ReadOptions) -> Reader:
     root = split_folder(source, split, has_classes=False)
     if root != source and any(is_image_name(name) for name in os.listdir(source)):
         raise SourceError(
-            f"{source} has images itself and in {root}; give --source {root} to take only these, or move the others there"
+            f"{source} has images itself and in {root}; use --source {root} for these only, or move the others there"
         )
     return Listing((), lambda: walk_images(root, "", None))
 

@@ -23,7 +23,7 @@ WHOLE_22K_TAR = "fall11_whole.tar"
 
 
 def imagenet_1k(source: Path, split: str) -> Reader:
-    """Read class folders, the original tars or Kaggle's copy. A flat validation set gets its classes from the devkit."""
+    """Read class folders, original tars or Kaggle's copy. A flat validation set gets its classes from the devkit."""
     folder = next((path for path in (source / split, source / KAGGLE_IMAGES / split) if path.is_dir()), None)
     if folder and any(entry.is_dir() for entry in folder.iterdir()):
         return class_folders(folder)

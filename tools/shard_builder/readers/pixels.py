@@ -19,7 +19,7 @@ from tools.shard_builder.readers.base import Record, SourceError
 from tools.shard_builder.readers.sources import FileSource, read_range
 
 Pixels = NDArray[np.uint8]
-"""[N, height, width] or [N, height, width, 3]: an array, or an object with the same indexing, such as an HDF5 data set."""
+"""[N, height, width] or [N, height, width, 3]: an array, or an object indexed like one, such as an HDF5 data set."""
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -27,8 +27,8 @@ class TarFiles(NamedTuple):
 def find_tars(source: Path, split: str) -> TarFiles:
     """The tars of a split. Compressed tars are lost.
 
-    If `source/split/` is a folder, all tars in it. Else the tars of `source` with the split in their names. If there are
-    none, and no name contains another split, all tars of `source`.
+    If `source/split/` is a folder, all tars in it. Else the tars of `source` with the split in their names. If there
+    are none, and no name contains another split, all tars of `source`.
 
     Raises:
         SourceError: there are no tars, or only tars of other splits; the message lists them.

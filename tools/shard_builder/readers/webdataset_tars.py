@@ -171,7 +171,7 @@ def _numbers(tars: list[Path], source: Path) -> tuple[str, ...]:
             largest = max(largest, *((label,) if isinstance(label, int) else label), -1)
         if labelled and unlabelled:
             raise SourceError(
-                f"{unlabelled} has no label, but {labelled} has; label all samples, or pass --unlabelled to take no labels"
+                f"{unlabelled} has no label, but {labelled} has; label all, or pass --unlabelled to take no labels"
             )
     if labelled and largest < 0:
         raise SourceError(
