@@ -134,7 +134,7 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
     if ext != "jpg" and getattr(
         image, "is_animated", False
     ):  # a JPEG may hold more pictures, but all decoders skip them
-        raise RejectedImageError("animated image; --to-jpeg takes its first picture")
+        raise RejectedImageError("animated image; --to-jpeg would take its first picture")
     if image.mode.startswith("I"):
         raise RejectedImageError("16-bit grayscale image, which decoders read differently; convert it with --to-jpeg")
     assert ext is not None  # other formats are always converted

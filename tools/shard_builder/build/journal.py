@@ -124,7 +124,7 @@ def read_claim(store: Store) -> Claim:
         ClaimError: there is no claim, or another release wrote it.
     """
     if not store.exists(_CLAIM_NAME):
-        raise ClaimError(f"{store.url} has no {_CLAIM_NAME}: no build was started there, or it was emptied")
+        raise ClaimError(f"{store.url} holds no {_CLAIM_NAME}: no build was begun there, or it was emptied")
     try:
         return Claim.model_validate_json(store.read(_CLAIM_NAME))
     except ValidationError:

@@ -146,14 +146,14 @@ def _notes(
     for record in usable:
         used.update((record.label,) if isinstance(record.label, int) else record.label or ())
     if empty := [name for label, name in enumerate(classes) if label not in used]:
-        yield f"{len(empty)} of the {len(classes)} classes have no image; they keep their labels: {listed(empty)}"
+        yield f"no image of {len(empty)} of the {len(classes)} classes, which keep their labels: {listed(empty)}"
     odd = Counter(suffix for record in usable if (suffix := suffix_of(record.path)) in CONVERTED_SUFFIXES)
     if odd and not images.to_jpeg:
         yield f"files that are rejected unless --to-jpeg converts them: {tally(odd)}"
     if lost:
         yield f"{len(lost)} images cannot be taken, the first is {lost[0][0]}: {lost[0][1]}"
     if left_out:
-        yield f"{sum(left_out.values())} files are no images and are left out: {tally(left_out)}"
+        yield f"{sum(left_out.values())} files left out, which are no images: {tally(left_out)}"
 
 
 def _path_order(record: Record) -> bytes:

@@ -127,7 +127,7 @@ def build(options: BuildOptions) -> BuildReport:
     if store.exists(MANIFEST_NAME):
         manifest = read_manifest(store)
         if manifest.plan_digest != plan.digest:
-            raise ClaimError(f"{store.url} holds another complete data set; choose another --dest")
+            raise ClaimError(f"{store.url} holds another data set, complete; choose another --dest")
         return _report(store, started_s, manifest, claim, notes=plan.notes, was_complete=True)
     done = read_done(store, claim)
     written = _write(store, plan, [shard for shard in wanted if shard.index not in done], options)

@@ -81,8 +81,8 @@ def run_tasks(engine: Engine, function: Callable[[T], R], tasks: Sequence[T]) ->
                 yield result
     if num_done < len(tasks):
         raise RunnerError(
-            f"{len(tasks) - num_done} of {len(tasks)} shards failed or were not started: {reason}; "
-            "run the same command again to resume"
+            f"{len(tasks) - num_done} of {len(tasks)} shards failed or were not begun: {reason}; "
+            "run the same command again to go on"
         )
 
 
@@ -153,7 +153,7 @@ def relayed(inner: "Future[R]", translate: Callable[[BaseException], BaseExcepti
 
 def _explain(error: BaseException) -> BaseException:
     if isinstance(error, BrokenProcessPool):
-        return WorkerDiedError("a worker process was killed, perhaps for lack of memory: use fewer --num-workers")
+        return WorkerDiedError("a worker process was killed, perhaps for want of memory: use fewer --num-workers")
     return error
 
 

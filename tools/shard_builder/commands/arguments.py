@@ -82,5 +82,5 @@ def shard_range(text: str) -> slice:
 def split_name(text: str) -> str:
     """The name of a split; it becomes part of file names."""
     if not re.fullmatch(r"[a-z0-9_-]{1,40}", text):
-        raise argparse.ArgumentTypeError(f"{quoted(text)} may contain only a-z, 0-9, dash and underscore")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} may hold only a-z, 0-9, dash and underscore")
     return text

@@ -52,7 +52,7 @@ class BenchError(UserError):
 
 def add_bench_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = add_command(commands, "bench", "compare the speed of builds with tar and webdataset", _bench)
+    command = add_command(commands, "bench", "how fast builds are here, side by side with tar and webdataset", _bench)
     command.add_argument("--source", type=path, required=True, metavar="DIR", help="an image folder")
     command.add_argument(
         "--dest",
@@ -66,7 +66,7 @@ def add_bench_command(commands: Commands) -> None:
     )
     add_workers_flag(command)
     command.add_argument(
-        "--rounds", type=positive, default=3, metavar="N", help="number of measurements; the median counts"
+        "--rounds", type=positive, default=3, metavar="N", help="measurements, of which the median counts"
     )
     add_json_flag(command)
 
@@ -115,8 +115,8 @@ def _check_places(dest: str, gigabytes: float) -> None:
         )
     store = Store(dest)
     if store.list():
-        raise BenchError(f"--dest {dest} is not empty, and bench empties it at the end; choose a new place")
-    store.put(_PROBE, b"")  # fails now, not after the images have been copied
+        raise BenchError(f"--dest {dest} is not empty, and bench removes it at the end; choose a new place")
+    store.put(_PROBE, b"")  # refused now, not after the images have been copied
     _remove(dest)
 
 
@@ -158,7 +158,7 @@ def _to_disk(path: str) -> None:
 
 
 def _shard_writer(images: Path, folder: Path, post: Callable[[str], None] | None = None) -> Callable[[], None]:
-    import webdataset  # imports torch where it is installed, so only this command imports it
+    import webdataset  # brings torch where it is installed: not for those who only build shards
 
     reader = ImageFolder(images, "train")
 

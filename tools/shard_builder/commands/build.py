@@ -128,7 +128,7 @@ def _build(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect or contradict each other."""
     if args.ray_address and args.engine != "ray":
-        raise BuildFlagsError("--ray-address needs --engine ray; add --engine ray, or leave out --ray-address")
+        raise BuildFlagsError("--ray-address is for --engine ray; add that, or leave it out")
     if args.metrics_address and args.metrics_port is None:
         raise BuildFlagsError(
             "--metrics-address needs --metrics-port; add --metrics-port, or leave out --metrics-address"
@@ -160,7 +160,7 @@ def _summary(report: BuildReport) -> str:
     if report.rejects:
         holds += f" ({tally(report.rejects)})"
     if report.left_out:
-        holds += f"; {sum(report.left_out.values()):,} other files left out ({tally(report.left_out)})"
+        holds += f"; {sum(report.left_out.values()):,} files left out, which are no images ({tally(report.left_out)})"
     if report.was_complete:
         return f"nothing to do, the data set is complete\n{holds}"
     rates = report.to_dict()

@@ -181,7 +181,7 @@ def _check_shard(task: _Task) -> _Checked:
             return _Checked(entry, _check_rows(task, tar))
     except UserError as error:
         if isinstance(error, StoreError) and not isinstance(error, MissingObjectError):
-            raise  # the store failed, which says nothing about the data
+            raise  # says nothing of the data
         return _Checked(entry, [f"{entry.name}: {error}"])
 
 
@@ -192,9 +192,9 @@ def _check_rows(task: _Task, tar: Path) -> list[str]:
     index = read_index(task.store, entry)
     for row, sample in itertools.zip_longest(index, iter_samples(tar)):
         if row is None or sample is None:
-            return [*problems, f"{entry.tar_name}: does not contain the {entry.num_samples} samples of its index"]
+            return [*problems, f"{entry.tar_name}: does not hold the {entry.num_samples} samples of its index"]
         if (row["offset"], row["size"], row["label"]) != (sample.offset, len(sample.image), index_label(sample.label)):
-            problems.append(f"{entry.tar_name}: sample {sample.key} does not match its index row")
+            problems.append(f"{entry.tar_name}: sample {sample.key} is not where or what the index says")
         elif (sample.label is None) != (task.num_classes == 0):
             has, is_ = ("no label", "labelled") if sample.label is None else ("a label", "unlabelled")
             problems.append(f"{entry.tar_name}: sample {sample.key} has {has}; by the manifest the data set is {is_}")
@@ -218,5 +218,5 @@ def _fault_of_image(sample: TarSample, row: Any) -> str | None:
     if image.ext != sample.ext:
         return f"its suffix is .{sample.ext}, but its content is .{image.ext}"
     if (image.height, image.width, image.orientation) != (row["height"], row["width"], row["orientation"]):
-        return "its size or orientation differs from the index"
+        return "has not the size or orientation that the index says"
     return None

@@ -112,7 +112,7 @@ def _check_end(tar: tarfile.TarFile, stop: int) -> None:
         raise tarfile.ReadError(f"no end mark at byte {tar.offset}: the tar is cut or garbled there")
     for start in range(file.tell(), stop, _CHUNK_BYTES):
         if file.read(min(_CHUNK_BYTES, stop - start)).strip(b"\0"):
-            raise tarfile.ReadError(f"there is data after the end mark at byte {tar.offset}: are these several tars?")
+            raise tarfile.ReadError(f"there is more after its end mark at byte {tar.offset}: are these several tars?")
 
 
 def _fault(path: Path, error: Exception) -> SourceError:

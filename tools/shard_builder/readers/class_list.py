@@ -24,7 +24,7 @@ def with_class_names(reader: Reader, source: Path, options: ReadOptions) -> Read
         _check(names, source)
     classes = names
     if options.class_list is not None and not names:
-        raise SourceError(f"{source} has no labels, so a class list has no effect; leave out --classes-of")
+        raise SourceError(f"{source} has no labels, so there is nothing to number by a class list")
     if options.class_list is not None:
         classes = options.class_list
         _check(classes, "the class list")
@@ -79,7 +79,7 @@ def with_checked_labels(reader: Reader) -> Listing:
 def _check(names: tuple[str, ...], place: object) -> None:
     for name in names:
         if not name.strip() or any(unicodedata.category(character) in _UNCLEAN for character in name):
-            raise SourceError(f"the class name {name!r} of {place} is empty or has control characters; rename it")
+            raise SourceError(f"the class name {name!r} of {place} is no clean text; rename it")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"two classes of {place} have the name {twice[0]!r}; rename one of them")
 
@@ -87,4 +87,4 @@ def _check(names: tuple[str, ...], place: object) -> None:
 def _twin(name: str, classes: tuple[str, ...]) -> str:
     """The end of a message: names the class that differs only in its Unicode form, which nobody can see."""
     same = [other for other in classes if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)]
-    return f": the list has {same[0]!a}, the source {name!a}, another Unicode form; pass --nfc" if same else ""
+    return f": {same[0]!a} there is {name!a} here, the same in another Unicode form; pass --nfc" if same else ""

@@ -56,7 +56,7 @@ class Dataset:
         if self.num_images and split not in self.num_images:
             raise SourceError(f"{self.name} has the splits {', '.join(self.num_images)}, not {split!r}")
         if options.label_column and not self.has_columns:
-            raise SourceError(f"{self.name} has no columns: --label-column is only for tables (image-list, parquet)")
+            raise SourceError(f"{self.name} has no columns: --label-column is for tables (image-list, parquet)")
         if options.unlabelled and (options.label_column or options.class_list is not None):
             raise SourceError("--unlabelled takes no labels: leave out --label-column and --classes-of")
         reader = self.read(source, split, options)
@@ -90,7 +90,7 @@ class Dataset:
 
     def _check_number(self, has: str, found: int, published: int, allow_subset: bool) -> None:
         if found > published:
-            raise SourceError(f"{has} {self.name}, published are {published:,}; remove what does not belong to it")
+            raise SourceError(f"{has} {self.name}, published are {published:,}: something else lies among them")
         if found < published and not allow_subset:
             raise SourceError(f"{has} {self.name}, published are {published:,}; complete it, or pass --allow-subset")
 

@@ -71,8 +71,8 @@ def esvit_tsv(source: Path, split: str) -> Reader:
     alone, several = source / f"{split}.tsv", sorted((source / split).glob("*.tsv"))
     if alone.exists() == bool(several):
         there = listed(path.name for path in sorted(source.glob("*.tsv")))
-        fault = "both exist; move one away" if several else f"neither exists; {source} has {there or 'no TSV'}"
-        raise SourceError(f"expected {alone} or {source / split}/*.tsv, but {fault}")
+        fault = "both are there; move one away" if several else f"neither is there; it holds {there or 'no TSV'}"
+        raise SourceError(f"expected {alone} or {source / split}/*.tsv, {fault}")
     tables = several or [alone]
     names = _label_map(source / _LABEL_MAP)
 

@@ -46,14 +46,14 @@ class ImageFolder:
             )
         self.notes: tuple[str, ...] = ()
         if self._root == source and split != ".":
-            self.notes = (f"{source} has no folder {split!r}: the classes are its folders {listed(self.classes)}",)
+            self.notes = (f"{source} has no folder {split!r}: its own folders are the classes, {listed(self.classes)}",)
 
     def seen(self) -> Iterator[Seen]:
         for label, name in enumerate(self.classes):
             yield from walk_images(self._root, name, label)
         for item in walk_images(self._root, "", None, excluded=frozenset(self.classes)):
             is_lost = isinstance(item, Record)
-            yield Lost(item.path, "it is not in a class folder") if is_lost else item
+            yield Lost(item.path, "it lies beside the class folders, in none of them") if is_lost else item
 
     def records(self) -> Iterator[Record]:
         return (item for item in self.seen() if isinstance(item, Record))
@@ -117,5 +117,5 @@ def _file(root: Path, path: str, entry: "os.DirEntry[str]", label: Label) -> See
     if is_image:
         return Record.of(path, label, FileSource(str(root), path, status.st_size))
     if is_image_content(Path(entry.path)):
-        return Lost(path, f"it is an image, but {suffix_of(path)} is no image suffix; rename it")
+        return Lost(path, f"it is an image, but its suffix is not that of one: {suffix_of(path)}; rename it")
     return Other(path, suffix_of(path))

@@ -37,7 +37,7 @@ def label_column(names: Iterable[str], wanted: str | None, table: object) -> tup
     names = list(names)
     if wanted is not None:
         if wanted not in names:
-            raise SourceError(f"{table} has no column {wanted!r} (--label-column); it has {listed(names)}")
+            raise SourceError(f"{table} has no column {wanted!r}, which --label-column names; it has {listed(names)}")
         return wanted, ()
     usual = [name for known in COLUMNS for name in names if name.lower() == known]
     return (usual[0], tuple(usual[1:])) if usual else (None, ())
@@ -82,8 +82,8 @@ def classes_of(labels: set[str], place: object) -> tuple[str, ...]:
         return tuple(sorted(labels))
     odd = min(text for text in labels if not _WHOLE.fullmatch(text))
     raise SourceError(
-        f"{place} has the label {odd!r}, but all labels are numbers, and class numbers are 0, 1, 2 and so on; "
-        "if it means an image without a label, leave that image out or pass --unlabelled"
+        f"{place} holds the label {odd!r} where all labels are numbers; class numbers are 0, 1, 2 and so on, written "
+        "alike; where they mark images without a label, leave these out or pass --unlabelled"
     )
 
 
@@ -95,8 +95,8 @@ def numbered(largest: str, place: object) -> tuple[str, ...]:
     """
     if len(largest) > len(str(MAX_CLASSES)) or int(largest) >= MAX_CLASSES:
         raise SourceError(
-            f"{place} has the class number {largest:.40}, but class numbers must be below {MAX_CLASSES:,}; number the "
-            "classes from 0 on, or give them names that are no numbers"
+            f"{place} holds the class number {largest:.40}; they must be below {MAX_CLASSES:,}: number the classes "
+            "from 0 on, or give them names that are no numbers"
         )
     return tuple(map(str, range(int(largest) + 1)))
 

@@ -23,7 +23,7 @@ def find(source: Path, name: str, *folders: str) -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    raise SourceError("expected " + " or ".join(map(str, candidates)) + ", which does not exist")
+    raise SourceError("expected " + " or ".join(map(str, candidates)) + ", which is not there")
 
 
 def class_names(dataset: str) -> tuple[str, ...] | None:

@@ -72,7 +72,7 @@ def parquet_images(source: Path, split: str, options: ReadOptions) -> Reader:
         candidates = [name for name in schema.names if name != image]
         label, others_usual = label_column(candidates, options.label_column, tables[0])
         if label is None:
-            notes = (f"{tables[0]} has no column of labels, only {listed(candidates)}; building unlabelled",)
+            notes = (f"no label column among {listed(candidates)} of {tables[0]}; building unlabelled",)
         elif others_usual:
             notes = (f"the labels of {tables[0]} are its column {label!r}, not {listed(others_usual)}",)
     names = _class_names(schema, label)
@@ -157,7 +157,7 @@ def _find_tables(source: Path, split: str) -> list[Path]:
         for folder in (source / "data", source)
     ]
     if all(found):
-        raise SourceError(f"{source} has tables in data/ and beside it; set --source to the folder to read")
+        raise SourceError(f"{source} holds tables in data/ and beside it; give --source the folder of those to read")
     if tables := found[0] or found[1]:
         return tables
     there = sorted(str(path.relative_to(source)) for path in (*source.glob("data/*"), *source.glob("*.parquet")))

@@ -31,8 +31,8 @@ def split_folder(source: Path, split: str, *, has_classes: bool) -> Path:
         others = [name for name in others if folder_names(source / name)]
     if others:
         raise SourceError(
-            f"{source} has no folder {split!r}, but {listed(others)}; choose one of these with --split, "
-            f"or set --source to the folder of the images"
+            f"{source} has no folder {split!r}, but {listed(others)}; name one of these with --split, "
+            f"or give --source the folder that holds the images"
         )
     return source
 

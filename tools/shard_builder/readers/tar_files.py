@@ -46,20 +46,19 @@ def find_tars(source: Path, split: str) -> TarFiles:
         if not mine:
             if of_other_splits(archives):
                 raise SourceError(
-                    f"expected {source}/{split}/*.tar or {source}/{split}-*.tar, but found {listed(archives)}"
+                    f"expected {source}/{split}/*.tar or {source}/{split}-*.tar, neither is there; it holds "
+                    f"{listed(archives)}"
                 )
             mine, notes = archives, (f"no tar of {source} has the name {split}-*.tar: taking all {len(archives)}",)
         elif rest := sorted(set(archives) - set(mine) - set(of_other_splits(archives))):
-            notes = (
-                f"{len(rest)} tars of {source} are not read, because their names contain no split: {listed(rest)}",
-            )
+            notes = (f"{len(rest)} tars of {source} have no split in their names and are not read: {listed(rest)}",)
     tars = [folder / name for name in mine if name.lower().endswith(".tar")]
     compressed = [name for name in mine if not name.lower().endswith(".tar")]
     if not tars:
         found = (
-            f"found only compressed ones, {listed(compressed)}: decompress them" if compressed else "but none exists"
+            f"only compressed ones are there, {listed(compressed)}: decompress them" if compressed else "none is there"
         )
         raise SourceError(f"expected uncompressed tars at {folder}/*.tar, {found}")
-    lost = [Lost(name, "it is a compressed tar; images are read in place, so decompress it") for name in compressed]
+    lost = [Lost(name, "it is a compressed tar; decompress it, for images are read in place") for name in compressed]
     others = [Other(name, suffix_of(name)) for name in names if name not in archives and not _KNOWN.fullmatch(name)]
     return TarFiles(folder, tars, (*lost, *others), notes)

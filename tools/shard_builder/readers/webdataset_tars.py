@@ -73,8 +73,8 @@ def _samples(tars: list[Path]) -> Iterator[_Sample | Lost | Other]:
             if path != current.path:
                 if path in known:
                     raise SourceError(
-                        f"{tar}: the members of sample {name[1]!r} are not adjacent, or two samples have this key; "
-                        "pack the tar again with sorted files (tar --sort=name) and a unique key per sample"
+                        f"{tar}: the members of sample {name[1]!r} are not side by side, or two samples have that key; "
+                        "pack it again with the files sorted by name (tar --sort=name), and a key of its own for each"
                     )
                 yield from [current] if current.members else []
                 current = _Sample(path, tar, {})
@@ -112,7 +112,7 @@ def _fault(sample: _Sample, ext: str, chosen: str | None) -> str | None:
         return None
     if "." in ext:
         return f"webdataset reads it as member {ext!r} of sample {sample.path!r}: a key must have no dot; rename it"
-    return f"the sample has several images, and .{chosen} is taken"
+    return f"it is another image of a sample whose image is .{chosen}"
 
 
 def _source(sample: _Sample, member: Member) -> RangeSource:
