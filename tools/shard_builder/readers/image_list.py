@@ -58,7 +58,7 @@ def _find_table(source: Path, split: str) -> Path:
     tables = [table for suffix in _FORMATS if (table := source / f"{split}{suffix}").is_file()]
     if len(tables) == 1:
         return tables[0]
-    expected = f"expected {source} to be a .csv or .parquet file, or to hold {split}.csv or {split}.parquet"
+    expected = f"expected {source} to be a .csv or .parquet file, or to contain {split}.csv or {split}.parquet"
     if tables:
         raise SourceError(f"{expected}, not both; give --source the one to read")
     there = sorted(path.name for suffix in _FORMATS for path in source.glob(f"*{suffix}"))

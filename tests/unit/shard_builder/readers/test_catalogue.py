@@ -73,7 +73,7 @@ def test_classes_are_counted(tmp_path: Path) -> None:
     assert three_images(3, ("a",)).open(tmp_path, "train", allow_subset=True).classes == ("a",)
     with pytest.raises(SourceError, match=r"has 1 classes of tiny, published are 2; .*--allow-subset"):
         three_images(3, ("a",)).open(tmp_path, "train")
-    with pytest.raises(SourceError, match=r"holds 3 classes of tiny, published are 2: something else"):
+    with pytest.raises(SourceError, match=r"has 3 classes of tiny, published are 2: something else"):
         three_images(3, ("a", "b", "c")).open(tmp_path, "train", allow_subset=True)
 
 

@@ -152,7 +152,7 @@ def test_a_column_that_holds_no_images_makes_rejects(values: list[Any], tmp_path
     pq.write_table(pa.table({"image": values}), tmp_path / "train.parquet")
     with pytest.raises(UserError, match="every image was rejected"):
         build(BuildOptions("parquet", tmp_path, "train", str(tmp_path / "out"), max_rejects=2))
-    assert all("holds no" in reject.reason for reject in read_rejects(Store(tmp_path / "out")))
+    assert all("has no image bytes" in reject.reason for reject in read_rejects(Store(tmp_path / "out")))
 
 
 def test_an_image_that_is_converted_and_damaged_is_a_reject(tmp_path: Path) -> None:

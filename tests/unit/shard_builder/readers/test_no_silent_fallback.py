@@ -87,7 +87,7 @@ def test_lists_and_tables_of_other_names_are_listed(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"or to contain train\.csv or train\.parquet; it contains 'valid\.csv'"):
         num_images("image-list", tmp_path)
     pq.write_table(pa.table({"image": [ONE]}), tmp_path / "test-0.parquet")
-    with pytest.raises(SourceError, match=r"train-\*\.parquet, it holds 'test-0\.parquet'"):
+    with pytest.raises(SourceError, match=r"train-\*\.parquet, but found 'test-0\.parquet'"):
         num_images("parquet", tmp_path)
 
 
