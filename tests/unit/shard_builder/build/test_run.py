@@ -128,7 +128,7 @@ def damage(source: Path) -> None:
 
 def test_rejects_are_listed_and_limited(tiny_image_folder: Path, tmp_path: Path) -> None:
     damage(tiny_image_folder)
-    with pytest.raises(BuildError, match=r"3 images were rejected, more than --max-rejects 2: first .*\.jpg"):
+    with pytest.raises(BuildError, match=r"3 images were rejected, more than --max-rejects 2: the first is .*\.jpg"):
         run(tiny_image_folder, tmp_path / "out", max_rejects=2)
     assert not (tmp_path / "out/manifest.json").exists()
     report = run(tiny_image_folder, tmp_path / "out", max_rejects=3)
