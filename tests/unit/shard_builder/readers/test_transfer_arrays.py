@@ -156,6 +156,16 @@ def test_a_garbled_file_is_named(dataset: str, tmp_path: Path) -> None:
         found(dataset, tmp_path, "train")
 
 
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+def test_a_damaged_gzip_is_named(damage: str, tmp_path: Path) -> None:
+    mnist(Miniature(tmp_path))
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    data = path.read_bytes()
+    path.write_bytes(data[:-12] if damage == "cut" else data[:10] + b"\xff" * 20)
+    with pytest.raises(SourceError, match=r"train-labels-idx1-ubyte\.gz is not an idx-ubyte file"):
+        found("mnist", tmp_path, "train")
+
+
 def test_other_form_of_fer_2013(tmp_path: Path) -> None:
     mini = Miniature(tmp_path)
     _fer(mini, "icml_face_data.csv", "emotion, Usage, pixels", "{emotion},{usage},{pixels}")
