@@ -72,6 +72,7 @@ def open_pool(num_workers: int, folder: Path) -> ProcessPoolExecutor:
 
 
 def _prepare(folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _end_with_parent()
     copy = Path(tempfile.mkdtemp(dir=folder))
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -87,8 +88,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Be killed when the parent is, and by Ctrl-C at once."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Be killed when the parent is."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -140,6 +140,7 @@ def _fork(function: Callable[[], int], output: int) -> int:
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         _end_with_parent()
         os.dup2(output, 1)
         os.dup2(output, 2)

@@ -239,7 +239,7 @@ def test_an_unknown_executor_is_refused() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_gpu_is_one_sentence() -> None:
-    with pytest.raises(UserError, match="the dali executor finds no CUDA device here"):
+    with pytest.raises(UserError, match="the dali executor finds no CUDA device on this machine"):
         build_executor("dali", 1, torch.device("cuda"))
 
 

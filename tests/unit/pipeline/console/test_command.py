@@ -140,8 +140,8 @@ def test_values(kind: Callable[[str], Any], text: str, value: object) -> None:
         (command.num_bytes, "9" * 30 + "TB", "is not a size"),
         (command.not_empty, " ", "it is empty"),
         (command.path, "", "it is empty"),
-        (several_of(["a", "b"]), "a,c", "'c' is none of a, b"),
-        (several_of(["a", "b"]), "a,a", "'a,a' names one of them twice"),
+        (several_of(["a", "b"]), "a,c", "'c' is not one of a, b"),
+        (several_of(["a", "b"]), "a,a", "'a,a' has the same name twice"),
     ],
 )
 def test_refusals(kind: Callable[[str], Any], text: str, sentence: str) -> None:

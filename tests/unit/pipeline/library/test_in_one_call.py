@@ -84,13 +84,13 @@ def test_a_url_takes_any_batch(shards: Path, batch: int) -> None:
     ("call", "error", "sentence"),
     [
         (lambda url: view_loader(f"{url}/none", 8), StoreError, "holds no manifest.json"),
-        (lambda url: view_loader(url, 0), OrderError, "a global batch of 0 samples is none"),
-        (lambda url: view_loader(url, -8), OrderError, "a global batch of -8 samples is none"),
-        (lambda url: view_loader(url, 0, shuffle=False), OrderError, "a global batch of 0 samples is none"),
+        (lambda url: view_loader(url, 0), OrderError, "a global batch of 0 samples is too small"),
+        (lambda url: view_loader(url, -8), OrderError, "a global batch of -8 samples is too small"),
+        (lambda url: view_loader(url, 0, shuffle=False), OrderError, "a global batch of 0 samples is too small"),
         (lambda url: view_loader(url, 64), OrderError, "fewer than one global batch of 64"),
         (lambda url: view_loader(url, 8, rank=2, world_size=2), OrderError, "there is no rank 2 of 2"),
         (lambda url: view_loader(url, 8, rank=-1, world_size=2), OrderError, "there is no rank -1 of 2"),
-        (lambda url: view_loader(url, 8, world_size=2), OrderError, "which of the 2 ranks is this"),
+        (lambda url: view_loader(url, 8, world_size=2), OrderError, "world_size 2 is given without a rank"),
         (lambda url: view_loader(url, 8, rank=0, world_size=3), OrderError, "cannot be split evenly over 3 ranks"),
         (lambda url: view_loader(url, 8, recipe="dyno"), ConfigError, "there is no recipe 'dyno'; choose one of dino"),
         (lambda url: view_loader(url, 8, device="gpu"), ExecutorError, "there is no device 'gpu'"),
@@ -120,5 +120,5 @@ def test_a_mistake_is_one_sentence(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_gpu_is_named_before_the_first_batch(shards: Path) -> None:
-    with pytest.raises(ExecutorError, match="there is no CUDA device here"):
+    with pytest.raises(ExecutorError, match="there is no CUDA device on this machine"):
         view_loader(str(shards), 8, device="cuda")

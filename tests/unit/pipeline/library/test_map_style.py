@@ -58,7 +58,7 @@ def test_labels_and_metadata_of_every_kind(tmp_path: Path) -> None:
     assert [data[i].label for i in range(3)] == [0, (0, 2), ()]
     assert [data[i].class_names for i in range(3)] == [("class-0",), ("class-0", "class-2"), ()]
     assert [data[i].metadata for i in range(3)] == [{}, {"title": "é"}, {}]
-    with pytest.raises(TarError, match=r"the metadata of sample 3 \(k000003\) .* are not JSON"):
+    with pytest.raises(TarError, match=r"the metadata of sample 3 \(k000003\) .* is not JSON"):
         data[3]
 
 
