@@ -220,7 +220,7 @@ ESVIT = {
     "esvit-bench --views ''": "argument --views: ''",
     "esvit-bench --backbone swin_nano --views 2x1": "--views 2x1: the network cannot take images of 1 x 1 pixels: ",
     "esvit-bench --prototypes 1": "argument --prototypes",
-    "esvit-bench --variant nosuch": "argument --variant: 'nosuch' is none of",
+    "esvit-bench --variant nosuch": "argument --variant: 'nosuch' is not one of",
     "esvit-bench --precision fp64": "argument --precision: invalid choice: 'fp64'",
     "esvit-bench --device tpu": "argument --device: invalid choice: 'tpu'",
 }
