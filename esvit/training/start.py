@@ -13,7 +13,7 @@ import torch
 
 from esvit.checkpoints import files, source
 from esvit.checkpoints.files import CheckpointError
-from esvit.checkpoints.keeping import Checkpointer
+from esvit.checkpoints.keeping import CheckpointConfig, Checkpointer
 from esvit.distributed import World
 from esvit.guards import cautions
 from esvit.losses import build_loss
@@ -129,19 +129,30 @@ def _restore(run: Run, config: TrainConfig, here: World) -> bool:
     name = here.from_main(found[0] if found else "")  # all ranks from the same one, and none before it is verified
     with here.together():
         if name:
-            changed = state.resume(found[1] if found else files.read(store, name))
+            saved = found[1] if found else files.read(store, name)
+            changed = state.resume(saved, regions_begun=saved["step"] >= run.schedules.region_start_step)
             _check_step(state.step, run.schedules, f"{store.url}/{name}")
             log.say(f"resuming from {store.url}/{name}")
             if changed:
                 log.say(f"caution: these settings are not those of the checkpoint: {', '.join(changed)}")
         elif config.checkpoint.start_from:
-            fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
-            log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
+            _start_from(run, config.checkpoint, log)
         elif url := config.checkpoint.start_backbone_from:
             resized = state.start_backbone_from(source.load(url, log.say))
             how = f"; resized: {len(resized)} tables of positions" if resized else ""
             log.say(f"starting with the backbone of {url}{how}")
     return bool(name)
+
+
+def _start_from(run: Run, config: CheckpointConfig, log: RunLog) -> None:
+    """Take over another run's checkpoint, at the epoch that is asked for."""
+    step = config.start_epoch * run.schedules.steps_per_epoch
+    saved = source.load(config.start_from, log.say)
+    fresh = run.state.start_from(saved, step, regions_begun=step >= run.schedules.region_start_step)
+    new = f"; new: {_summary(fresh)}" if fresh else ""
+    log.say(f"starting from {config.start_from} at epoch {config.start_epoch}{new}")
+    if (trained := saved.get("epoch", config.start_epoch)) != config.start_epoch:
+        log.say(f"caution: it was trained for {trained} epochs; checkpoint.start_epoch={trained} goes on from there")
 
 
 def _check_step(step: int, schedules: Schedules, name: str) -> None:
@@ -159,7 +170,7 @@ def _summary(parameter_names: list[str]) -> str:
 
 
 def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> None:
-    """The checkpoint of step 0, so that a store that takes none refuses the run now; then log, target and config."""
+    """The first checkpoint, so that a store that takes none refuses the run now; then log, target and config."""
     state, checkpoints, log = run.state, run.checkpoints, run.log
     if here.is_main:
         checkpoints.continue_after(state.step if resumed else -1)
