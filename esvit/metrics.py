@@ -95,8 +95,12 @@ class RunLog:
 
     def end(self) -> None:
         """The run ends well: take the target back, and keep the last values of the metrics."""
-        (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
+        self.withdraw()
         write_to_textfile(str(self._output / f"metrics-rank-{self._world.rank}.prom"), REGISTRY)
+
+    def withdraw(self) -> None:
+        """Take the target back."""
+        (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
 
     @property
     def _targets(self) -> Path:

@@ -41,6 +41,7 @@ class Momentum(Optimizer):
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
+        assert parameter.grad is not None
         move = parameter.grad + weight_decay * parameter
         if self._lars and parameter.ndim > 1:
             length, own = torch.linalg.vector_norm(move), torch.linalg.vector_norm(parameter)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from esvit import records
 from esvit.checkpoints import files, source
 from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.keeping import CheckpointConfig, Checkpointer
@@ -26,6 +27,7 @@ from esvit.step import StepSettings
 from esvit.training.config import TrainConfig
 from pipeline import config as configuration
 from pipeline.augment import MultiCrop
+from pipeline.errors import UserError
 from pipeline.loader import ViewLoader, open_loader
 from pipeline.store import Store
 from pipeline.stream import open_training_stream
@@ -62,8 +64,15 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
             checkpoints = Checkpointer(config.checkpoint, store_of(config), schedules.steps_per_epoch, log.say)
         run = Run(state, loader, schedules, settings, stack.enter_context(checkpoints), log)
         resumed = _restore(run, config, here)
-        with here.together():
-            _write_first(run, config, here, resumed)
+        if resumed:
+            with here.together():
+                _cut_back(run, output, here)
+        try:
+            with here.together():
+                _write_first(run, config, here, resumed)
+        except UserError:
+            log.withdraw()
+            raise
         yield run
 
 
@@ -162,6 +171,15 @@ def _check_step(step: int, schedules: Schedules, name: str) -> None:
             f"checkpoint {name} is beyond the end of this run, which has {schedules.num_steps} steps; "
             f"raise schedule.epochs from {schedules.config.epochs}, or use another output folder for a new run"
         )
+
+
+def _cut_back(run: Run, output: Path, here: World) -> None:
+    """See `records.cut_back`; raises `OutputError`."""
+    if here.is_main:
+        try:
+            records.cut_back(output, run.state.step, run.loader.steps_per_epoch, here.size)
+        except OSError as error:
+            raise OutputError(f"cannot write the output folder {output}: {error.strerror}") from None
 
 
 def _summary(parameter_names: list[str]) -> str:
