@@ -1,4 +1,5 @@
 import copy
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -69,8 +70,9 @@ def plain_momentum(p: torch.Tensor, gradients: list[torch.Tensor], lr: float, de
 
 @pytest.mark.parametrize("name", ["sgd", "lars"])
 def test_sgd_and_lars_are_those_of_their_definition(name: str) -> None:
-    network = nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3), nn.Linear(3, 2, bias=False))
-    nn.init.zeros_(network[2].weight)  # of length 0, where a ratio of lengths has no meaning
+    last = nn.Linear(3, 2, bias=False)
+    network = nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3), last)
+    nn.init.zeros_(last.weight)  # of length 0, where a ratio of lengths has no meaning
     optimizer = build_optimizer(network, OptimConfig(name=name))
     apply_schedule(optimizer, lr=0.5, weight_decay=0.1)
     start = {key: p.detach().clone() for key, p in network.named_parameters()}
@@ -78,6 +80,7 @@ def test_sgd_and_lars_are_those_of_their_definition(name: str) -> None:
     for _ in range(3):
         fill_gradients(network)
         for key, p in network.named_parameters():
+            assert p.grad is not None
             gradients[key].append(p.grad.clone())
         optimizer.step()
     for key, p in network.named_parameters():
@@ -140,6 +143,7 @@ def test_clipping_globally_equals_torch() -> None:
     network, reference = nn.Linear(5, 3), nn.Linear(5, 3)
     fill_gradients(network)
     for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        assert ours.grad is not None
         theirs.grad = ours.grad.clone()
     total = clip_gradients(network.parameters(), 0.5, "global")
     torch.testing.assert_close(total, nn.utils.clip_grad_norm_(reference.parameters(), 0.5))
@@ -148,7 +152,7 @@ def test_clipping_globally_equals_torch() -> None:
 
 
 @pytest.mark.parametrize("clip", ["per_tensor", "global"])
-def test_infinite_norm_clips_nothing(clip: str) -> None:
+def test_infinite_norm_clips_nothing(clip: Literal["per_tensor", "global"]) -> None:
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([0.0, 1e4, -3.0])
     clip_gradients([parameter], float("inf"), clip)
@@ -187,6 +191,7 @@ def test_state_by_name_continues_exactly(name: str) -> None:
     assert load_optimizer_state_by_name(resumed, copy.deepcopy(optimizer_state_by_name(optimizer))) == []
     fill_gradients(network)
     for ours, theirs in zip(twin.parameters(), network.parameters(), strict=True):
+        assert theirs.grad is not None
         ours.grad = theirs.grad.clone()
     optimizer.step()
     resumed.step()
@@ -201,15 +206,16 @@ def test_a_grown_network_keeps_its_state_and_names_what_starts_fresh() -> None:
     optimizer = build_optimizer(grown, OptimConfig())
     fresh = load_optimizer_state_by_name(optimizer, saved)
     assert set(fresh) == {name for name, _ in grown.named_parameters() if name.startswith("region_head.")}
-    kept = optimizer.state[grown.backbone.patch_embed.proj.weight]["exp_avg"]
+    backbone: Any = grown.backbone
+    kept = optimizer.state[backbone.patch_embed.proj.weight]["exp_avg"]
     assert torch.equal(kept, saved["backbone.patch_embed.proj.weight"]["exp_avg"])
 
 
 def test_state_of_another_network_is_refused() -> None:
     saved = optimizer_state_by_name(trained(make_network(), 1))
     optimizer = build_optimizer(make_network(with_regions=False), OptimConfig())
-    with pytest.raises(OptimizerStateError, match=r"'region_head\..*which this network has not"):
+    with pytest.raises(OptimizerStateError, match=r"'region_head\..*which this network lacks"):
         load_optimizer_state_by_name(optimizer, saved)
     saved["view_head.mlp.0.bias"]["exp_avg"] = torch.zeros(3)
-    with pytest.raises(OptimizerStateError, match=r"'view_head.mlp.0.bias' is of shape \[3\], not \[16\]"):
+    with pytest.raises(OptimizerStateError, match=r"'view_head.mlp.0.bias' has shape \[3\], not \[16\]"):
         load_optimizer_state_by_name(build_optimizer(make_network(), OptimConfig()), saved)

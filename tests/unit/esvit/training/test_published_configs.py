@@ -1,6 +1,7 @@
 """Every YAML in configs/train is one that `esvit-train` takes, and none draws a caution at the size of its data set."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,8 @@ def test_a_config_that_quotes_a_published_score_is_the_run_that_had_it(name: str
     network, _, window = name.removesuffix("_region").partition("_w")
     assert config.model.backbone.name == network
     if window:
-        assert config.model.backbone.architecture.window_size == int(window.partition("_")[0])
+        architecture: Any = config.model.backbone.architecture
+        assert architecture.window_size == int(window.partition("_")[0])
 
 
 @pytest.mark.parametrize(("name", "epoch"), [("swin_small_w14_region", 180), ("swin_base_w14_region", 200)])

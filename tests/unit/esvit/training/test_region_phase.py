@@ -9,6 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from esvit.checkpoints import files
+from esvit.step import train_step
 from esvit.training import loop
 from esvit.training.loop import TrainConfig, train
 from pipeline import config as configuration
@@ -79,18 +80,20 @@ def test_the_phase_of_views_is_a_run_of_views_alone(tiny_shards: str, tmp_path: 
 def test_the_phase_of_views_computes_what_a_run_of_views_computes(
     tiny_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step, flops, moved = loop.train_step, list[int](), list[int]()
+    step, foreach, flops, moved = train_step, torch._foreach_lerp_, list[int](), list[int]()
 
     def counted_step(*arguments: Any, **options: Any) -> Any:
-        foreach = torch._foreach_lerp_
-        monkeypatch.setattr(torch, "_foreach_lerp_", lambda t, *rest: (moved.append(len(t)), foreach(t, *rest)))
         with FlopCounterMode(display=False) as counter:
             result = step(*arguments, **options)
-        monkeypatch.setattr(torch, "_foreach_lerp_", foreach)
         flops.append(counter.get_total_flops())
         return result
 
+    def counted_move(tensors: Any, *rest: Any) -> Any:
+        moved.append(len(tensors))
+        return foreach(tensors, *rest)
+
     monkeypatch.setattr(loop, "train_step", counted_step)
+    monkeypatch.setattr(torch, "_foreach_lerp_", counted_move)
     assert train(tiny_run(tiny_shards, tmp_path / "late", LATE)) == 0
     assert train(tiny_run(tiny_shards, tmp_path / "alone", VIEW_ONLY)) == 0
     for counts in (flops, moved):
@@ -128,9 +131,14 @@ def test_two_ranks_cross_the_beginning_as_one_does(tiny_shards: str, tmp_path: P
     alone, both = (tiny_run(tiny_shards, tmp_path / name, LATE) for name in ("alone", "both"))
     assert train(alone) == 0
     configuration.save(both, tmp_path / "both.yaml")
-    command = [BIN / "torchrun", "--standalone", "--nproc-per-node=2", "-m", "esvit.train", "--config"]
+    command = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "-m", "esvit.train", "--config"]
     done = subprocess.run(
-        [*command, tmp_path / "both.yaml"], env=environment(), capture_output=True, text=True, timeout=240, check=False
+        [*command, str(tmp_path / "both.yaml")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(checkpoints(both), checkpoints(alone), strict=True):

@@ -157,7 +157,7 @@ def test_any_number_of_workers_gives_the_order_of_one_process(
     shards: Path, whole: list[list[str]], tmp_path: Path
 ) -> None:
     (tmp_path / "script.py").write_text(WORKERS)
-    command = [sys.executable, "-W", "ignore", tmp_path / "script.py", shards]
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), str(shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

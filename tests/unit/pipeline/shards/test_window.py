@@ -120,9 +120,9 @@ def stream_epochs(url: str, folder: str, max_bytes: int, rank: int, num_epochs: 
     fetched: Counter[str] = Counter()
     parts = Store.parts
 
-    def counting(store: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    def counting(self: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         fetched[name] += name.endswith(".tar")
-        return parts(store, name, start, stop)
+        return parts(self, name, start, stop)
 
     Store.parts = counting  # type: ignore[method-assign]
     config = StreamConfig(

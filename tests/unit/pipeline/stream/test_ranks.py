@@ -37,7 +37,7 @@ def test_a_stream_that_was_opened_too_early_is_refused(shards: Path, monkeypatch
     found, given = open_training_stream(config, 0, 8), open_training_stream(config, 0, 8, rank=0, world_size=1)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "2")
-    with pytest.raises(IterationError, match="opened as rank 0 of 1, and now this process is rank 2 of 4"):
+    with pytest.raises(IterationError, match="opened as rank 0 of 1, but now this process is rank 2 of 4"):
         next(iter(found))
     assert len(next(iter(given)).ids) == 8  # whoever gives a rank knows better
 
