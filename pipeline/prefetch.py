@@ -1,7 +1,7 @@
 """Prefetching: work on the next items in threads, and yield the results in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ def prefetch(
     look_ahead: int,
     name: str,
     is_ready: Callable[[T], bool] = lambda _item: False,
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yield `function(item)` for each item in order, with at most `look_ahead` items begun in advance.
 
     Where `is_ready(item)`, the function is called in this thread: waking another thread costs more than reading a

@@ -7,7 +7,7 @@ are errors.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -37,7 +37,8 @@ class Config(BaseModel):
     def with_defaults(self, **defaults: Any) -> Self:
         """A copy with other defaults: a field that was not set explicitly gets the value given here."""
         changes = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
-        return self.model_construct(self.model_fields_set, **{**dict(self), **changes})
+        copy = type(self).model_construct(self.model_fields_set, **{**dict(self), **changes})
+        return cast(Self, copy)  # pydantic's plugin for mypy gives it the class that this method is written in
 
 
 C = TypeVar("C", bound=Config)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
@@ -85,12 +85,12 @@ class Shards:
         return self.manifest.num_samples
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: SupportsIndex) -> Sample: ...
 
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
 
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def __getitem__(self, index: SupportsIndex | slice) -> Sample | list[Sample]:
         """As for a list: negative numbers count from the end, slices give lists, and `IndexError` ends the list."""
         if isinstance(index, slice):
             return self.__getitems__(range(len(self))[index])

@@ -39,7 +39,10 @@ def options(s3_server: Any, tiny_image_folder: Path) -> BuildOptions:
 @pytest.fixture
 def digest(options: BuildOptions, tmp_path: Path) -> str:
     """Of the undisturbed build."""
-    return build(BuildOptions("image-folder", options.source, "train", str(tmp_path / "calm"), 20_000)).manifest_digest
+    calm = BuildOptions("image-folder", options.source, "train", str(tmp_path / "calm"), 20_000)
+    manifest_digest = build(calm).manifest_digest
+    assert manifest_digest is not None
+    return manifest_digest
 
 
 @pytest.mark.parametrize(

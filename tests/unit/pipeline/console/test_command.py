@@ -87,7 +87,7 @@ def main():
     print({text})
 run_command(main)
 """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     writer = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
     assert writer.stdin and writer.stdout and writer.stderr

@@ -40,7 +40,7 @@ def local(tmp_path: Path) -> Store:
 
 @pytest.fixture(params=["local", "remote"])
 def store(request: pytest.FixtureRequest) -> Store:
-    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+    return request.getfixturevalue(request.param)
 
 
 def manifest_of(store: Store) -> Manifest:

@@ -1,6 +1,7 @@
 """How long a request is tried again, on a clock that stands still unless it is told to pass."""
 
 import errno
+import random
 from dataclasses import dataclass, field
 
 import pytest
@@ -30,7 +31,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Pauses are as long as their jitter allows."""
     clock = Clock()
     monkeypatch.setattr(retry, "time", clock)
-    monkeypatch.setattr(retry.random, "uniform", lambda low, high: high if low == 0 else pytest.fail("no full jitter"))
+    monkeypatch.setattr(random, "uniform", lambda low, high: high if low == 0 else pytest.fail("no full jitter"))
     return clock
 
 

@@ -106,7 +106,7 @@ def test_the_classes_of_another_data_set_are_taken_by_name(run: Run, tmp_path: P
     assert manifest.classes == ("ant", "bee", "cat")
     assert found("webdataset", tmp_path / "val", "val") == [(("bee",), jpegs(1)[0])]
     (tmp_path / "classes.txt").write_text("zebra\nbee\nant\n")
-    options = {"source": tmp_path / "in/val", "classes_of": str(tmp_path / "classes.txt")}
+    options: dict[str, Any] = {"source": tmp_path / "in/val", "classes_of": str(tmp_path / "classes.txt")}
     plan = plan_build(BuildOptions("image-folder", split="val", dest="", **options))
     assert plan.classes == ("zebra", "bee", "ant") and plan.shards[0].records[0].label == 1
 
@@ -151,7 +151,7 @@ def test_names_from_different_systems_are_made_equal_on_request(tmp_path: Path) 
 def test_two_names_that_become_one_are_refused(tmp_path: Path) -> None:
     folder(tmp_path / "val", COMPOSED, DECOMPOSED)
     assert len(labelled(tmp_path)) == 2
-    with pytest.raises(SourceError, match=f"two classes of {tmp_path} are called '{COMPOSED}'"):
+    with pytest.raises(SourceError, match=f"two classes of {tmp_path} have the name '{COMPOSED}'"):
         labelled(tmp_path, nfc=True)
 
 
@@ -171,7 +171,7 @@ def test_names_of_all_languages_are_taken(name: str, tmp_path: Path) -> None:
 def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.cls": b"1", "a.jpg": jpegs(1)[0]})
     (tmp_path / "classes.txt").write_text("ant\nbee\nant\n")
-    with pytest.raises(SourceError, match=r"two classes of .* are called 'ant'"):
+    with pytest.raises(SourceError, match=r"two classes of .* have the name 'ant'"):
         DATASETS["webdataset"].open(tmp_path, "train")
 
 

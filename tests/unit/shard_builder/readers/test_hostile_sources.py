@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(dataset: str, pipes: li
 @pytest.mark.parametrize("url", ["s3://bucket/images", "hf://datasets/x", "gs://b", "https://example.org/x"])
 def test_a_source_that_is_a_url_is_refused_as_it_was_written(url: str, run: Run, tmp_path: Path) -> None:
     args = ["build", "--dataset", "image-folder", "--source", url, "--split", "train", "--dest", tmp_path / "out"]
-    assert f"cannot read source {url}: a source is a local folder" in run(*args, status=2)
+    assert f"cannot read source {url}: a source must be a local folder" in run(*args, status=2)
 
 
 def test_names_that_are_no_utf_8_reach_the_journal_as_text(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_names_that_are_no_utf_8_reach_the_journal_as_text(tmp_path: Path) -> No
     for name, data in {bad: b"no image", good: ONE, twin: ONE}.items():
         with open(name, "wb") as file:
             file.write(data)
-    options = {"max_rejects": 1, "keep_metadata": True, "deduplicate": True}
+    options: dict[str, Any] = {"max_rejects": 1, "keep_metadata": True, "deduplicate": True}
     report = build(BuildOptions("image-folder", tmp_path / "in", "train", str(tmp_path / "out"), **options))
     assert (report.num_samples, report.num_rejects) == (1, 2)
     assert {reject.path for reject in read_rejects(Store(tmp_path / "out"))} == {
@@ -132,7 +133,7 @@ def test_metadata_are_json_that_all_can_read() -> None:
     source = MetadataSource("a", TextSource('{"score": NaN, "range": [Infinity, -Infinity], "x": 1.5}'))
     kept = json.loads(source.read(), parse_constant=pytest.fail)
     assert kept["metadata"] == {"score": None, "range": [None, None], "x": 1.5}
-    with pytest.raises(OSError, match="its metadata are no JSON"):
+    with pytest.raises(OSError, match="its metadata are no valid JSON"):
         MetadataSource("a", TextSource("[" * 100_000)).read()
 
 
@@ -152,7 +153,7 @@ def test_a_column_that_holds_no_images_makes_rejects(values: list[Any], tmp_path
     pq.write_table(pa.table({"image": values}), tmp_path / "train.parquet")
     with pytest.raises(UserError, match="every image was rejected"):
         build(BuildOptions("parquet", tmp_path, "train", str(tmp_path / "out"), max_rejects=2))
-    assert all("holds no" in reject.reason for reject in read_rejects(Store(tmp_path / "out")))
+    assert all("has no image bytes" in reject.reason for reject in read_rejects(Store(tmp_path / "out")))
 
 
 def test_an_image_that_is_converted_and_damaged_is_a_reject(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_an_image_that_is_converted_and_damaged_is_a_reject(tmp_path: Path) -> N
     mini.file("GTSRB/Training/00000/1.ppm", encode(picture(1), "PPM"))
     mini.file("GTSRB/Training/00000/2.ppm", b"P6 99999999 99999999 255\n")
     mini.file("GTSRB/Training/00000/3.ppm", b"P6 9 9 x\n")
-    options = {"max_rejects": 2, "allow_subset": True}
+    options: dict[str, Any] = {"max_rejects": 2, "allow_subset": True}
     assert build(BuildOptions("gtsrb", mini.root, "train", str(tmp_path / "out"), **options)).num_rejects == 2
 
 
@@ -219,7 +220,7 @@ def test_any_column(tmp_path: Path, values: list[Any], column: str) -> None:
     (tmp_path / "a.jpg").write_bytes(ONE)
     pq.write_table(table, tmp_path / "train.parquet")
     for dataset in ("parquet", "image-list"):
-        quietly(lambda dataset=dataset: plan_build(BuildOptions(dataset, tmp_path, "train", "")))
+        quietly(partial(plan_build, BuildOptions(dataset, tmp_path, "train", "")))
 
 
 json_values = st.recursive(

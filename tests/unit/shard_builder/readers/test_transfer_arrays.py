@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,7 +30,7 @@ def cifar_10(mini: Miniature) -> None:
 
 def cifar_100(mini: Miniature) -> None:
     names = [f"name{number:02d}" for number in range(100)]
-    meta = {"fine_label_names": names, "coarse_label_names": ["fish"]}
+    meta: dict[str, object] = {"fine_label_names": names, "coarse_label_names": ["fish"]}
     _pickle(mini, "cifar-100-python/meta", meta)
     for split in ("train", "test"):
         data = _cifar_rows(mini, split, ["name99", "name07"])
@@ -65,7 +66,7 @@ class _Python2Array:
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         return self._array.__reduce__()
 
 
@@ -175,13 +176,13 @@ def test_other_form_of_fer_2013(tmp_path: Path) -> None:
 def test_images_and_labels_must_be_equally_many(tmp_path: Path) -> None:
     stl_10(Miniature(tmp_path))
     (tmp_path / "stl10_binary/test_y.bin").write_bytes(b"\x01")
-    with pytest.raises(SourceError, match=r"test_X\.bin holds 2 images, but there are 1 labels"):
+    with pytest.raises(SourceError, match=r"test_X\.bin has 2 images, but there are 1 labels"):
         found("stl-10", tmp_path, "test")
 
 
 def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
     class Evil:
-        def __reduce__(self) -> object:
+        def __reduce__(self) -> str | tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "hacked"),)
 
     mini = Miniature(tmp_path)
