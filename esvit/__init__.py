@@ -4,8 +4,8 @@
     esvit.train(images="photos", output="runs/mine")
     esvit.train("swin_tiny_w7", output="runs/mine", data={"stream": {"shards": "s3://bucket/imagenet/train"}})
 
-What is named here is for users and stays from release to release. It is imported when it is first used, so that
-`import esvit` costs nothing.
+The names here are the public interface, stable from release to release. A name is imported at its first use, so
+`import esvit` is fast.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The world of a run: one process, or the ranks that torchrun started; gloo on the CPU, NCCL on GPUs."""
+"""The processes of a run: one, or the ranks that torchrun started; gloo on the CPU, NCCL on GPUs."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class DeviceError(UserError):
 
 
 class RefusedElsewhereError(UserError):
-    """Another rank cannot start."""
+    """Another rank cannot start, so this rank does not either."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class World:
         return self.rank == 0
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network under DDP; itself if alone."""
+        """The network wrapped in DDP; unchanged with a single process."""
         if self.size == 1:
             return network
         if self.device.type == "cuda":
@@ -44,15 +44,15 @@ class World:
         return DistributedDataParallel(network)
 
     def synchronise_batch_norms(self, networks: nn.Module) -> None:
-        """Let the batch norms inside `networks` see the rows of all ranks, where the backend can: on GPUs.
+        """Make the batch norms inside `networks`, teacher included, use the rows of all ranks. On GPUs only.
 
-        Those of the teacher too. On the CPU each rank normalises by its own rows.
+        On the CPU each rank normalises by its own rows: the backend has no synchronised batch norm.
         """
         if self.size > 1 and self.device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(networks)  # type: ignore[no-untyped-call]
 
     def mean(self, scalars: dict[str, Tensor]) -> dict[str, float]:
-        """Mean over the ranks of each scalar; a collective call that waits for the device."""
+        """Mean of each scalar over the ranks; a collective call that waits for the device."""
         values = torch.stack([value.detach().float() for value in scalars.values()])
         if self.size > 1:
             dist.all_reduce(values)
@@ -74,14 +74,14 @@ class World:
         return bool(flags.item())
 
     def min(self, value: Tensor) -> int:
-        """Least of an integer [] over the ranks; a collective call that waits for the device."""
+        """Minimum of an integer [] over the ranks; a collective call that waits for the device."""
         least = value.clone()
         if self.size > 1:
             dist.all_reduce(least, op=dist.ReduceOp.MIN)
         return int(least.item())
 
     def from_main(self, value: str) -> str:
-        """What the main rank passes, on every rank; a collective call."""
+        """The main rank's `value`, on every rank; a collective call."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, device=self.device)
@@ -89,10 +89,10 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what may raise a `UserError`: where one rank does, all do. A collective call, at its end.
+        """Context for code that may raise a `UserError`: if one rank raises, all do. Its end is a collective call.
 
         Raises:
-            RefusedElsewhereError: it was another rank; this one has no fault to report.
+            RefusedElsewhereError: only another rank raised.
         """
         refusal = None
         try:
@@ -101,11 +101,11 @@ class World:
             refusal = error
         if self.any(refusal is not None):
             raise refusal or RefusedElsewhereError(
-                f"rank {self.rank} does not start because another rank cannot; that rank says why"
+                f"rank {self.rank} does not start because another rank cannot; see that rank's message"
             )
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for every rank; a collective call."""
         if self.size > 1:
             dist.barrier()
 
@@ -118,7 +118,7 @@ def world(device: str) -> Iterator[World]:
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
 
     Raises:
-        DeviceError: "cuda" was asked for and there is none for this rank.
+        DeviceError: `device` is "cuda", and there is no GPU for this rank.
     """
     here = place(device)
     if here.size > 1:
@@ -131,12 +131,12 @@ def world(device: str) -> Iterator[World]:
 
 
 def place(device: str) -> World:
-    """This process among all, without meeting the others: no collective call may follow. Raises as `world` does."""
+    """This process's place, without joining the process group: make no collective call. Raises as `world` does."""
     rank, local_rank, size = (int(os.environ.get(name, default)) for name, default in _LAUNCHER.items())
     return World(rank, local_rank, size, _device(device, local_rank))
 
 
-# What torchrun sets, and what a process alone is.
+# Set by torchrun; the defaults describe a single process.
 _LAUNCHER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 

@@ -1,4 +1,4 @@
-"""What `esvit-eval` does: measure what a checkpoint has learned, and hand it on."""
+"""The commands of `esvit-eval`: evaluate a checkpoint, or export its backbone."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[st
 
 
 def knn(arguments: argparse.Namespace) -> int:
-    """`esvit-eval knn`: print top-1 for each number of neighbours."""
+    """`esvit-eval knn`: print top-1 accuracy per number of neighbours."""
     saved = source.load(arguments.checkpoint, _warn)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:

@@ -1,6 +1,6 @@
-"""Guard rails: what a run that is going wrong looks like, seen early and said in one line.
+"""Guards: detect early that a run diverges or collapses, and say so in one line.
 
-Nothing here waits for the device but `FiniteGuard.first_failure`, which is asked where a run waits anyway.
+Only `FiniteGuard.first_failure` waits for the device; a run calls it where it waits anyway.
 """
 
 import math
@@ -25,19 +25,19 @@ class DivergedError(UserError):
 
 
 class CollapseError(UserError):
-    """The run has collapsed, and was told to stop then."""
+    """The run has collapsed, and `guards.on_collapse` is "stop"."""
 
 
 class GuardConfig(Config):
     """When to call a run collapsed.
 
     Attributes:
-        on_collapse: "report" says so and goes on, "stop" ends the run.
-        patience (logged steps): So many in a row must show the same sign.
-        min_entropy: Entropy of the mean teacher assignment, over ln K; below it one or few prototypes take every image.
-        min_feature_std: Spread of the teacher's normalised features over the images, 1 where they spread in all
-            directions; below it all images look alike.
-        max_center_drift: RMS move of a centre from one logged step to the next, in teacher temperatures.
+        on_collapse: "report" logs the collapse and goes on, "stop" ends the run.
+        patience (logged steps): Number of consecutive logged steps that must show the same sign.
+        min_entropy: Least entropy of the mean teacher assignment, over ln K; below, few prototypes take every image.
+        min_feature_std: Least spread of the teacher's normalised features over the images: 1 when features spread in
+            all directions; below the limit, all images look alike.
+        max_center_drift: Largest RMS move of a centre between two logged steps, in teacher temperatures.
     """
 
     on_collapse: Literal["report", "stop"] = "report"
@@ -48,7 +48,7 @@ class GuardConfig(Config):
 
 
 class FiniteGuard:
-    """Remembers, on the device, the first step that was not finite; `failed` [] is true from then on."""
+    """Remembers, on the device, the first step that was not finite; from that step on, `failed` [] is true."""
 
     def __init__(self, device: torch.device) -> None:
         self._first = torch.full((), _NEVER, dtype=torch.int64, device=device)
@@ -59,7 +59,7 @@ class FiniteGuard:
         return self._first < _NEVER
 
     def observe(self, step: int, value: Tensor) -> None:
-        """`value` [] of `step`: NaN or infinite is a failure."""
+        """Record `value` [] of `step`: NaN or infinite is a failure."""
         seen = torch.where(value.isfinite(), _NEVER, step)
         self._first = torch.minimum(self._first, seen)
 
@@ -70,9 +70,9 @@ class FiniteGuard:
 
 
 class FeatureSpread:
-    """While entered, watches the pooled features of a backbone: 1 if they spread in all directions, 0 if all are equal.
+    """Spread of a backbone's pooled features while entered: 1 in all directions, 0 if all features are equal.
 
-    Features are normalised, so this is the root of D times their mean variance over the rows of a forward.
+    The spread is the root of D times the mean variance of the normalised features over the rows of a forward.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -97,7 +97,7 @@ class FeatureSpread:
 
 
 class CollapseDetector:
-    """Looks at every logged step for the signs of collapse."""
+    """Checks every logged step for signs of collapse."""
 
     def __init__(self, config: GuardConfig, num_prototypes: int) -> None:
         self._config, self._num_prototypes = config, num_prototypes
@@ -105,9 +105,9 @@ class CollapseDetector:
         self._streaks: dict[str, int] = {}
 
     def center_drift(self, loss: nn.Module, teacher_temperature: float) -> Tensor:
-        """RMS move [] of the centres since the logged step before, in teacher temperatures; still on the device.
+        """RMS move [] of the centres since the last logged step, in teacher temperatures; stays on the device.
 
-        The centres are the buffers of the loss; 0 for a loss that has none.
+        The centres are the buffers of the loss; a loss without buffers has drift 0.
         """
         buffers = [buffer.flatten() for buffer in loss.buffers() if buffer.is_floating_point()]
         center = torch.cat(buffers) if buffers else torch.zeros(1)
@@ -115,10 +115,10 @@ class CollapseDetector:
         return (center - (center if before is None else before)).square().mean().sqrt() / teacher_temperature
 
     def observe(self, scalars: dict[str, float]) -> list[str]:
-        """The signs, one sentence each, that `patience` logged steps in a row have shown, this one included.
+        """Signs shown by the last `patience` logged steps, this one included; one sentence per sign.
 
         Raises:
-            CollapseError: there is one, and `on_collapse` is "stop".
+            CollapseError: there is such a sign, and `on_collapse` is "stop".
         """
         config = self._config
         signs = {
@@ -143,16 +143,16 @@ class CollapseDetector:
 
 
 def is_uniform(view_loss: float, num_prototypes: int) -> bool:
-    """Whether the view loss is ln K, within half a percent: what a teacher with uniform targets gives."""
+    """Whether the view loss is ln K, within half a percent: the loss under a teacher with uniform targets."""
     log_k = math.log(num_prototypes)
     return abs(view_loss - log_k) < _UNIFORM_MARGIN * log_k
 
 
 def cautions(peak_lr: float, global_batch: int, num_prototypes: int, num_samples: int) -> list[str]:
-    """What in the settings of a run is likely to be a mistake, one sentence each.
+    """Settings of a run that are likely to be mistakes, one sentence per setting.
 
-    The largest published rate is 2e-3 at a batch of 1,024. Our limits, which no experiment has set: ten times that,
-    falling with the square root of the batch, and 5e-3 in any case.
+    The largest published rate is 2e-3 at a batch of 1,024. Our limit is ten times that rate, falls with the square root
+    of the batch, and is at most 5e-3. No experiment has set these limits.
     """
     limit = min(5e-3, 2e-2 * math.sqrt(global_batch / 1024))
     found = []

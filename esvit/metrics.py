@@ -1,8 +1,10 @@
-"""What a run says while it runs: Prometheus on every rank, a log file and a live line on the first.
+"""Reports of a run: Prometheus metrics on every rank, a log file and a live line on the first rank.
 
-Nothing is written before `RunLog.begin`: until then a start may still be refused.
-`log.jsonl` has one JSON object a logged step; `samples-rank-N.jsonl`, if asked for, the sample ids of every step;
-`metrics-rank-N.prom` the last values of all metrics of a run that ended well.
+    log.jsonl               one JSON object per logged step
+    samples-rank-N.jsonl    the sample ids of every step, with `metrics.record_samples`
+    metrics-rank-N.prom     the last values of all metrics, after a run that ended well
+
+Nothing is written before `RunLog.begin`: until then the start may still be refused.
 """
 
 import json
@@ -27,13 +29,13 @@ from pipeline.loader import ViewBatch
 
 
 class MetricsConfig(Config):
-    """How a run reports.
+    """Metrics endpoint and log of a run.
 
     Attributes:
-        port: Port of the Prometheus endpoint of local rank 0; rank i of the node takes `port + i`. 0 for any free one.
+        port: Prometheus port of local rank 0; local rank i uses `port + i`. 0: any free port.
         address: Interface that the endpoints listen on.
-        log_every_steps: Steps between two log lines; only these wait for the device.
-        record_samples: Write the ids of the samples of every step, to audit order and resume.
+        log_every_steps: Steps between two log lines. A logged step waits for the device; the others do not.
+        record_samples: Write the sample ids of every step, to audit order and resume.
     """
 
     port: int = Field(default=0, ge=0, lt=65536)
@@ -47,7 +49,7 @@ class OutputError(UserError):
 
 
 class RunLog:
-    """The voice of one rank. Made by `run_log`."""
+    """Reports of one rank; made by `run_log`."""
 
     def __init__(
         self, config: MetricsConfig, world: World, output: Path, num_prototypes: int, port: int, stack: ExitStack
@@ -62,7 +64,7 @@ class RunLog:
         self._remaining = _Remaining(0, 0)
 
     def say(self, message: str) -> None:
-        """One line on the terminal of the first rank."""
+        """Print one line on the terminal of the first rank."""
         if self._progress:
             self._progress.console.print(message, highlight=False, soft_wrap=True)
         elif self._world.is_main:
@@ -70,7 +72,7 @@ class RunLog:
             sys.stdout.flush()
 
     def begin(self, step: int, num_steps: int) -> None:
-        """The run goes on from `step` of `num_steps`: announce the metrics endpoint, open the log, show the bar.
+        """Start reporting from `step` of `num_steps`: announce the metrics endpoint, open the log, show the bar.
 
         Raises:
             OutputError: the output folder cannot be written.
@@ -94,7 +96,7 @@ class RunLog:
             self._task = bar.add_task("", total=num_steps, completed=step, line="")
 
     def end(self) -> None:
-        """The run ends well: take the target back, and keep the last values of the metrics."""
+        """End well: remove the target and write the last values of the metrics."""
         (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
         write_to_textfile(str(self._output / f"metrics-rank-{self._world.rank}.prom"), REGISTRY)
 
@@ -104,7 +106,7 @@ class RunLog:
 
     @contextmanager
     def step(self) -> Iterator["_StepTimer"]:
-        """Around one step: the time to its batch (call `.got(batch)`) and its whole time."""
+        """Time one step, and the wait for its batch: call `.got(batch)` when the batch is there."""
         timer = _StepTimer()
         yield timer
         if timer.batch is None:
@@ -121,11 +123,11 @@ class RunLog:
             self._samples.flush()
 
     def due(self, step: int, num_steps: int) -> bool:
-        """Whether the step that has just become number `step` (from 1) is logged."""
+        """Whether the step just made, number `step` from 1, is logged."""
         return step % self._config.log_every_steps == 0 or step == num_steps
 
     def log(self, step: int, epoch: float, scalars: dict[str, float], lr: float) -> None:
-        """Report the scalars of the newest step and the speed since the last report."""
+        """Log the scalars of the newest step and the speed since the last log line."""
         telemetry.TRAIN_POSITION.set(epoch)
         telemetry.TRAIN_LEARNING_RATE.set(lr)
         telemetry.TRAIN_TEACHER_ENTROPY.set(scalars["teacher_entropy"])
@@ -156,8 +158,8 @@ class RunLog:
 def run_log(config: MetricsConfig, world: World, output: Path, num_prototypes: int) -> Iterator[RunLog]:
     """Start this rank's metrics endpoint, and a log that opens its files in `output` when the run begins.
 
-    Only a run that ends well takes its target in `output/targets` back: that of a dead rank stays, and its `up == 0` is
-    an alert.
+    A run that ends well removes its targets from `output/targets`. The target of a dead rank stays, so that its
+    `up == 0` raises an alert.
 
     Raises:
         MetricsPortError: the port is taken.
@@ -204,17 +206,17 @@ class _Interval:
 
 
 class _Remaining:
-    """How far the run is, and how long the rest will take at the speed of the last steps."""
+    """Progress of the run, and the time left at the speed of the last steps."""
 
     def __init__(self, step: int, num_steps: int) -> None:
         self._step, self._num_steps, self._time = step, num_steps, time.monotonic()
         self._step_seconds = 0.0
 
     def describe(self, step: int) -> str:
-        """As "step 20 of 400  ETA 0:12:34". Checkpoints and log lines count too, so it is the time of a clock."""
+        """Text like "step 20 of 400  ETA 0:12:34". The ETA is wall-clock time: checkpoints and logging count."""
         now = time.monotonic()
         recent = (now - self._time) / max(step - self._step, 1)
-        # Half of it from the last report, half from those before: a slow start is soon forgotten.
+        # Half from the last report, half from earlier reports: a slow start soon loses its weight.
         self._step_seconds = (self._step_seconds + recent) / 2 if self._step_seconds else recent
         self._step, self._time = step, now
         left = timedelta(seconds=round(self._step_seconds * (self._num_steps - step)))

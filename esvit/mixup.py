@@ -1,18 +1,18 @@
-"""Mixup and CutMix for self-distillation: the student sees two images in one and owes each its share of the loss.
+"""Mixup and CutMix for self-distillation: the student sees two blended images and predicts the targets of both.
 
-Image i of a batch is blended with its mirror in the batch, image B-1-i, view by view. Mixup adds them, x = w x_i +
-(1-w) x_(B-1-i); CutMix puts a box of the mirror over the image, which keeps the share w of its area. The teacher sees
-the images unblended, and the loss is w L(x, teacher of i) + (1-w) L(x, teacher of B-1-i), carried over to a teacher's
-targets from Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412) and Yun et al., "CutMix:
-Regularization Strategy to Train Strong Classifiers with Localizable Features" (arXiv 1905.04899).
+Image i of a batch is blended with its mirror in the batch, image B-1-i, view by view. Mixup adds the two, x = w x_i +
+(1-w) x_(B-1-i). CutMix covers a box of image i with the same box of its mirror; image i keeps the share w of the area.
+The teacher sees the images unblended. The loss is w L(x, teacher of i) + (1-w) L(x, teacher of B-1-i). Sources, for
+labels instead of a teacher's targets: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv 1710.09412);
+Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (arXiv 1905.04899).
 
-The region task is weighted like the view task: each region predicts its best match in either image, by w and 1-w,
-also where CutMix shows it one of them alone.
+The region task has the weights of the view task: each region predicts its best match in both images, with weights w
+and 1-w, even where CutMix shows the region only one of the images.
 
-The authors' option is another thing. It calls timm's Mixup, which blends a view in place, and the teacher is given the
-same tensors: their teacher sees blended views, which the text of their code does not say. It draws anew for every view,
-and the loss with both tasks leaves its targets as they are. Here the teacher sees each image unblended, and all views
-of a step, on every rank, are blended alike. So this option is ours, and no published figure was trained with it.
+The authors' option differs. It calls timm's Mixup, which blends a view in place; their teacher gets the same tensors
+and so sees blended views, which their code does not mention. It draws anew for every view, and the loss with both tasks
+leaves its targets as they are. Here the teacher sees each image unblended, and a step blends all views on every rank
+alike. So this option is ours, and no published figure was trained with it.
 """
 
 from typing import NamedTuple
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from pipeline.config import Config
 
-_STREAM = 0x6D69  # keeps these draws apart from any other use of (seed, step)
-_GRID = 32  # boxes end at multiples of 1/32: whole pixels at 224 and at 96, so that w is exact in both
+_STREAM = 0x6D69  # separates these draws from other uses of (seed, step)
+_GRID = 32  # boxes end at multiples of 1/32, which are whole pixels at 224 and at 96: w is exact at both sizes
 
 
 class Box(NamedTuple):
-    """Of the image, in shares of its height and width."""
+    """A box in the image, in fractions of its height and width."""
 
     top: float
     bottom: float
@@ -37,9 +37,9 @@ class Box(NamedTuple):
 
 
 class Blend(NamedTuple):
-    """How the images of a step are blended: the share of each image's own, and where its mirror covers it, if CutMix.
+    """How the images of a step are blended: the share w of the image itself and, for CutMix, the box of its mirror.
 
-    At sizes that are not multiples of 32 a box ends at the nearest pixel, and the share is off by as much.
+    At sizes that are not multiples of 32 a box ends at the nearest pixel, and w is off by the same fraction.
     """
 
     weight: float
@@ -63,15 +63,16 @@ class Blend(NamedTuple):
 class MixupConfig(Config):
     """How often and how strongly images are blended.
 
-    The partner comes from the images of one forward on one rank, so with it a run depends on the number of ranks.
+    An image's partner comes from the same forward on the same rank. So a run with blending depends on the number of
+    ranks.
 
     Attributes:
         alpha: Strength of mixup: the weight w of an image is drawn from Beta(alpha, alpha); 0 for no mixup. 0.8 is
             usual.
-        cutmix_alpha: Strength of CutMix, in the same way; 1 is usual. What a border cuts off the box is given back to
+        cutmix_alpha: Strength of CutMix, in the same way; 1 is usual. A border that cuts off a part of the box raises
             w.
-        probability: Probability of a step to be blended at all.
-        switch_probability: Probability of a blended step to be CutMix, where both are on.
+        probability: Probability that a step is blended.
+        switch_probability: Probability that a blended step is CutMix, where both are on.
     """
 
     alpha: float = Field(default=0.0, ge=0)
@@ -80,7 +81,7 @@ class MixupConfig(Config):
     switch_probability: float = Field(default=0.5, ge=0, le=1)
 
     def blend(self, seed: int, step: int) -> Blend | None:
-        """That of this step, or None if its images are not blended. A function of its arguments alone."""
+        """The blend of this step; None for images as they are. A function of `seed` and `step` alone."""
         if not self.alpha and not self.cutmix_alpha:
             return None
         generator = np.random.Generator(np.random.Philox(key=[seed, (step << 16) + _STREAM]))
@@ -93,7 +94,7 @@ class MixupConfig(Config):
             return Blend(float(generator.beta(self.alpha, self.alpha)))
         side = np.sqrt(1 - generator.beta(self.cutmix_alpha, self.cutmix_alpha))
         centre = generator.random((2, 1))
-        ends = np.clip(centre + np.array([-0.5, 0.5]) * side, 0, 1)  # [2, 2]: of the rows, of the columns
+        ends = np.clip(centre + np.array([-0.5, 0.5]) * side, 0, 1)  # [2, 2]: rows, columns
         edges = np.round(ends * _GRID) / _GRID
         height, width = edges[:, 1] - edges[:, 0]
         return Blend(float(1 - height * width), Box(*edges.flatten().tolist()))

@@ -21,12 +21,12 @@ class OptimConfig(Config):
 
     Attributes:
         beta1: Decay of AdamW's mean of the gradients.
-        beta2: Decay of AdamW's mean of their squares.
-        eps: Added to the root of the latter, against division by 0.
-        clip_norm: Largest L2 norm of a gradient; `.inf` for any.
-        clip: What `clip_norm` limits: each tensor by itself, or all together.
-        freeze_last_layer_epochs: For so many epochs the prototypes of both heads stay as they are. A run of one epoch
-            freezes none by default.
+        beta2: Decay of AdamW's mean of the squared gradients.
+        eps: Added to the root of the mean square, against division by 0.
+        clip_norm: Largest L2 norm of a gradient; `.inf` for no limit.
+        clip: Scope of `clip_norm`: each tensor by itself, or all tensors together.
+        freeze_last_layer_epochs: Number of first epochs in which the prototypes of both heads are frozen. The default
+            for a run of one epoch is 0.
     """
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -40,9 +40,9 @@ class OptimConfig(Config):
 def build_optimizer(network: nn.Module, config: OptimConfig) -> AdamW:
     """AdamW over the trainable parameters, in two groups: decayed, and exempt (biases and other 1-D tensors).
 
-    As in the authors' implementation, `relative_position_bias_table` and `weight_g`, both 2-D, are decayed.
-    Build it from the bare network: the names of its parameters are those of the saved state. The fused kernel updates
-    all tensors in one pass, and skips a step on the device's own word (`found_inf`).
+    As in the authors' implementation, `relative_position_bias_table` and `weight_g`, both 2-D, are decayed. Pass the
+    bare network, not its DDP wrapper: the saved state uses its parameter names. The fused kernel updates all tensors in
+    one pass, and skips a step where `found_inf` on the device is true.
     """
     trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     groups = [
@@ -54,7 +54,7 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def apply_schedule(optimizer: Optimizer, lr: float, weight_decay: float) -> None:
-    """Set this step's learning rate, and the weight decay of the group that has one."""
+    """Set the learning rate of this step, and the weight decay of the decayed group."""
     decayed, exempt = optimizer.param_groups
     decayed["lr"] = exempt["lr"] = lr
     decayed["weight_decay"] = weight_decay
@@ -81,9 +81,9 @@ def clip_gradients(
 
 
 def step_unless(failed: Tensor, optimizer: Optimizer) -> None:
-    """Make a step, or none where `failed` [] is true, which the device decides.
+    """Make a step unless `failed` [] is true; the host does not wait for the value.
 
-    The fused kernel looks at what torch's `GradScaler` would tell it; the step count stands still, too.
+    Uses the attribute through which torch's `GradScaler` controls the fused kernel. A skipped step is not counted.
     """
     optimizer.grad_scale, optimizer.found_inf = None, failed.float()  # type: ignore[attr-defined]
     optimizer.step()
@@ -93,7 +93,7 @@ def step_unless(failed: Tensor, optimizer: Optimizer) -> None:
 def freeze_last_layers(network: nn.Module) -> None:
     """Drop the gradients of the prototypes of both heads, between backward and optimiser step.
 
-    Without a gradient AdamW leaves them alone altogether: no decay, no moments.
+    AdamW ignores parameters without a gradient: no decay, no moments.
     """
     for name, parameter in network.named_parameters():
         if ".last_layer." in name:
@@ -101,29 +101,29 @@ def freeze_last_layers(network: nn.Module) -> None:
 
 
 def optimizer_state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
-    """The moments and step count of each parameter that has been updated, by the parameter's name."""
+    """Moments and step count of each updated parameter, by the parameter's name."""
     names = _parameter_names(optimizer)
     return {names[index]: state for index, state in optimizer.state_dict()["state"].items()}
 
 
 def load_optimizer_state_by_name(optimizer: Optimizer, saved: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
-    """Restore what `optimizer_state_by_name` gave, also into a network that has grown parameters since.
+    """Restore the result of `optimizer_state_by_name`; the network may have more parameters than the saved one.
 
     Returns:
-        The names of parameters without saved state, which start fresh. Tell the user.
+        Names of parameters without saved state: they start fresh. Tell the user.
 
     Raises:
-        OptimizerStateError: a saved name is not in this network, or its shape is another.
+        OptimizerStateError: a saved name is not in this network, or has another shape.
     """
     names = _parameter_names(optimizer)
     tensors = [p for group in optimizer.param_groups for p in group["params"]]
     parameters = dict(zip(names, tensors, strict=True))
     for name, state in saved.items():
         if name not in parameters:
-            raise OptimizerStateError(f"the saved optimiser state has '{name}', which this network has not")
+            raise OptimizerStateError(f"the saved optimiser state has '{name}', which this network lacks")
         if (ours := parameters[name].shape) != (theirs := state["exp_avg"].shape):
             raise OptimizerStateError(
-                f"the saved optimiser state of '{name}' is of shape {list(theirs)}, not {list(ours)}"
+                f"the saved optimiser state of '{name}' has shape {list(theirs)}, not {list(ours)}"
             )
     packed: dict[str, Any] = optimizer.state_dict()
     packed["state"] = {index: saved[name] for index, name in enumerate(names) if name in saved}

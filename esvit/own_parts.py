@@ -1,7 +1,7 @@
-"""One's own backbone, head or loss, named in a config by the path of its class: `my_package.my_module:MyBackbone`.
+"""The user's own backbone, head or loss, named in a config by its class path: `my_package.my_module:MyBackbone`.
 
-A config is the word of whoever gave it, so its paths are followed. A checkpoint may come from elsewhere, and must not
-choose what is imported: its paths are followed only into modules that were allowed by name.
+The user wrote the config, so its paths are imported. A checkpoint may come from elsewhere and must not choose what is
+imported: its paths are imported only from modules that the user allowed by name.
 """
 
 import importlib
@@ -18,11 +18,11 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class OwnPartError(UserError):
-    """A class named by its path cannot be imported, or is not what it has to be."""
+    """A class named by its path cannot be imported, or is of the wrong kind."""
 
 
 def is_path(name: str) -> bool:
-    """Whether this is a path, `package.module:Class`, and not the name of a part of ours."""
+    """Whether `name` is a path, `package.module:Class`, and not the name of a built-in part."""
     return bool(_PATH.fullmatch(name))
 
 
@@ -30,7 +30,7 @@ def check_name(name: str, ours: Iterable[str]) -> str:
     """`name`, if it is one of `ours` or a path.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: `name` is neither.
     """
     known = list(ours)
     if name in known or is_path(name):
@@ -43,7 +43,7 @@ def load_class(path: str, base: type[T]) -> type[T]:
     """Import the class at `path`.
 
     Raises:
-        OwnPartError: there is no such module or class, or it is no subclass of `base`.
+        OwnPartError: there is no such module or class, or the class is no subclass of `base`.
     """
     module_name, _, name = path.partition(":")
     try:
@@ -76,13 +76,13 @@ def build(path: str, base: type[T], *args: Any, **kwargs: Any) -> T:
 
 
 def check_allowed(name: str, allowed: Iterable[str]) -> None:
-    """Refuse a path out of a checkpoint, unless its module, or a package around it, is in `allowed`.
+    """Refuse a path from a checkpoint unless `allowed` has its module or a package around the module.
 
     Raises:
-        OwnPartError: it is not.
+        OwnPartError: the path is refused.
     """
     module = name.partition(":")[0]
     if is_path(name) and not any(module == word or module.startswith(f"{word}.") for word in allowed):
         raise OwnPartError(
-            f"the checkpoint names {name}, code that is not part of esvit; if you trust it, add --allow-import {module}"
+            f"the checkpoint names {name}, which is not part of esvit; if you trust it, add --allow-import {module}"
         )

@@ -1,7 +1,7 @@
-"""Everything that changes during a run, as pure functions of the global step (EsViT, section 4).
+"""All schedules of a run, as pure functions of the global step (EsViT, section 4).
 
-All values equal the authors' arrays, ends included: a warm-up of n steps is `linspace(0, peak, n)`, so its
-last step is at the peak already, and a cosine over n steps stops one step short of its final value.
+All values equal the authors' arrays, ends included: a warm-up of n steps is `linspace(0, peak, n)`, so its last step is
+at the peak; a cosine over n steps stops one step before its final value.
 """
 
 import math
@@ -32,22 +32,22 @@ class ScheduleConfig(Config):
 
     Attributes:
         epochs: Length of the run.
-        epoch_steps: Steps of an epoch in all schedules and in `checkpoint`; 0 for one pass over the data. For sets so
-            large that a run is a number of steps: the samples come pass after pass without end, whatever this says.
+        epoch_steps: Steps per epoch in all schedules and in `checkpoint`; 0 for one pass over the data. For data sets
+            so large that a run is a number of steps. Does not change the order of samples: pass follows pass.
         warmup_epochs: Length of the warm-up of the learning rate, which is linear from 0.
         base_lr: Peak learning rate per 256 images of the global batch.
-        min_lr: Where the cosine of the learning rate ends, whatever the batch.
-        weight_decay: Weight decay at the start. It moves on a cosine to `final_weight_decay`.
+        min_lr: Learning rate at the end of its cosine; does not depend on the batch.
+        weight_decay: Weight decay at the start; moves on a cosine to `final_weight_decay`.
         final_weight_decay: Weight decay at the end.
-        teacher_momentum: Momentum of the teacher, which follows the student, at the start. It moves on a cosine to 1.
+        teacher_momentum: Momentum of the teacher's moving average at the start; moves on a cosine to 1.
         teacher_temperature: Divides the teacher's logits, after the warm-up of the temperature.
-        warmup_teacher_temperature: The same at the start. It moves to `teacher_temperature` epoch by epoch, linearly.
+        warmup_teacher_temperature: Temperature at the start; moves linearly, per epoch, to `teacher_temperature`.
         warmup_teacher_temperature_epochs: Length of the warm-up of the temperature.
-        region_start_epoch: Until then the loss is the view task alone; the region task is computed, but counts nothing.
-            Regions match by features, and the features of a new network know the place in the picture before they know
-            what is there: from the start, the region task can fasten that (docs/experiments.md).
-        region_warmup_epochs: From the start epoch on, the region task's share of the loss rises linearly, step by step,
-            to `loss.region_weight`.
+        region_start_epoch: Before this epoch, the region task is computed with weight 0. Regions match by features. The
+            features of a new network encode positions before content, and an early region task can make that permanent
+            (docs/experiments.md).
+        region_warmup_epochs: From the start epoch on, the region task's share of the loss rises linearly, per step, to
+            `loss.region_weight`.
     """
 
     epochs: PositiveInt = _EPOCHS
@@ -132,7 +132,7 @@ class Schedules:
 
 
 def linear(start: float, end: float, num_steps: int, step: int) -> float:
-    """Element `step` of `linspace(start, end, num_steps)`, and `end` from there on."""
+    """Element `step` of `linspace(start, end, num_steps)`; `end` after the last element."""
     if step >= num_steps:
         return end
     return start + (end - start) * step / max(num_steps - 1, 1)

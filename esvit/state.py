@@ -1,4 +1,4 @@
-"""The state of a run: all that one step hands to the next, in and out of checkpoints."""
+"""The state of a run between two steps, saved to and restored from checkpoints."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +13,16 @@ from esvit.models.student_teacher import StudentTeacher
 from esvit.optim import load_optimizer_state_by_name, optimizer_state_by_name
 from pipeline.loader import ViewLoader
 
-# What may differ between a run and its resumption without a word.
+# Sections that a resumed run may change without a warning.
 _FREE = ("output", "device", "data", "metrics", "checkpoint")
 
 
 @dataclass
 class TrainState:
-    """All that a run carries from one step to the next.
+    """The state of a run between two steps.
 
-    There is no random state in it: docs/decisions/0003-no-random-state-in-checkpoints.md. `scaler` is the one of
-    fp16, and disabled for other precisions. Without a `loader` it can be trained, but neither saved nor resumed.
+    There is no random state: docs/decisions/0003-no-random-state-in-checkpoints.md says why. `scaler` scales the loss
+    of fp16, and is disabled for other precisions. A state without a `loader` can be trained, but not saved or resumed.
     """
 
     networks: StudentTeacher
@@ -48,11 +48,11 @@ class TrainState:
         }
 
     def resume(self, saved: dict[str, Any]) -> list[str]:
-        """Continue exactly where `saved` was taken; returns the settings that differ from those of then.
+        """Continue exactly from the state `saved`; return the keys of settings that have changed since.
 
         Raises:
-            CheckpointError: it is of another network.
-            OrderError: it belongs to another data set or order of samples.
+            CheckpointError: `saved` is of another network.
+            OrderError: `saved` belongs to another data set or order of samples.
         """
         assert self.loader, "a state without a loader has no place in the data to go on from"
         self.loader.load_state_dict(saved["loader"])
@@ -63,24 +63,25 @@ class TrainState:
         return [key for key in changed_keys(saved["config"], self.config) if key.partition(".")[0] not in _FREE]
 
     def start_from(self, saved: dict[str, Any]) -> list[str]:
-        """Take over the networks, centres and optimiser state of another run; returns the names that start fresh.
+        """Load the networks, centres and optimiser state of another run; return the names that start fresh.
 
         Raises:
-            CheckpointError: `saved` lacks one of these, or has parameters that this network lacks, or of other shapes.
+            CheckpointError: `saved` lacks one of these, or has a parameter that this network lacks or has in another
+                shape.
         """
         words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
         if lacking := [word for part, word in words.items() if part not in saved]:
             raise CheckpointError(
-                f"the checkpoint has no {', no '.join(lacking)}, so this training cannot start from it; "
+                f"the checkpoint has no {', no '.join(lacking)}, so a run cannot start from it; "
                 "checkpoint.start_backbone_from takes the backbone alone"
             )
         return self._load_networks(saved, strict=False)
 
     def start_backbone_from(self, saved: dict[str, Any]) -> list[str]:
-        """Take over one backbone of another run, for student and teacher alike; returns the names of resized tables.
+        """Load one backbone of another run into student and teacher; return the names of resized tables.
 
         Raises:
-            CheckpointError: it does not fit, even with its tables of positions resized.
+            CheckpointError: the backbone does not fit, even with resized position tables.
         """
         network, prefix = "teacher" if "teacher" in saved else "student", "backbone."
         found = {name.removeprefix(prefix): t for name, t in saved[network].items() if name.startswith(prefix)}

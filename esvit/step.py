@@ -1,4 +1,4 @@
-"""One optimisation step, from views to moved weights, in which the host never waits for the device."""
+"""One optimisation step, from views to updated weights; the host never waits for the device."""
 
 import contextlib
 from collections.abc import Callable
@@ -21,9 +21,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PHASES = ("teacher", "student", "loss", "backward", "clip", "optimizer", "ema")
-"""The phases of a step, in their order; with accumulation the first four come again for every part of the batch."""
+"""The phases of a step, in order; with accumulation the first four repeat for every part of the batch."""
 Clock = Callable[[str], contextlib.AbstractContextManager[None]]
-"""Called with the name of a phase; what it returns is entered around that phase."""
+"""Called with the name of a phase; returns a context that is entered around that phase."""
 
 
 def _no_clock(_phase: str) -> contextlib.AbstractContextManager[None]:
@@ -35,9 +35,9 @@ class StepSettings:
     """What stays the same from step to step.
 
     Attributes:
-        precision: Of the networks under autocast; losses and softmaxes stay in fp32. fp16 needs the state's scaler.
-        accumulation: Forward and backward passes a step, each on an equal part of this rank's images. Without batch
-            norm the result is that of one pass.
+        precision: Autocast type of the networks; losses and softmaxes stay in fp32. fp16 needs the state's scaler.
+        accumulation: Forward and backward passes per step, each on an equal part of this rank's images. Without batch
+            norm the result equals that of one pass.
         clock: Measures the phases; none by default.
     """
 
@@ -66,11 +66,11 @@ def train_step(
     guard: FiniteGuard,
     blend: Blend | None = None,
 ) -> dict[str, Tensor]:
-    """One optimisation step on the views of this rank; none, once `guard` has seen a step that was not finite.
+    """One optimisation step on the views of this rank; no step after `guard` has seen a value that is not finite.
 
     Args:
-        student: The student as the gradients see it: wrapped for DDP, if distributed.
-        views: One tensor [V, B, 3, H, W] a size; the teacher sees the first.
+        student: The student, wrapped in DDP if distributed.
+        views: One tensor [V, B, 3, H, W] per size; the teacher sees the first.
         blend: See `esvit.mixup`; None for images as they are.
 
     Returns:
@@ -91,7 +91,7 @@ def train_step(
                     torch.autograd.backward(state.scaler.scale(found["loss"] / len(parts)))
             scalars.append({name: value.detach() for name, value in found.items()})
     with clock("clip"):
-        state.scaler.unscale_(optimizer)  # nothing, but for fp16
+        state.scaler.unscale_(optimizer)  # no effect except for fp16
         norm = clip_gradients(networks.student.parameters(), settings.optim.clip_norm, settings.optim.clip)
     if epoch < settings.optim.freeze_last_layer_epochs:
         freeze_last_layers(networks.student)
@@ -135,7 +135,7 @@ def _losses(
 
 
 def _update(state: TrainState, guard: FiniteGuard) -> None:
-    """Move the student, unless a gradient is not finite: the device decides."""
+    """Move the student unless a gradient is not finite; the host does not wait to know."""
     if state.scaler.is_enabled():
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -144,7 +144,7 @@ def _update(state: TrainState, guard: FiniteGuard) -> None:
 
 
 def _gradients_averaged(student: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
-    """Whether this backward exchanges gradients with the other ranks, or leaves that to a later one."""
+    """Context of a backward: `now`, ranks average their gradients; else a later backward does."""
     if now or not isinstance(student, DistributedDataParallel):
         return contextlib.nullcontext()
     manager: contextlib.AbstractContextManager[None] = student.no_sync()
@@ -152,8 +152,9 @@ def _gradients_averaged(student: nn.Module, now: bool) -> contextlib.AbstractCon
 
 
 class _Centers:
-    """The loss moves its centres, its buffers, at every call. Over several calls a step, they all start from the
-    same centres, and the step moves to the mean of where they led: exactly one move by the mean of all rows."""
+    """One move of the centres per step. The loss moves its centres, its buffers, at every call. Here all calls of a
+    step start from the same centres, and the step moves to the mean of the results: one move by the mean of all rows.
+    """
 
     def __init__(self, loss: nn.Module) -> None:
         self._buffers = list(loss.buffers())
@@ -161,12 +162,12 @@ class _Centers:
         self._reached: list[list[Tensor]] = []
 
     def rewind(self) -> None:
-        """Remember where a call led, and go back."""
+        """Remember the centres after a call, and reset them."""
         self._reached.append([buffer.clone() for buffer in self._buffers])
         for buffer, before in zip(self._buffers, self._before, strict=True):
             buffer.copy_(before)
 
     def settle(self, unless: Tensor) -> None:
-        """Move; stay where `unless` [] is true."""
+        """Move the centres to the mean; no move if `unless` [] is true."""
         for buffer, before, *reached in zip(self._buffers, self._before, *self._reached, strict=True):
             buffer.copy_(torch.where(unless, before, torch.stack(reached).mean(dim=0)))

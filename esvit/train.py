@@ -1,7 +1,7 @@
 """`python -m esvit.train`, as torchrun starts it: the command `esvit-train`, whose flags are in `esvit.commands.train`.
 
-In Python `esvit.train` is a function, `esvit.training.api.train`. Once something has imported this module, it stands
-where the function was. So it can be called like the function.
+In Python `esvit.train` is a function, `esvit.training.api.train`. Importing this module replaces that function under
+the name `esvit.train`. So the module can be called like the function.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """The data pipeline: from finished shards, wherever they lie, to augmented views on the device.
 
-This package is the public Python API; its names are in `__all__`, docs/library.md shows them at work. They are resolved
-when they are used: `import pipeline` needs no torch, and no time. What is not in `__all__` may change.
+This package is the public Python API: the names in `__all__`, which docs/library.md shows at work. Other names may
+change. A name is imported when it is first used, so `import pipeline` is fast and needs no torch.
 
 The way of a sample
 -------------------
@@ -12,21 +12,22 @@ The way of a sample
 2. **The order** (`order`) is a function: (seed, epoch, step) to the ids of the global batch. Each rank takes its slice
    of that batch. So the samples of a step are the same with any number of ranks, and a position in a run is one
    integer. Several data sets with weights are one order (`order.mixture`).
-3. **Shards come before they are needed** (`shards.window`). The order tells which. `store` fetches them, in parallel
-   parts, with retries and second requests for slow ones. `shards.cache` verifies them, keeps them on the local disk,
-   shared by the ranks of a node, and evicts what is needed last. Where the disk is too small, `shards.remote` reads
-   single images by range.
+3. **Shards are fetched before they are needed** (`shards.window`), since the order is known. `store` fetches them in
+   parallel parts, with retries and hedged requests. `shards.cache` verifies shards and keeps them on the local disk,
+   which the ranks of a node share. It evicts the shard that is needed last. Where the disk is too small,
+   `shards.remote` reads single images by range.
 4. **The stream** (`stream`) reads the encoded images of each step a few steps ahead, and yields an `EncodedBatch`. Its
-   state is the position and what identifies the order. It is refused by another data set, seed, batch size or mixing.
+   state is the position and the identity of the order: data set, seed, batch size and mixing. A stream of another
+   order refuses the state.
 5. **The plan** (`augment.plan`) draws every random choice of every view: windows, flips, colours, blurs. Each number is
    a function of (seed, pass over the data, id, view). So views depend neither on ranks, nor threads, nor restarts.
 6. **The executor** (`augment.cpu`, `dali`, `reference`) turns (encoded images, plan) into stacked views. An image that
-   cannot be decoded is replaced by the next one of its data set, named in the log, and counted; too many stop the run.
+   cannot be decoded is logged, counted, and replaced by the next image of its data set; too many stop the run.
 7. **The loader** (`loader`) does 4 to 6 in a background thread, some batches ahead of the training step. It moves the
-   views to the device, normalises them, applies an own augmentation if there is one, and hands over a `ViewBatch`.
+   views to the device, normalises them, applies the user's transform if there is one, and yields a `ViewBatch`.
 
-One loop over a loader or a stream is one epoch; the next loop goes on with the next one. A loop may be left anywhere:
-the next one goes on with the next batch, none is lost or repeated. `state_dict` counts what the loop was given.
+One loop over a loader or a stream is one epoch; the next loop is the next epoch. A loop may be left anywhere: the next
+loop continues with the next batch, and no batch is lost or repeated. `state_dict` counts the batches yielded.
 """
 
 from importlib import import_module
@@ -115,11 +116,11 @@ _HOMES = {
     "stream": ("SampleStream", "Source", "StreamConfig", "open_sequential_stream", "open_training_stream"),
     "library.webdataset_stage": ("WebdatasetSource",),
 }
-"""The module of each public name: the imports above, for when they are made."""
+"""The public names of each module, as imported above."""
 _MODULES = {name: f"pipeline.{module}" for module, names in _HOMES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # a type checker reads the imports above, and is to find mistyped names
+if not TYPE_CHECKING:  # hidden from type checkers, which would accept every mistyped name
 
     def __getattr__(name: str) -> Any:
         """A public name, imported when it is first used (PEP 562)."""

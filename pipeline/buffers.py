@@ -1,7 +1,7 @@
-"""Large buffers whose memory is used again: fresh pages cost more than some of the work that fills them.
+"""A pool of large arrays that reuses their memory, since fresh pages are expensive.
 
-A batch of 64 images is 134 MB of float32 views. The allocator takes such sizes from the system and gives them back
-each time, and the system clears every page at first touch; written again, the same pages cost nothing.
+A batch of 64 images is 134 MB of float32 views. For arrays of this size the allocator asks the system for new pages
+each time, and the system clears every page at first touch. Reused pages cost nothing.
 """
 
 import sys
@@ -10,15 +10,15 @@ import threading
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# An encoded image: bytes of its own, or a window of a mapped shard.
+# An encoded image: its bytes, or a window of a mapped shard.
 Encoded = bytes | memoryview
 
 
 class BufferPool:
-    """Hands out uninitialised arrays; the memory of one that nobody refers to any more is handed out again.
+    """Returns uninitialised arrays, and reuses an array once nothing refers to it.
 
-    Every view of such an array keeps its memory taken, however it was made, a torch tensor or a memoryview included:
-    they all refer to the array that owns the memory, and those references are what is counted.
+    The pool counts the references to the array that owns the memory. Every view refers to that array, also a torch
+    tensor or a memoryview, so a view keeps the memory in use.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
-        """An array of `shape`, contents undefined. The second dimension is what changes with the size of a batch."""
+        """An array of `shape`, contents undefined. The second dimension is the batch size."""
         with self._lock:
             unused = [i for i in range(len(self._arrays)) if _references(self._arrays, i) == _UNUSED]
             for i in unused:
                 if self._arrays[i].shape == shape and self._arrays[i].dtype == dtype:
                     return self._arrays[i]
-            # Nothing fits. What lies idle in other shapes is of an earlier batch size and may not come again.
+            # Nothing fits. Unused arrays of another batch size are freed: that size may not come again.
             idle = {i for i in unused if self._arrays[i].shape[1] != shape[1]}
             self._arrays = [array for i, array in enumerate(self._arrays) if i not in idle]
             self._arrays.append(np.empty(shape, dtype))

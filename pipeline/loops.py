@@ -1,7 +1,7 @@
-"""Who may iterate over a stream or a loader: one loop at a time, in the process that opened it.
+"""The guard of a stream or loader: one loop at a time, in the process that opened it.
 
-A stream has one position. Two loops that took turns, or two processes with a copy each, would lose or repeat samples
-without a word, so they are refused.
+A stream has one position. Two loops in turn, or two processes with a copy each, would silently lose or repeat samples,
+so they are refused.
 """
 
 import os
@@ -15,13 +15,13 @@ class IterationError(UserError):
 
 
 class Loops:
-    """The loops over one `thing`, a word for the messages. The newest loop goes on; an older one is refused."""
+    """The loops over one stream or loader. Only the newest loop may continue. `thing` is its name in messages."""
 
     def __init__(self, thing: str) -> None:
         self._thing, self._pid, self._newest = thing, os.getpid(), 0
 
     def begin(self) -> int:
-        """A loop begins: from now on it is the newest. Its number is for `check`.
+        """Register a new loop, now the newest. Returns its number, for `check`.
 
         Raises:
             IterationError: this is not the process that opened the thing.
@@ -35,24 +35,24 @@ class Loops:
         return self._newest
 
     def end_all(self) -> None:
-        """Loops that have begun are refused from now on."""
+        """Refuse from now on every loop that has begun."""
         self._newest += 1
 
     def check(self, loop: int) -> None:
-        """Before a loop goes on.
+        """Called before a loop continues.
 
         Raises:
-            IterationError: it is not the newest.
+            IterationError: a newer loop has begun, or a state was loaded.
         """
         if loop != self._newest:
             raise IterationError(
-                f"this loop over the {self._thing} is over, because another one began or a state was loaded since; "
-                f"iterate over a {self._thing} in one place at a time, or open a second one"
+                f"this loop over the {self._thing} has ended, because another loop began or a state was loaded; "
+                f"iterate over a {self._thing} in one place at a time, or open a second {self._thing}"
             )
 
     def refuse_copy(self) -> NoReturn:
-        """The answer to pickle and copy."""
+        """Called for pickle and copy; always raises `IterationError`."""
         raise IterationError(
-            f"a {self._thing} cannot be pickled or copied, for it holds threads and open files; "
-            "open one in each process with its own rank, and hand over its state_dict"
+            f"a {self._thing} holds threads and open files, so it cannot be pickled or copied; "
+            "open one in each process with its own rank, and send its state_dict"
         )

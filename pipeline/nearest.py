@@ -1,4 +1,4 @@
-"""What a mistyped word was probably meant to be."""
+"""Suggestions for a mistyped word."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -8,13 +8,13 @@ _MAX_SUGGESTIONS = 3
 
 
 def nearest(word: str, choices: Iterable[str]) -> list[str]:
-    """The choices most like `word`, best first: those that are equal but for their case, else those of like letters."""
+    """The choices most like `word`, best first: those that differ in case only, else those with a similar spelling."""
     known = list(choices)
     equal = [choice for choice in known if choice.lower() == word.lower()]
     return equal or get_close_matches(word, known, _MAX_SUGGESTIONS, _MIN_SIMILARITY)
 
 
 def did_you_mean(suggestions: Iterable[str]) -> str:
-    """The end of a sentence: "; did you mean 'a' or 'b'?", or nothing where there is no suggestion."""
+    """The end of a message: "; did you mean 'a' or 'b'?", or "" without suggestions."""
     quoted = [f"'{suggestion}'" for suggestion in suggestions]
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""

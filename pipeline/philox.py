@@ -1,8 +1,8 @@
-"""Counter-based random numbers: the value at a counter is a pure function, so nothing depends on what ran before.
+"""Counter-based random numbers: each value is a pure function of its counter and key.
 
 Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011), vectorised over counters.
-It is written out here, instead of taken from numpy, because numpy's generators draw sequentially from one counter
-and promise no stable stream between versions; a sample order and its crops must survive both.
+Why not numpy's Philox: its generators draw sequentially from one counter, and numpy promises no stable numbers between
+versions. A resumed run needs the same order and the same crops.
 """
 
 from enum import IntEnum
@@ -17,7 +17,7 @@ _ROUNDS = 10
 
 
 class Domain(IntEnum):
-    """What a stream of numbers is for; two domains never share a counter."""
+    """The purpose of random numbers; two domains never share a counter."""
 
     SHARD_ORDER = 1
     BLOCK_ORDER = 2
@@ -44,7 +44,7 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
 def words(seed: int, domain: Domain, *coordinates: ArrayLike, num_words: int) -> NDArray[np.uint32]:
     """`num_words` random 32-bit words at each point of up to three broadcast integer coordinates (below 2**32).
 
-    Returns uint32 [..., num_words], the leading shape being that of the broadcast coordinates.
+    Returns uint32 [..., num_words]; the leading shape is that of the broadcast coordinates.
     """
     assert len(coordinates) <= 3
     num_blocks = -(-num_words // 4)
@@ -57,7 +57,7 @@ def words(seed: int, domain: Domain, *coordinates: ArrayLike, num_words: int) ->
 
 
 def uniform(bits: NDArray[np.uint32]) -> NDArray[np.float64]:
-    """Words to numbers in [0, 1), 32 bits of resolution."""
+    """Words as numbers in [0, 1), with 32 bits of resolution."""
     return bits.astype(np.float64) * 2.0**-32
 
 

@@ -1,7 +1,7 @@
-"""What the shard builder and the executors agree on: how many pixels an image may have, and which way up it is.
+"""Rules that the shard builder and the executors share: the largest image, and EXIF orientation.
 
-EXIF orientation, 1 to 8, says how the camera was held; the index of a shard has it. The upright image is the stored
-one, transposed where the orientation is 5 or more, then mirrored left to right and top to bottom as below.
+EXIF orientation, 1 to 8, says how the camera was held; the index of a shard records it. To turn a stored image upright,
+transpose it where the orientation is 5 or more, then mirror it as `mirrored` says.
 """
 
 import numpy as np
@@ -9,33 +9,33 @@ from numpy.typing import NDArray
 from PIL import Image
 
 MAX_PIXELS = 89_478_485
-"""Of an image, 268 MB of RGB: where Pillow begins to warn of decompression bombs, we refuse."""
+"""The largest image, 268 MB of RGB. Above this size Pillow warns of decompression bombs, and we refuse the image."""
 
 ORIENTATION_TAG = 0x0112
-"""Of EXIF."""
+"""The EXIF tag of the orientation."""
 
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none."""
     try:
         value = int(image.getexif().get(ORIENTATION_TAG, 1))
-    except Exception:  # whatever the parser says of garbled metadata: the pixels may be fine
+    except Exception:  # garbled metadata raises many kinds of errors, and the pixels may be fine
         return 1
     return value if 1 <= value <= 8 else 1
 
 
 def transposed(orientations: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where rows become columns [B]."""
+    """Whether rows become columns [B]."""
     return orientations >= 5
 
 
 def mirrored(orientations: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where, after that, left and right change places, and where top and bottom do: [2, B]."""
+    """Whether left and right, and whether top and bottom, change places after the transposition: [2, B]."""
     return np.stack([np.isin(orientations, (2, 3, 6, 7)), np.isin(orientations, (3, 4, 7, 8))])
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The upright image of the stored one, [H, W, 3] or, if it is gray, [H, W], without gaps in memory."""
+    """Turn a stored image upright: [H, W, 3], or [H, W] if gray; contiguous in memory."""
     one = np.array([orientation])
     (left_right,), (top_bottom,) = mirrored(one)
     turned = pixels.swapaxes(0, 1) if transposed(one)[0] else pixels

@@ -1,7 +1,7 @@
-"""Prefetching: work on the next items in threads, hand the results over in order, never further ahead than allowed."""
+"""Prefetching: work on the next items in threads, and yield the results in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,13 +16,12 @@ def prefetch(
     look_ahead: int,
     name: str,
     is_ready: Callable[[T], bool] = lambda _item: False,
-) -> Iterator[R]:
-    """Yield `function(item)` for each item in order, with up to `look_ahead` items begun before they are asked for.
+) -> Generator[R, None, None]:
+    """Yield `function(item)` for each item in order, with at most `look_ahead` items begun in advance.
 
-    Where `is_ready(item)`, the function has so little to do that it is called at once: handing an item to a thread and
-    waking it costs more than reading a photograph from memory.
-    The first exception of `function` is raised where its result would have been yielded. Closing the iterator drops
-    what has not begun and waits for what has.
+    Where `is_ready(item)`, the function is called in this thread: waking another thread costs more than reading a
+    photograph from memory. The first exception of `function` is raised where its result would have been yielded.
+    Closing the iterator waits for the calls that have begun, and drops the others.
     """
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
     begun: deque[Future[R]] = deque()

@@ -1,7 +1,7 @@
-"""What this process is busy with or waits for, so that a stalled run can say which shard and which phase holds it up.
+"""The work in progress of this process, so that a stalled run can say which shard and which phase delay it.
 
-Threads announce work that may take long with `phase("download of shard train-000012")`; whoever misses a result asks
-`describe()`. A table of a few entries under a lock: nothing is kept once a phase has ended.
+A thread announces long work with `phase("download of shard train-000012")`. The thread that waits for a result asks
+`describe()`. An entry is removed when its phase ends.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ _keys = itertools.count()
 
 @contextlib.contextmanager
 def phase(what: str) -> Iterator[None]:
-    """Announce `what` this thread does until the block ends."""
+    """Announce that this thread does `what`, until the block ends."""
     key = next(_keys)
     with _lock:
         _phases[key] = what, time.monotonic()
@@ -29,7 +29,7 @@ def phase(what: str) -> Iterator[None]:
 
 
 def describe() -> str:
-    """What is under way, longest first, one clause: "download of shard a (12 s), read from s3://b (3 s)"."""
+    """The work in progress, longest first: "download of shard a (12 s), read from s3://b (3 s)"."""
     with _lock:
         phases = sorted(_phases.values(), key=lambda entry: entry[1])
     now_s = time.monotonic()

@@ -1,1 +1,1 @@
-"""esvit-bench: what a training step costs, by phase and variant."""
+"""esvit-bench: the cost of a training step, by phase and variant."""

@@ -1,10 +1,14 @@
-"""The student of EsViT composed plainly, one operation after another: what esvit-bench compares ours with.
+"""EsViT's student, composed plainly: the baseline of esvit-bench, one operation after another.
 
-Nothing is left out and nothing is saved: maps are padded before the queries, keys and values are made; the mask of
-shifted windows is built anew in every block of every forward, and the table of relative positions gathered; autograd
-keeps whatever each operation leaves; a head returns the logits of all rows. It is our own code and no copy of
-the authors'; how close their implementation comes to it was not checked. Names of parameters are those of
-`esvit.models`, so that weights go from one to the other.
+The baseline saves no work and no memory:
+
+- Maps are padded before the queries, keys and values are made.
+- Every block builds its window mask and gathers its table of relative positions at every forward.
+- Autograd keeps all that each operation saves.
+- A head returns the logits of all rows.
+
+This is our own code, not a copy of the authors'. We did not check how close their implementation is. Parameters have
+the names of `esvit.models`, so weights can be copied between the two.
 """
 
 from collections.abc import Sequence
@@ -22,7 +26,7 @@ _LN_EPS = 1e-6
 
 
 class DirectOutputs(NamedTuple):
-    """One tensor a view: logits [B, K] and [B, T, K], and the regions [B, T, D] behind the latter."""
+    """One tensor per view: view logits [B, K], region logits [B, T, K] and the regions [B, T, D]."""
 
     view_logits: list[Tensor]
     region_logits: list[Tensor]
@@ -38,7 +42,7 @@ class DirectNetwork(nn.Module):
         self.view_head, self.region_head = (_Head(swin.widths[-1], head) for _ in range(2))
 
     def forward(self, views: Sequence[Tensor]) -> DirectOutputs:
-        """Run views [V, B, 3, H, W], one tensor a size: one pass of the backbone each, one of the heads for all."""
+        """Run views [V, B, 3, H, W], one tensor per size: the backbone once per size, the heads once."""
         batch = views[0].shape[1]
         tokens = [self.backbone(group.flatten(0, 1)) for group in views]  # [V * B, T, D]
         pooled = torch.cat([group.mean(dim=1) for group in tokens])
@@ -106,7 +110,7 @@ class _Swin(nn.Module):
 
 
 class _Merging(nn.Module):
-    """Four neighbours side by side, half as wide as four."""
+    """Concatenate four neighbours, then halve the width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

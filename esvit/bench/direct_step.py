@@ -12,7 +12,7 @@ STUDENT_TEMPERATURE, CENTER_MOMENTUM = 0.1, 0.9
 
 
 class Logits(Protocol):
-    """Outputs with all their logits, one tensor a view: [B, K], [B, T, K], and the regions [B, T, D]."""
+    """Outputs with all their logits, one tensor per view: [B, K], [B, T, K], and the regions [B, T, D]."""
 
     @property
     def view_logits(self) -> list[Tensor]: ...
@@ -25,13 +25,13 @@ class Logits(Protocol):
 class DirectLoss(nn.Module):
     """The loss as the paper writes it, all logits at once, one pair of views after another; moves the centres.
 
-    What `esvit.losses` computes in tiles has to equal it. p_q are the targets of teacher view q, s_v the logits of
-    student view v, z their regions; the mean is over all pairs with v != q, over images and over the regions of v:
+    `esvit.losses` computes the same in tiles. p_q are the targets of teacher view q, s_v the logits of student view v,
+    z_v and z_q the regions. The mean is over all pairs with v != q, over images and over the regions of v:
 
         view:   -sum_k p_q[k] * log softmax(s_v / student temperature)[k]
         region: -sum_k p_q[j(i), k] * log softmax(s_v[i] / student temperature)[k],  j(i) = argmax_j cos(z_v[i], z_q[j])
 
-    The loss is (1 - region_weight) * view + region_weight * region. Outputs without regions have the view term alone.
+    The loss is (1 - region_weight) * view + region_weight * region; without regions, the view term alone.
     """
 
     view_center: Tensor
@@ -62,7 +62,7 @@ def _term(
     temperature: float,
     regions: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
 ) -> Tensor:
-    """The mean over the pairs, matched by `regions` of student and teacher if given; moves the centre."""
+    """Mean over the pairs; moves the centre. `regions` of student and teacher, if given, match the rows."""
     targets = [F.softmax((logits.float() - center) / temperature, dim=-1).detach() for logits in teacher_logits]
     predictions = [logits / STUDENT_TEMPERATURE for logits in student_logits]
     losses = []
@@ -80,14 +80,14 @@ def _term(
 
 @torch.no_grad()
 def _matched(targets: Tensor, regions: Tensor, candidates: Tensor) -> Tensor:
-    """Of each region [B, T, D] the target [B, T, K] of the nearest candidate [B, T', D]."""
+    """For each region [B, T, D], the target [B, T, K] of its nearest candidate [B, T', D]."""
     similarity = F.normalize(regions.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).transpose(1, 2)
     match = similarity.argmax(dim=-1, keepdim=True)
     return targets.gather(1, match.expand(-1, -1, targets.shape[-1]))
 
 
 def build_direct_optimizer(student: nn.Module) -> AdamW:
-    """AdamW that goes from parameter to parameter; biases and other 1-D tensors are exempt from decay."""
+    """AdamW that updates one parameter at a time; biases and other 1-D tensors have no weight decay."""
     parameters = list(student.parameters())
     groups = [{"params": [p for p in parameters if p.ndim > 1]}, {"params": [p for p in parameters if p.ndim <= 1]}]
     return AdamW(groups, lr=0.0, weight_decay=0.0, foreach=False, fused=False)

@@ -1,4 +1,4 @@
-"""Peak memory of tensors, counted at the allocator: unlike resident memory the same on every machine."""
+"""Peak memory of tensors, counted at the allocator: the same on every machine, unlike resident memory."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device | None = None) -> int:
-    """The most that the tensors made by `function` hold at a time on `device` (the CPU), on top of what was there."""
+    """Peak bytes of the tensors that `function` makes on `device` (default: the CPU), above those already there."""
     if device is not None and device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

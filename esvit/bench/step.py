@@ -1,8 +1,8 @@
 """Time, memory and arithmetic of a training step, variant by variant.
 
-Variants take turns within each round, so that whatever else the machine does meets all of them. Views are noise that
-lies ready on the device. With a URL they come from shards through the loader of training, and the wait for them is a
-phase. Warm-up, memory and arithmetic are measured on noise in either case.
+Variants take turns within each round, so other load on the machine slows all of them alike. Views are noise that is
+already on the device. With a URL, views come from shards through the loader of training, and the wait for views is a
+phase. Warm-up, memory and arithmetic are always measured on noise.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run all variants and sum up."""
+    """Run all variants and summarise."""
     num_threads, batch_size, device = arguments.num_threads, arguments.batch_size, _device(arguments.device)
     torch.set_num_threads(num_threads)
     settings = Settings(
@@ -80,14 +80,14 @@ def _row(step: Contestant, batch_size: int, flops: int, ceiling: float) -> dict[
 
 
 def _flops(step: Callable[[], None]) -> int:
-    """Of the matrix products and convolutions that the step needs, without those that a variant repeats."""
+    """FLOPs of the matrix products and convolutions of a step; recomputed ones do not count."""
     with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
-    """The best of several products of square matrices: what the device can do at most."""
+    """Peak rate of the device: the best of several products of square matrices."""
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):
@@ -113,10 +113,10 @@ def print_rows(result: dict[str, Any]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """The command, its flags as `esvit.commands.bench` gives them.
+    """Run esvit-bench with the flags of `esvit.commands.bench`.
 
     Raises:
-        UserError: there is no such backbone, no such device, or a variant is not made for the backbone.
+        UserError: there is no such backbone or device, or a variant does not support the backbone.
     """
     result = measure(arguments)
     if arguments.json:

@@ -1,7 +1,11 @@
 """The contestants of esvit-bench: one training step each, timed phase by phase.
 
-`direct` is the plain composition of `esvit.bench.direct`. `fused` is the step of esvit-train, `recompute` the same with
-blocks computed again in the backward, `compiled` with backbones compiled. All start from the same weights.
+    direct      the plain composition of `esvit.bench.direct`
+    fused       the step of esvit-train
+    recompute   the same, with blocks recomputed in the backward
+    compiled    the same, with compiled backbones
+
+All start from the same weights.
 """
 
 import time
@@ -30,7 +34,7 @@ from esvit.state import TrainState
 from pipeline.errors import UserError
 
 PHASES = ("data", *step.PHASES)
-"""Those of the step, after the wait for its views."""
+"""The wait for views, then the phases of the step."""
 _VALUES = StepValues(lr=1e-4, weight_decay=0.04, momentum=0.996, teacher_temperature=0.04)
 _OPTIM = OptimConfig(freeze_last_layer_epochs=0)  # as in every epoch after the first
 
@@ -46,7 +50,7 @@ class Settings:
 
 
 class Contestant(ABC):
-    """A training step. Every call adds its seconds to `seconds`, and those of each phase to `phases`."""
+    """A training step. Every call adds its time to `seconds` and the time of each phase to `phases`."""
 
     student: nn.Module
     teacher: nn.Module
@@ -69,7 +73,7 @@ class Contestant(ABC):
 
     @abstractmethod
     def train(self, views: Views) -> None:
-        """One step on `views`, which lets `clock` time its phases."""
+        """One step on `views`; times its phases with `clock`."""
 
     @contextmanager
     def clock(self, phase: str) -> Iterator[None]:
@@ -87,7 +91,7 @@ class Contestant(ABC):
 
     @property
     def resident_bytes(self) -> int:
-        """What stays from step to step: parameters, buffers and optimiser state."""
+        """Bytes that stay from step to step: parameters, buffers and optimiser state."""
         tensors = [t for part in (self.student, self.teacher, self.loss) for t in part.state_dict().values()]
         for state in self.optimizer.state.values():
             tensors += [value for value in state.values() if isinstance(value, Tensor)]
@@ -128,8 +132,7 @@ class DirectStep(Contestant):
         architecture = settings.backbone.architecture
         if not isinstance(architecture, SwinArchitecture):
             raise UserError(
-                f"the direct composition is of Swin alone, not of {settings.backbone.name}; "
-                "leave 'direct' out of --variant"
+                f"variant 'direct' supports only Swin, not {settings.backbone.name}; leave 'direct' out of --variant"
             )
         weights = StudentTeacher(ModelConfig(backbone=settings.backbone, head=settings.head), with_regions=True)
         self.student, self.teacher = (

@@ -1,4 +1,4 @@
-"""Where the views of a benchmarked step come from: noise that lies ready, or shards through the loader of training."""
+"""The views of a benchmarked step: noise that is already on the device, or shards through the loader of training."""
 
 import contextlib
 import itertools
@@ -17,7 +17,7 @@ Views = list[Tensor]  # one tensor [V, B, 3, H, W] a size
 
 
 def noise(groups: Sequence[tuple[int, int]], batch: int, device: torch.device) -> Iterator[Views]:
-    """The same views for ever, of each (count, side) of `groups`."""
+    """The same views in every batch: `count` views of `side` pixels for each (count, side) of `groups`."""
     return itertools.repeat([torch.randn(count, batch, 3, side, side, device=device) for count, side in groups])
 
 
@@ -25,7 +25,7 @@ def open_stream(url: str, batch_size: int) -> SampleStream:
     """The images of a data set, in the order of training.
 
     Raises:
-        UserError: there is no data set at `url`, or not one batch in it.
+        UserError: there is no data set at `url`, or the data set has less than one batch.
     """
     return open_training_stream(stream_config(url, batch_size), seed=0, global_batch=batch_size)
 
@@ -34,14 +34,14 @@ def open_stream(url: str, batch_size: int) -> SampleStream:
 def loaded(
     stream: SampleStream, groups: Sequence[tuple[int, int]], device: torch.device, num_threads: int
 ) -> Iterator[Iterator[Views]]:
-    """Views of the images of `stream`, made while the step before works, as in training."""
+    """Views of the images of `stream`, rendered during the step before, as in training."""
     config = DataConfig(stream=stream.config, num_threads=num_threads)
     with open_loader(stream, MultiCrop(recipe(groups), seed=0), config, device) as loader:
         yield (batch.views for batch in loader.forever())
 
 
 def recipe(groups: Sequence[tuple[int, int]]) -> MultiCropConfig:
-    """The recipe with other counts and sides: its large views first, the rest as its small ones."""
+    """The default recipe with the counts and sides of `groups`: large views first, all others as small views."""
     large, small = MultiCropConfig().views
     kinds = itertools.chain([large], itertools.repeat(small))
     return MultiCropConfig(

@@ -1,1 +1,1 @@
-"""Checkpoints: their files, when they are written and kept, those of EsViT's authors, export for timm."""
+"""Checkpoints: files, when to write and keep them, the format of EsViT's authors, export for timm."""

@@ -3,9 +3,9 @@
     model.safetensors   the backbone's parameters, under timm's names
     config.json         timm's own model description, and where the weights come from
 
-The shape of `config.json` is that of timm 1.0 (`timm.models._hub`), as on the Hugging Face hub. It cannot carry the
-eps of the LayerNorms, 1e-6 here and 1e-5 in timm, which moves features by about 1e-4; for exactly ours add
-`norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6)` to the call.
+`config.json` has the layout of timm 1.0 (`timm.models._hub`), as on the Hugging Face hub. That layout has no field for
+the eps of the LayerNorms: 1e-6 here, 1e-5 in timm. The difference moves features by about 1e-4. For our exact features,
+add `norm_layer=functools.partial(torch.nn.LayerNorm, eps=1e-6)` to the call.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.errors import UserError
 from pipeline.store import Store
 
-# The evaluation view, and what the executors normalise with.
+# The evaluation view, and the mean and deviation of the executors.
 _VIEW: dict[str, Any] = {
     "interpolation": "bicubic",
     "crop_pct": 224 / 256,
@@ -37,10 +37,11 @@ class ExportError(UserError):
 
 
 def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequence[str] = ()) -> list[str]:
-    """Write the backbone of a checkpoint's "teacher" or "student" into `store`; returns the names of the files.
+    """Write the backbone of a checkpoint's "teacher" or "student" into `store`; return the names of the files.
 
-    At the image size that a network was made for, timm's outputs are ours, but for the eps above. At other sizes they
-    differ: of Swin where maps do not consist of whole windows, of DeiT and ViT by the positions (docs/backbones.md).
+    At the construction size of a network, timm's outputs equal ours, except for the eps above. At other sizes the
+    outputs differ: for Swin where a map is not a multiple of the window, for DeiT and ViT by the resized positions
+    (docs/backbones.md).
 
     Raises:
         ExportError: timm cannot build the backbone.
@@ -65,7 +66,7 @@ def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequ
 
 
 def _counterpart(backbone: BackboneConfig) -> tuple[str, dict[str, Any]]:
-    """What our names begin with where timm's names follow, and how timm builds the network."""
+    """The prefix of our names before timm's names, and timm's config of the network."""
     architecture = backbone.architecture
     if isinstance(architecture, TimmArchitecture):
         return "backbone.network.", _own_config(architecture)
@@ -91,7 +92,7 @@ def _own_config(architecture: TimmArchitecture) -> dict[str, Any]:
 
 
 def timm_config(architecture: SwinArchitecture) -> dict[str, Any]:
-    """What timm needs to know to build this Swin without a classifier."""
+    """timm's config of this Swin, without a classifier."""
     size, windows = architecture.image_size, architecture.window_size
     return {
         "architecture": "swin_tiny_patch4_window7_224",  # the builder; every dimension is given below

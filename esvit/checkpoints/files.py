@@ -1,11 +1,11 @@
-"""Checkpoint files: everything that resumes a run, there as a whole or not at all, and verified when read.
+"""Checkpoint files: the whole state of a run, written atomically and verified when read.
 
     step-00001200.pt     what `torch.save` writes of `TrainState.state_dict()`
     step-00001200.json   its note: size, SHA-256, loss; written last
 
-The note is the commit: a `.pt` without one was never finished and counts for nothing. Files are loaded with
-`weights_only=True`, so a checkpoint from elsewhere cannot run code. Why not torch.distributed.checkpoint:
-docs/decisions/0006-checkpoints-of-two-files.md.
+The note commits the checkpoint: a `.pt` file without a note is unfinished and ignored. Files are loaded with
+`weights_only=True`, so a checkpoint from elsewhere cannot run code. docs/decisions/0006-checkpoints-of-two-files.md
+says why this is not torch.distributed.checkpoint.
 """
 
 import io
@@ -32,14 +32,14 @@ class CheckpointError(UserError):
 
 
 class Note(Config):
-    """What is known of a checkpoint without reading it.
+    """Facts about a checkpoint, known without reading its `.pt` file.
 
     Attributes:
-        step: Steps that the run had made.
+        step: Steps made before the checkpoint.
         num_bytes: Size of the `.pt` file.
-        sha256: Of the `.pt` file.
-        loss: Mean over the steps since the checkpoint before, if there were any.
-        healthy: Whether nothing looked like collapse; only such a checkpoint can be the best one.
+        sha256: SHA-256 of the `.pt` file.
+        loss: Mean loss since the checkpoint before; None if no step was made since.
+        healthy: Whether there was no sign of collapse; only a healthy checkpoint can be the best one.
     """
 
     model_config = ConfigDict(extra="ignore")  # other versions may write more
@@ -52,11 +52,11 @@ class Note(Config):
 
 
 def write(store: Store, saved: dict[str, Any], loss: float | None = None, healthy: bool = True) -> Note:
-    """Write the state `saved`: first the data, then the note. Killed in between, it leaves no checkpoint.
+    """Write the state `saved`: first the data, then the note. A kill in between leaves no checkpoint.
 
     Raises:
-        CheckpointError: there is no room for it.
-        StoreError: the store does not take it.
+        CheckpointError: the disk is full.
+        StoreError: the store refuses a file.
     """
     name = _name(saved["step"])
     try:
@@ -85,14 +85,14 @@ def read(store: Store, name: str) -> dict[str, Any]:
     """The state in `step-NNNNNNNN.pt`, on the CPU.
 
     Raises:
-        CheckpointError: it was not finished, or is not what was written.
-        StoreError: the store does not deliver it.
+        CheckpointError: the checkpoint has no note, or the file does not match the note.
+        StoreError: the store does not deliver a file.
     """
     where = f"checkpoint {store.url}/{name}"
     note = read_note(store, name)
     data = store.read(name)
     if len(data) != note.num_bytes or sha256_bytes(data) != note.sha256:
-        raise CheckpointError(f"{where} cannot be read: it is not what its note describes ({len(data)} bytes)")
+        raise CheckpointError(f"{where} cannot be read: its {len(data)} bytes do not match its note")
     try:
         saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
@@ -104,7 +104,7 @@ def read_note(store: Store, name: str) -> Note:
     """The note of `step-NNNNNNNN.pt`.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: the note is missing or damaged.
     """
     note = _note_of(name)
     if not store.exists(note):
@@ -116,7 +116,7 @@ def read_note(store: Store, name: str) -> Note:
 
 
 def is_name(name: str) -> bool:
-    """Whether this is what a checkpoint is called: `step-NNNNNNNN.pt`."""
+    """Whether `name` is the name of a checkpoint: `step-NNNNNNNN.pt`."""
     return bool(_DATA.fullmatch(name))
 
 
@@ -127,9 +127,9 @@ def names(store: Store) -> list[str]:
 
 
 def newest(store: Store, say: Callable[[str], None]) -> tuple[str, dict[str, Any]] | None:
-    """Name and state of the newest checkpoint that is whole, or None where there is no checkpoint.
+    """Name and state of the newest undamaged checkpoint; None where there is no checkpoint.
 
-    A damaged one is passed over, which `say` is told.
+    Damaged checkpoints are skipped; `say` gets a line for each.
 
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
@@ -153,7 +153,7 @@ def delete(store: Store, step: int) -> None:
 
 
 def remove_partials(store: Store) -> None:
-    """Remove what a writer that was killed has left in a local folder; object stores keep nothing of that kind."""
+    """Remove the partial files of a killed writer from a local folder; object stores keep no partial files."""
     folder = store.local_path("")
     for path in folder.glob(".*.part") if folder else ():
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""When checkpoints are written, by a thread beside the training, and which of them stay."""
+"""When checkpoints are written, by a background thread, and which of them are kept."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,21 +15,21 @@ from pipeline.store import Store
 
 
 class CheckpointConfig(Config):
-    """Where checkpoints go and how many stay. The one of step 0 always does.
+    """Where checkpoints go and how many are kept. The checkpoint of step 0 is always kept.
 
     Attributes:
         url: Folder or bucket prefix; empty for `checkpoints` in the run's output folder.
-        every_steps: Steps between two checkpoints; 0 for one an epoch.
-        keep_last: How many of the newest stay.
-        keep_best: Whether the one with the lowest loss stays (mean over the steps before it). Losses compare only
-            once the teacher's temperature has stopped rising, and a collapsed network has a low loss too:
-            checkpoints at which collapse was suspected cannot be the best.
-        keep_every_epochs: One is written after every so many epochs, and stays; 0 for none.
+        every_steps: Steps between two checkpoints; 0 for one checkpoint per epoch.
+        keep_last: Number of newest checkpoints to keep.
+        keep_best: Keep the checkpoint with the lowest loss (mean since the checkpoint before). Losses are comparable
+            only once the teacher's temperature has stopped rising. A collapsed network has a low loss too: a checkpoint
+            with signs of collapse cannot be the best.
+        keep_every_epochs: Write and keep a checkpoint after every so many epochs; 0 for none.
         start_from: Checkpoint whose networks and optimiser state a new run starts from, e.g. a view-only run to
-            continue with regions. Not a resume: step, schedules and order start at zero. Parameters that it lacks
-            start fresh, and the log says which.
-        start_backbone_from: Checkpoint of which a new run takes the backbone alone, the teacher's if there is one.
-            Tables of positions are resized where windows or images have another size.
+            continue with regions. Not a resume: step, schedules and order start at zero. Parameters that the checkpoint
+            lacks start fresh; the log names them.
+        start_backbone_from: Checkpoint whose backbone a new run starts from: the teacher's, or the student's where
+            there is no teacher. Position tables are resized where windows or images have another size.
     """
 
     url: str = ""
@@ -48,10 +48,10 @@ class CheckpointConfig(Config):
 
 
 class Checkpointer:
-    """Writes the checkpoints of one run. A context manager: leaving it waits for the one being written.
+    """Writes the checkpoints of one run. A context manager: leaving it waits for the checkpoint being written.
 
     Args:
-        say: Is told of every checkpoint once it is safe; called from the writing thread.
+        say: Called from the writing thread with a line per finished checkpoint.
     """
 
     def __init__(
@@ -67,22 +67,22 @@ class Checkpointer:
         self._writing: Future[None] | None = None
 
     def continue_after(self, step: int) -> None:
-        """The run goes on from the checkpoint of `step`: know those up to it, and clear what a killed writer left."""
+        """Continue from the checkpoint of `step`: count the checkpoints up to it, and clear a killed writer's files."""
         files.remove_partials(self.store)
         for name in files.names(self.store):
             try:
                 note = files.read_note(self.store, name)
             except CheckpointError:
-                continue  # a damaged one is nobody's neighbour; the run writes it again when it comes by
+                continue  # skip a damaged checkpoint; the run writes it again at that step
             if note.step <= step:
                 self._notes[note.step] = note
 
     def due(self, step: int, num_steps: int) -> bool:
-        """Whether a checkpoint is to be written after `step` of `num_steps`."""
+        """Whether to write a checkpoint after `step` of `num_steps`."""
         return step % self._every_steps == 0 or step == num_steps or self._is_milestone(step)
 
     def save(self, state: dict[str, Any], loss: float | None = None, healthy: bool = True) -> None:
-        """Copy `state` to the host and write it in the background; waits only for the checkpoint before.
+        """Copy `state` to the host and write the copy in the background; waits only for the checkpoint before.
 
         Raises:
             CheckpointError, StoreError: the checkpoint before could not be written.
@@ -91,17 +91,17 @@ class Checkpointer:
         self._writing = self._writer.submit(self._write, _on_host(state), loss, healthy)
 
     def wait(self) -> None:
-        """Wait until the newest checkpoint is safe.
+        """Wait until the newest checkpoint is completely written.
 
         Raises:
-            CheckpointError, StoreError: it could not be written.
+            CheckpointError, StoreError: that checkpoint could not be written.
         """
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def finished(self) -> list[tuple[int, str]]:
-        """Step and URL of the checkpoints that have become safe since the last call."""
+        """Step and URL of the checkpoints completed since the last call."""
         steps = [self._finished.get() for _ in range(self._finished.qsize())]
         return [(step, self._url(step)) for step in steps]
 
@@ -136,7 +136,7 @@ class Checkpointer:
 
 
 def _on_host(value: Any) -> Any:
-    """A copy with every tensor in host memory, which the next steps do not change."""
+    """A copy with every tensor in host memory; the next steps do not change the copy."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -2,12 +2,12 @@
 
     saved = load_official("checkpoint.pth")         # or: --set checkpoint.start_from=checkpoint.pth
 
-A whole file has networks, heads, centres and optimiser state. One network is enough for evaluation and export, its
-heads may be missing, and a file of nothing but tensors is taken for a teacher.
+A whole file has networks, heads, centres and optimiser state. For evaluation and export, one network without heads is
+enough. A file of tensors alone is taken for a teacher.
 
-Strict: a tensor too many, too few or of another shape is an error. The file is read with `weights_only`, so it cannot
-run code. What differs there is translated here: `module.` before names, from DDP; `head` and `head_dense` for the view
-and the region head; the names of the backbone (`their_names.py`); tensors that follow from the architecture.
+Strict: an extra tensor, a missing tensor or another shape is an error. The file is read with `weights_only`, so it
+cannot run code. Translated here: the `module.` of DDP before names; `head` and `head_dense`, the authors' view and
+region head; the names of the backbone (`their_names.py`). Tensors that follow from the architecture are dropped.
 """
 
 import argparse
@@ -29,26 +29,27 @@ __all__ = ["OfficialCheckpointError", "load_official"]
 State = dict[str, Tensor]
 _NETWORKS = ("student", "teacher")
 _CENTERS = {"center": "view_center.center", "center_grid": "region_center.center"}
-# What follows from the architecture, and what classified the labels that a network was trained with.
+# Tensors that follow from the architecture, and classifiers of labels.
 _LEFT = re.compile(r"(?:.*\.)?(relative_position_index|attn_mask|rel_pos_idx)|(head)\.(?:weight|bias)")
-# The layers that a ViL uses for its global tokens: those of the others, under a second name.
+# A ViL's layers for its global tokens: the layers of the other tokens, under a second name.
 _ALIAS = re.compile(r"(.*\.attn\.(?:query|kv|proj))_global(\..*)")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def load_official(path: str | Path, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Read a checkpoint of theirs as one of ours.
+    """Read a checkpoint of the authors in our own format.
 
     Args:
-        say: Is told what the file lacks, and what of it is left out.
+        say: Called with what the file lacks, and with what is left out.
 
     Returns:
-        What the file has of "student" and "teacher" and "loss", state dicts of `Network` and `EsvitLoss`, "optimizer"
-        by parameter name, and "epoch", the epochs trained; "config" with the "model" that fits; "step" 0.
+        Where the file has them: "student" and "teacher", state dicts of `Network`; "loss", of `EsvitLoss`; "optimizer"
+        by parameter name; "epoch", the epochs trained. Always: "config" with the "model" that fits; "step" 0.
 
     Raises:
-        OfficialCheckpointError: it cannot be read, has no network, or does not fit the network that its sizes imply.
+        OfficialCheckpointError: the file cannot be read, has no network, or does not fit the network that its sizes
+            imply.
     """
     saved = _read(path)
     theirs = _networks(path, saved)
@@ -100,17 +101,17 @@ def _are_tensors(state: Any) -> bool:
 
 
 def _is_adamw(optimizer: Any) -> bool:
-    """Whether it is the state of an AdamW; the authors' code can use others, whose state we cannot."""
+    """Whether this is the state of AdamW. The authors' code has other optimisers; we cannot use their state."""
     if not isinstance(optimizer, Mapping) or not {"state", "param_groups"} <= optimizer.keys():
         return False
     return all({"step", *_MOMENTS} <= state.keys() for state in optimizer["state"].values())
 
 
 def _kept(origin: str, state: State) -> State:
-    """The tensors that our network has too, each once.
+    """The tensors that our network has too, without second names.
 
     Raises:
-        OfficialCheckpointError: the global tokens of a ViL have layers of their own.
+        OfficialCheckpointError: the global tokens of a ViL have separate layers.
     """
     kept = {}
     for name, tensor in state.items():
@@ -128,12 +129,12 @@ def _family(origin: str, state: State) -> Family:
     family = family_of(state)
     if family is None:
         known = ", ".join(family.name for family in FAMILIES)
-        raise OfficialCheckpointError(f"{origin} is not of a backbone that can be read; those are {known}")
+        raise OfficialCheckpointError(f"{origin} holds an unknown backbone; the known ones are {known}")
     return family
 
 
 def _parameters(student: State, model: ModelConfig) -> State:
-    """The parameters that were trained, by their names, in the order in which their optimiser counts them."""
+    """The trained parameters by the authors' names, in the order of the authors' optimiser."""
     left = (*_BUFFERS, *(("weight_g",) if model.head.norm_last_layer else ()))
     trained = {name: p for name, p in student.items() if not name.endswith(left)}
     exempt = {name for name, tensor in trained.items() if name.endswith(".bias") or tensor.ndim == 1}
@@ -141,14 +142,14 @@ def _parameters(student: State, model: ModelConfig) -> State:
 
 
 def _optimizer_by_name(parameters: State, optimizer: dict[str, Any], family: Family) -> dict[str, dict[str, Tensor]]:
-    """AdamW's moments and step of each parameter by our names; empty where the file has none."""
+    """AdamW's moments and step per parameter, by our names; empty where the file has none."""
     states: dict[int, dict[str, Any]] = optimizer["state"]
     if states and sum(len(group["params"]) for group in optimizer["param_groups"]) != len(parameters):
-        raise OfficialCheckpointError("the checkpoint's optimizer has another number of parameters than its student")
+        raise OfficialCheckpointError("the checkpoint's optimizer and student have different numbers of parameters")
     found = {name: states[index] for index, name in enumerate(parameters) if index in states}
     for name, state in found.items():
         if any(state[moment].shape != parameters[name].shape for moment in _MOMENTS):
-            raise OfficialCheckpointError(f"the checkpoint's optimizer state of {name} is of another shape")
+            raise OfficialCheckpointError(f"the checkpoint's optimizer state of {name} has another shape than {name}")
     steps = {our_name(name, family): torch.as_tensor(float(state["step"])) for name, state in found.items()}
     moments = {
         moment: translated({name: state[moment] for name, state in found.items()}, family) for moment in _MOMENTS
@@ -165,7 +166,7 @@ def _report(
     result: dict[str, Any],
     say: Callable[[str], None],
 ) -> None:
-    """Say what the file does not have, and what it has that is not taken."""
+    """Say what the file lacks, and which of its entries are left out."""
     words = {"student": "student", "teacher": "teacher", "loss": "centres", "optimizer": "optimiser state"}
     if lacking := [word for part, word in words.items() if part not in result]:
         say(f"{path} has no {', no '.join(lacking)}: it is enough for evaluation and export, not for training")

@@ -1,4 +1,4 @@
-"""A checkpoint by its URL, whoever wrote it: this project, or EsViT's authors."""
+"""Load a checkpoint by its URL, in the format of this project or of EsViT's authors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from pipeline.store import Store
 
 
 def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Read one checkpoint, on the CPU; `url` names a `.pt` file, or a folder whose newest whole one is meant.
+    """Read one checkpoint, on the CPU. `url` names a `.pt` file, or a folder: then the newest undamaged one is read.
 
-    A local `.pth` file is one in the format of EsViT's authors.
+    A local `.pth` file is read in the format of EsViT's authors.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: there is no checkpoint, or it cannot be read.
         StoreError: the store does not deliver it.
     """
     if url.endswith(".pth"):
@@ -38,7 +38,7 @@ def network_of(saved: dict[str, Any], network: str) -> dict[str, Tensor]:
     """The tensors of the "teacher" or "student" of a checkpoint.
 
     Raises:
-        CheckpointError: it has only the other.
+        CheckpointError: the checkpoint has only the other network.
     """
     if network not in saved:
         other = "student" if network == "teacher" else "teacher"
@@ -48,22 +48,22 @@ def network_of(saved: dict[str, Any], network: str) -> dict[str, Tensor]:
 
 
 def model_config(saved: dict[str, Any], allow_import: Sequence[str] = ()) -> ModelConfig:
-    """The networks of a checkpoint.
+    """The model settings of a checkpoint.
 
     Args:
         allow_import: Modules and packages from which the checkpoint may name classes to build. A checkpoint from
             elsewhere must not choose what is imported.
 
     Raises:
-        CheckpointError: another release has written it, whose settings this one does not know.
-        OwnPartError: it names a class in another module.
+        CheckpointError: another release wrote the checkpoint, with settings that this release does not know.
+        OwnPartError: the checkpoint names a class outside `allow_import`.
     """
     try:
         model = ModelConfig.model_validate(saved["config"]["model"])
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(
-            f"the checkpoint is of another release: this one does not know its 'model.{key}'; use that release"
+            f"another release wrote the checkpoint: this release does not know its 'model.{key}'; use the other release"
         ) from None
     for name in (model.backbone.name, model.head.name):
         own_parts.check_allowed(name, allow_import)

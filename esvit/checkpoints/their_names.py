@@ -1,7 +1,7 @@
-"""What the authors' code calls the tensors of a network, and which tensor of ours each of them is, or is a part of.
+"""The authors' names of a network's tensors, translated to our names.
 
-Most is renaming. ViL's queries are apart from its keys and values there and one layer with them here, and CvT's
-convolutions of one pixel are linear layers here.
+Most tensors are only renamed. Two kinds change shape: ViL's queries, keys and values are one layer here and two in the
+authors' code; CvT's 1 x 1 convolutions are linear layers here.
 """
 
 import re
@@ -41,12 +41,12 @@ _CVT = {
 
 
 def _swin(name: str) -> str:
-    """The downsampling of a stage is counted to the stage before there."""
+    """In the authors' code, the downsampling before a stage belongs to the stage before."""
     return re.sub(r"^layers\.(\d+)\.downsample", lambda match: f"layers.{int(match[1]) + 1}.downsample", name)
 
 
 def _vil(name: str) -> str:
-    """A stage is an embedding and then, in turn, the attention and the MLP of each block."""
+    """A stage is an embedding, then the attention and the MLP of each block in turn."""
     match = re.fullmatch(r"layer(\d+)\.(\d+)\.(.+)", name)
     if match is None:
         return name
@@ -86,10 +86,10 @@ class Family:
     """A kind of backbone in the authors' code.
 
     Attributes:
-        name: As users call it.
-        mark: A pattern of a name that every checkpoint of it has, and none of another family.
-        our_name: Of a tensor of the backbone, from its name there.
-        flat: How our names of those tensors end that are convolutions of one pixel there.
+        name: The name that users know.
+        mark: Pattern of a tensor name that all checkpoints of this family have, and no other family has.
+        our_name: Translates the authors' name of a backbone tensor to ours.
+        flat: Endings of our names whose tensors are 1 x 1 convolutions in the authors' code.
     """
 
     name: str
@@ -113,12 +113,12 @@ FAMILIES = (
 
 
 def family_of(state: State) -> Family | None:
-    """The family that a network belongs to, by its names without `module.`; None for none that is known."""
+    """The family of a network, by its tensor names without `module.`; None for an unknown family."""
     return next((one for one in FAMILIES if any(re.fullmatch(one.mark, name) for name in state)), None)
 
 
 def our_name(name: str, family: Family) -> str:
-    """The name that `Network` gives to a tensor of theirs, or to what it is a part of."""
+    """The name in `Network` of an authors' tensor, or of the tensor that it is a part of."""
     for theirs, ours in _HEADS.items():
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)

@@ -1,4 +1,4 @@
-"""Which network of ours a checkpoint of the authors is of: the row of our table that its tensors fit."""
+"""Find the network of ours that fits a checkpoint of the authors: the row of our table with its tensor shapes."""
 
 import argparse
 import math
@@ -21,18 +21,18 @@ from esvit.models.vit import VitArchitecture
 from pipeline.errors import UserError
 
 State = Mapping[str, Tensor]
-_MODE = "MODEL.SPEC.MSVIT.MODE"  # of a ViL, among the words that follow the options of the authors' command
+_MODE = "MODEL.SPEC.MSVIT.MODE"  # a ViL's, among the words after the options of the authors' command
 
 
 class OfficialCheckpointError(UserError):
-    """The file is not a published EsViT checkpoint, or not of a network that we know."""
+    """The file is not a published EsViT checkpoint, or holds an unknown network."""
 
 
 def model_of(origin: str, state: State, family: Family, arguments: argparse.Namespace) -> ModelConfig:
-    """The network whose tensors `state` has, by our names; `origin` says in errors where it comes from.
+    """The network whose tensors `state` holds, by our names; error messages name `origin`.
 
     Raises:
-        OfficialCheckpointError: none of ours has just these tensors in these shapes.
+        OfficialCheckpointError: no network of ours has exactly these tensors in these shapes.
     """
     head = _head(state, arguments)
     found: list[tuple[list[str], ModelConfig]] = []
@@ -44,14 +44,14 @@ def model_of(origin: str, state: State, family: Family, arguments: argparse.Name
                 continue
             found.append((problems(state, model), model))
     if not found:
-        raise OfficialCheckpointError(f"{origin} is a {family.name} with other stages than any of ours")
+        raise OfficialCheckpointError(f"{origin} is a {family.name}, but its stages fit none of ours")
     least, model = min(found, key=lambda candidate: len(candidate[0]))
     refuse(origin, least, model)
     return model
 
 
 def refuse(origin: str, found: list[str], model: ModelConfig) -> None:
-    """Raise `OfficialCheckpointError` if there are any problems."""
+    """Raise `OfficialCheckpointError` if `found` has any problem."""
     if found:
         raise OfficialCheckpointError(
             f"{origin} does not fit {model.backbone.name}: {min(found)} ({len(found)} problems in all)"
@@ -59,7 +59,7 @@ def refuse(origin: str, found: list[str], model: ModelConfig) -> None:
 
 
 def problems(state: State, model: ModelConfig) -> list[str]:
-    """What keeps tensors by our names from being those of the network; a network without heads is whole, too."""
+    """Differences between `state`, by our names, and the tensors of the network; heads may be missing."""
     with torch.device("meta"):
         network = Network(model, drop_path=False, with_regions=any(name.startswith("region_head.") for name in state))
     part: torch.nn.Module = network if any(name.startswith("view_head.") for name in state) else network.backbone
@@ -99,7 +99,7 @@ def _head(state: State, arguments: argparse.Namespace) -> HeadConfig:
 
 
 def _changes(row: Any, state: State, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the tensors, or the arguments of the run, say differently from the row."""
+    """Settings in which the tensors, or the arguments of the run, differ from the row."""
     if isinstance(row, SwinArchitecture):
         return _swin(row, state)
     if isinstance(row, VilArchitecture):
@@ -123,7 +123,7 @@ def _swin(row: SwinArchitecture, state: State) -> dict[str, Any]:
     maps = [size // row.patch_size]
     while len(maps) < len(windows):
         maps.append((maps[-1] + 1) // 2)
-    # One number is fitted to each stage's map.
+    # A single number is fitted to each stage's map.
     fitted = [min(windows[0], side) for side in maps]
     return {**changes, "window_size": windows[0] if windows == fitted else tuple(windows)}
 
@@ -157,6 +157,6 @@ def _vit(state: State) -> dict[str, Any]:
 
 
 def _sides(state: State, pattern: str) -> list[int]:
-    """The side of the square table of positions of each stage."""
+    """Side of each stage's square table of positions."""
     tables = {int(match[1]): tensor for name, tensor in state.items() if (match := re.fullmatch(pattern, name))}
     return [math.isqrt(len(tables[stage])) for stage in sorted(tables)]

@@ -1,1 +1,1 @@
-"""The command lines of `esvit-train`, `esvit-eval` and `esvit-bench`: parsed before anything heavy is imported."""
+"""The command lines of `esvit-train`, `esvit-eval` and `esvit-bench`, parsed before heavy imports."""

@@ -1,4 +1,4 @@
-"""esvit-eval: measure what a checkpoint has learned, and hand it on.
+"""esvit-eval: evaluate a checkpoint, or export its backbone.
 
 esvit-eval knn --checkpoint runs/swin_tiny/checkpoints --train s3://bucket/in1k/train --test s3://bucket/in1k/val
 torchrun --nproc-per-node 8 -m esvit.evaluate knn ...                                # the samples divided among ranks
@@ -23,7 +23,7 @@ from pipeline.console.command import (
 )
 from pipeline.errors import UserError
 
-# Of a module that takes seconds to import; a test compares them.
+# Copied from a module that takes seconds to import; a test compares the two.
 EXECUTORS = ("reference", "cpu", "dali")
 
 
@@ -41,7 +41,7 @@ def _run() -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = new_parser("esvit-eval", "Measure what a checkpoint has learned, and hand it on.")
+    parser = new_parser("esvit-eval", "Evaluate a checkpoint, or export its backbone.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_knn(commands)
     _add_export(commands)
@@ -52,7 +52,7 @@ def _parse() -> argparse.Namespace:
         if arguments.resize < arguments.size:
             raise UserError(
                 f"--resize {arguments.resize} leaves no room for a crop of --size {arguments.size}; "
-                "choose at least the size"
+                "choose at least the value of --size"
             )
     return arguments
 
@@ -66,18 +66,24 @@ def _add_knn(commands: Commands) -> None:
     command.add_argument(
         "--resize", type=pixels, metavar="N", help="shorter side before the crop (default: size * 256 / 224)"
     )
-    command.add_argument("--batch-size", type=positive, default=256, metavar="N", help="images of each rank at a time")
-    command.add_argument("--executor", choices=EXECUTORS, default="cpu", help="what renders the crops")
+    command.add_argument("--batch-size", type=positive, default=256, metavar="N", help="images per rank and batch")
+    command.add_argument("--executor", choices=EXECUTORS, default="cpu", help="executor that renders the crops")
     command.add_argument(
         "--num-threads", type=num_at_once, metavar="N", help="threads of the executor (default: one per core)"
     )
-    command.add_argument("--device", choices=DEVICES, default="auto", help="where the network is; auto: a GPU if any")
-    command.add_argument("--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where remote shards go")
+    command.add_argument(
+        "--device", choices=DEVICES, default="auto", help="device of the network; auto: a GPU if there is one"
+    )
+    command.add_argument(
+        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="folder for copies of remote shards"
+    )
     add_json_flag(command)
 
 
 def _add_export(commands: Commands) -> None:
-    command = add_command(commands, "export", "the backbone for timm: safetensors and config.json", "export_backbone")
+    command = add_command(
+        commands, "export", "write the backbone for timm: safetensors and config.json", "export_backbone"
+    )
     _add_checkpoint_flags(command)
     command.add_argument("--dest", type=not_empty, required=True, metavar="URL", help="folder to write into")
     add_json_flag(command)
@@ -85,14 +91,18 @@ def _add_export(commands: Commands) -> None:
 
 def _add_checkpoint_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--checkpoint", type=not_empty, required=True, metavar="URL", help="file, or folder whose newest is taken"
+        "--checkpoint",
+        type=not_empty,
+        required=True,
+        metavar="URL",
+        help="checkpoint file, or a folder: its newest checkpoint",
     )
-    command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="which of the two")
+    command.add_argument("--network", choices=("teacher", "student"), default="teacher", help="network to use")
     command.add_argument(
         "--allow-import",
         type=not_empty,
         action="append",
         default=[],
         metavar="MODULE",
-        help="module or package from which the checkpoint may name a class of your own",
+        help="module or package of your own from which the checkpoint may import classes",
     )

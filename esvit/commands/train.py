@@ -54,9 +54,9 @@ def _parse() -> argparse.Namespace:
         "--images",
         type=not_empty,
         metavar="DIR",
-        help="a local folder of images, without labels: builds shards in the cache, and chooses a preset",
+        help="local folder of images, without labels; builds shards in the cache and chooses a preset",
     )
-    parser.add_argument("--output", type=not_empty, metavar="RUN", help="folder of the run, as --set output=RUN")
+    parser.add_argument("--output", type=not_empty, metavar="RUN", help="folder of the run, same as --set output=RUN")
     parser.add_argument(
         "--config",
         type=not_empty,
@@ -69,16 +69,16 @@ def _parse() -> argparse.Namespace:
         "--set", type=not_empty, action="append", default=[], metavar="KEY=VALUE", help="as data.num_threads=8"
     )
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--print-config", action="store_true", help="print all settings as YAML, and do no more")
+    instead.add_argument("--print-config", action="store_true", help="print all settings as YAML, then exit")
     instead.add_argument(
         "--check",
         action="store_true",
-        help="open data and networks, estimate memory and hours; train nothing",
+        help="open the data, build the networks, estimate memory and hours; train nothing",
     )
     add_json_flag(parser)
     arguments = parser.parse_args()
     if not arguments.config and arguments.images is None:
         parser.error("give --images DIR, a folder of images, or --config, a preset or a YAML file")
     if arguments.json and not arguments.check:
-        raise UserError("--json is for --check; a run writes its log as log.jsonl")
+        raise UserError("--json is for --check; a run writes its log to log.jsonl")
     return arguments

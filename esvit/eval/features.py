@@ -18,7 +18,7 @@ from pipeline.stream import open_sequential_stream
 
 
 class TooFewClasses(UserError):
-    """The data set has no labels, or one class only: nothing can be recognised."""
+    """The data set has no labels, or only one class."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def extract(
 ) -> LabelledFeatures:
     """The pooled feature of the centre crop of every sample, on every rank; a collective call.
 
-    Each rank computes `batch_size` samples of every batch, at most its share of all, and each sample is computed by
-    one of them: where the last batch is filled up, its mask leaves the repeats out.
+    Each rank computes `batch_size` samples per batch, at most its share of the data set. Each sample is computed once:
+    the last batch is padded with repeats, and its mask leaves the repeats out.
 
     Raises:
         ManifestError, StoreError: the shards cannot be read.
@@ -56,7 +56,7 @@ def extract(
         if here.is_main:
             batches = counted(batches, "computing features", order.num_steps, "batches")
         for batch in batches:
-            # Not `batch.ids`: an undecodable sample keeps its row, with what its neighbour has.
+            # Not `batch.ids`: an undecodable sample keeps its row, filled with its neighbour's views.
             rows = torch.from_numpy(order.batch(batch.epoch, batch.step)[mine][batch.mask]).to(here.device)
             is_counted = torch.from_numpy(batch.mask).to(here.device)
             pooled = backbone(batch.views[0][0]).pooled[is_counted]
@@ -67,10 +67,10 @@ def extract(
 
 
 def check_classes(classes: tuple[str, ...], name: str) -> None:
-    """Refuse what cannot be evaluated with labels: with one class, every answer would be right.
+    """Refuse a data set without labels, or with one class: every answer would be right.
 
     Raises:
-        TooFewClasses: there are fewer than two.
+        TooFewClasses: there are fewer than two classes.
     """
     if len(classes) < 2:
         found = f"one class, {classes[0]!r}" if classes else "no labels"

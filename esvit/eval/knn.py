@@ -20,13 +20,13 @@ class ClassMismatch(UserError):
 def knn_accuracy(
     train: LabelledFeatures, test: LabelledFeatures, neighbours: Sequence[int] = (10, 20, 100, 200)
 ) -> dict[int, float]:
-    """Top-1 accuracy (0..1) for each number of neighbours; each votes for its class with exp(cosine / 0.07).
+    """Top-1 accuracy (0..1) per number of neighbours. A neighbour votes for its class with weight exp(cosine / 0.07).
 
-    Numbers above the size of the training set are left out, but for the smallest.
+    Numbers above the size of the training set are left out, except the smallest number.
 
     Raises:
         ClassMismatch: the data sets have different classes.
-        TooFewClasses: they have fewer than two.
+        TooFewClasses: the data sets have fewer than two classes.
     """
     check_classes(train.classes, "the training set")
     if train.classes != test.classes:
@@ -45,13 +45,13 @@ def knn_accuracy(
 
 
 def _difference(train: tuple[str, ...], test: tuple[str, ...]) -> str:
-    """The first class that differs, in a sentence."""
+    """A sentence that names the first class that differs."""
     number, (ours, theirs) = next(
         (number, pair) for number, pair in enumerate(zip_longest(train, test)) if pair[0] != pair[1]
     )
     forms = [unicodedata.normalize("NFC", name or "") for name in (ours, theirs)]
     hint = (
-        "the same in two Unicode forms, build both with --nfc"
+        "these are two Unicode forms of one name; build both with --nfc"
         if forms[0] == forms[1]
         else ("build both from the same data set, or the test set with --classes-of TRAIN")
     )

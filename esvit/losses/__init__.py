@@ -16,13 +16,13 @@ from pipeline.config import Config
 __all__ = ["EsvitLoss", "LossConfig", "Predictions", "build_loss"]
 
 _NAME = "esvit"
-_REPORTED = ("loss", "view", "teacher_entropy")  # what a run logs and watches
+_REPORTED = ("loss", "view", "teacher_entropy")  # scalars that a run logs and watches
 
 
 class LossConfig(Config):
-    """Loss = (1 - region_weight) * view + region_weight * region; 0 is the view task alone, at full weight.
+    """Loss = (1 - region_weight) * view + region_weight * region; weight 0 is the view task alone, at full weight.
 
-    The paper adds the two terms; the authors' implementation, and so every published figure, averages them.
+    The paper adds the two terms. The authors' implementation averages them, and so do all published figures.
     The teacher's temperature changes during a run, so it belongs to the schedules.
 
     Attributes:
@@ -30,7 +30,7 @@ class LossConfig(Config):
         region_weight: Share of the region task.
         student_temperature: Divides the student's logits.
         center_momentum: Momentum of the centre, the moving mean of the teacher's logits.
-        tile_mib: Memory of the logits of one tile. The loss takes a small multiple of it, whatever the batch.
+        tile_mib: Memory of the logits of one tile. The loss takes a small multiple of this memory at any batch size.
         options: Settings of a class of your own.
     """
 
@@ -51,13 +51,13 @@ def build_loss(config: LossConfig, num_prototypes: int) -> nn.Module:
     """The loss that `config` names.
 
     Raises:
-        OwnPartError: there is no such class (see `own_parts.build`), or it has parameters, which nothing would train.
+        OwnPartError: there is no such class (see `own_parts.build`), or the class has parameters: nothing trains them.
     """
     if config.name == _NAME:
         return EsvitLoss(config, num_prototypes)
     loss: nn.Module = own_parts.build(config.name, nn.Module, config, num_prototypes)
     if any(parameter.requires_grad for parameter in loss.parameters()):
-        raise own_parts.OwnPartError(f"{config.name} has parameters, which nothing trains; make them buffers")
+        raise own_parts.OwnPartError(f"{config.name} has parameters, but nothing trains them; make them buffers")
 
     def check(_module: nn.Module, _inputs: object, scalars: dict[str, Tensor]) -> None:
         if missing := [name for name in _REPORTED if name not in scalars]:
@@ -68,7 +68,7 @@ def build_loss(config: LossConfig, num_prototypes: int) -> nn.Module:
 
 
 class EsvitLoss(nn.Module):
-    """Both losses and their centres, the state of this module; `region_center` is None for view only."""
+    """View and region loss. The centres are the state of this module; view only: `region_center` is None."""
 
     def __init__(self, config: LossConfig, num_prototypes: int) -> None:
         super().__init__()
@@ -81,16 +81,16 @@ class EsvitLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Compute the loss of one step, then move the centres; a collective call under DDP.
 
-        The student's first views are the teacher's views, in the same order. Call it under the autocast of the
-        networks, for its products with the prototypes; softmaxes and sums are in fp32 anyway.
+        The student's first views are the teacher's views, in the same order. Call this under the autocast of the
+        networks: it sets the precision of the products with the prototypes. Softmaxes and sums are always in fp32.
 
         Args:
-            region_share: What the schedule allows of the configured `region_weight` at this step: 0 to 1.
+            region_share: Fraction (0..1) of the configured `region_weight` at this step, from the schedule.
 
         Returns:
-            Scalars: "loss", the one with a gradient; its terms "view" and, unless view only, "region"; and
-            "teacher_entropy", the entropy of this rank's mean view assignment over ln K: 0 when one prototype
-            takes every image, 1 when all are used alike. Staying at either end is collapse.
+            Scalars: "loss", the only one with a gradient; its terms "view" and, unless view only, "region"; and
+            "teacher_entropy", the entropy of this rank's mean view assignment over ln K: 0 if one prototype takes
+            every image, 1 if all prototypes are used equally. Staying at 0 or 1 is collapse.
         """
         loss, mean_probs = self._term(self.view_center, view_task(student, teacher), teacher_temperature)
         scalars = {"view": loss.detach(), "teacher_entropy": _entropy_ratio(mean_probs)}
@@ -102,7 +102,7 @@ class EsvitLoss(nn.Module):
         return {"loss": loss, **scalars}
 
     def _term(self, center: Center, task: Task, teacher_temperature: float) -> tuple[Tensor, Tensor]:
-        """One term, and the mean [K] of its targets; moves its centre."""
+        """One term of the loss, and the mean [K] of the term's targets; moves the centre."""
         fused = fused_cross_entropy(
             task.student_rows,
             task.student_prototypes,

@@ -1,7 +1,7 @@
-"""Centring and sharpening of the teacher: opposite pulls that together prevent collapse (DINO, section 3.1).
+"""Centring of the teacher's logits; with sharpening, it prevents collapse (DINO, section 3.1).
 
-Subtracting the mean logit of past batches keeps one prototype from taking everything; a low temperature keeps
-the assignment from becoming uniform.
+Centring subtracts the mean logit of past batches, so that no prototype takes every image. Sharpening divides by a low
+temperature, so that the assignment does not become uniform.
 """
 
 import torch
@@ -23,7 +23,7 @@ class Center(nn.Module):
     def update(self, total: Tensor, num_rows: int) -> None:
         """Move the centre towards the mean of `num_rows` raw logits, given their sum [K]; a collective call under DDP.
 
-        Ranks count by their rows, so an uneven split gives the same centre as one process with all rows.
+        Ranks are weighted by their rows: an uneven split gives the same centre as one process with all rows.
         """
         count = total.new_full((1,), num_rows)
         total_and_count = torch.cat([total, count])

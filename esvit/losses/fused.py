@@ -1,9 +1,9 @@
-"""Prototypes and cross-entropy in one: from bottleneck rows to loss and gradients, without the logits of all rows.
+"""Prototypes and cross-entropy fused: from bottleneck rows to loss and gradients, in tiles of rows.
 
-At K = 65,536 the logits, log-probabilities and targets of a step outweigh both networks. Here rows are handled in
-tiles, whole images at a time: logits, targets, loss and gradient of one tile, then the next in the same memory. The
-gradient is made in the forward, where the logits are at hand, so nothing is computed twice; the backward only scales
-it. What remains is of the size of the rows and of the prototypes.
+At K = 65,536 the logits, log-probabilities and targets of a step take more memory than both networks. So a tile of rows
+gets its logits, targets, loss and gradient before the next tile reuses the memory. The forward computes the gradient
+too, because the logits are there; the backward only scales the gradient. Memory that stays: tensors of the size of the
+rows and of the prototypes.
 
 Letters: B images, R student rows and Q targets of each, R' teacher rows of an image, C bottleneck, K prototypes.
 """
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _FLOAT_BYTES = 4
-_CACHE_BYTES = 2**21  # of one tensor; three take part in an operation
+_CACHE_BYTES = 2**21  # per tensor; an operation uses three
 
 
 class Prototypes(Protocol):
@@ -31,7 +31,7 @@ class Prototypes(Protocol):
 
 @dataclass(frozen=True)
 class Teacher:
-    """What gives the targets softmax((t - center) / temperature): rows [B, R', C], centre [K]; no gradient."""
+    """Source of the targets softmax((t - center) / temperature): rows [B, R', C], centre [K]; no gradient."""
 
     rows: Tensor
     prototypes: Prototypes
@@ -40,7 +40,7 @@ class Teacher:
 
 
 class FusedLoss(NamedTuple):
-    """The loss [], and over all teacher rows the sums [K] of their raw logits and of their targets."""
+    """The loss [], and two sums [K] over all teacher rows: of raw logits and of targets."""
 
     loss: Tensor
     teacher_logits: Tensor
@@ -58,17 +58,17 @@ def fused_cross_entropy(
 ) -> FusedLoss:
     """Sum over b, r, q of weights[r, q] * -<target[b, match[b, r, q]], log softmax(s[b, r] / temperature)>.
 
-    Matrix products run in bf16 under autocast of either half type (gradients before loss scaling leave the range of
-    fp16), everything else in fp32. Deterministic: no scattered sums.
+    Under bf16 or fp16 autocast, matrix products run in bf16: gradients before loss scaling leave the range of fp16.
+    All else is in fp32. Deterministic: no scattered sums.
 
     Args:
         rows: Normalised bottleneck rows [B, R, C] of the student.
-        prototypes: The student's.
+        prototypes: Prototypes of the student.
         teacher: Rows and prototypes of the teacher.
-        match: Index [B, R, Q] of each row's targets among the R' teacher rows of the same image.
+        match: [B, R, Q]: index of each row's targets among the R' teacher rows of the same image.
         weights: [R, Q], 0 where a row has fewer than Q targets.
         student_temperature: Divides the student's logits.
-        tile_bytes: Size of one fp32 tensor of tile logits; about two are alive at a time. One row is the least.
+        tile_bytes: Size of one fp32 tensor of tile logits, at least one row; about two such tensors live at a time.
     """
     half = torch.is_autocast_enabled(rows.device.type)
     task = _Task(teacher, match, weights, student_temperature, tile_bytes, torch.bfloat16 if half else torch.float32)
@@ -83,7 +83,7 @@ def fused_cross_entropy(
 
 @dataclass(frozen=True)
 class _Task:
-    """All that has no gradient."""
+    """The arguments without a gradient."""
 
     teacher: Teacher
     match: Tensor
@@ -93,12 +93,12 @@ class _Task:
     dtype: torch.dtype  # of the matrix products
 
     def image_groups(self) -> Iterator[slice]:
-        """Images whose targets fill a tile."""
+        """Groups of images whose targets fill a tile."""
         batch, rows_per_image = self.teacher.rows.shape[:2]
         return _even_slices(batch, max(1, self.rows_per_tile // rows_per_image))
 
     def blocks(self, tile: Tensor) -> Iterator[slice]:
-        """Rows of a tile that one operation after another should work through: on a CPU, what its cache holds."""
+        """Parts of a tile that each run through all operations: on a CPU, as many rows as its cache holds."""
         row_bytes = _FLOAT_BYTES * tile.shape[1]
         return _even_slices(len(tile), len(tile) if tile.is_cuda else max(1, _CACHE_BYTES // row_bytes))
 
@@ -110,7 +110,7 @@ class _Task:
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight_v: Tensor, weight_g: Tensor, task: _Task) -> tuple[Tensor, Tensor]:
-        """Loss and the sum of the targets; the gradients wait in `ctx`."""
+        """Loss and the sum of the targets; stores the gradients in `ctx`."""
         gradients = (torch.zeros_like(rows), torch.zeros_like(weight_v)) if any(ctx.needs_input_grad) else None
         scale = (_scale(weight_v, weight_g) / task.student_temperature).squeeze(1)
         loss, probs_sum = _run_tiles(task, rows, weight_v.to(task.dtype), scale, gradients)
@@ -123,10 +123,10 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """Hand the gradients over, scaled in place: once, as they are too large to keep a copy."""
+        """Scale the gradients in place and hand them over. Only once: a copy would be too large."""
         gradients = ctx.gradients
         if gradients is None:
-            raise RuntimeError("the fused loss gives its gradients away: one backward a forward")
+            raise RuntimeError("the fused loss gives its gradients away: one backward per forward")
         ctx.gradients = None
         needed = zip(gradients, ctx.needs_input_grad[:3], strict=True)
         return *(gradient.mul_(d_loss) if needs else None for gradient, needs in needed), None
@@ -152,23 +152,23 @@ def _run_tiles(
                 d_rows, d_weight = gradients
                 _subtract_product(d_weight, tile.to(task.dtype).T, x[part])
                 d_rows[images].flatten(0, 1)[part] = -(tile.mul_(scale).to(task.dtype) @ weight_v)
-            del tile  # before the next asks for as much
+            del tile  # free the memory for the next tile
         del targets
     return loss, probs_sum
 
 
 def _gain_and_descent(logits: Tensor, scale: Tensor, targets: Tensor, match: Tensor, weights: Tensor) -> Tensor:
-    """Minus the loss of some rows; `logits` [rows, K] become minus the gradient of the scaled logits, in place."""
+    """Minus the loss of some rows. Overwrites `logits` [rows, K] with minus the gradient of the scaled logits."""
     target = F.embedding_bag(match, targets, mode="sum", per_sample_weights=weights)
     log_probs = torch.log_softmax(logits.mul_(scale), dim=-1)
-    # Pairwise, as a sum of K terms needs it; a matrix product would lose digits.
+    # sum() adds pairwise, as K terms require; a matrix product would lose digits.
     gain = torch.mul(target, log_probs, out=logits).sum()
     torch.addcmul(target, log_probs.exp_(), weights.sum(dim=1, keepdim=True), value=-1, out=logits)
     return gain
 
 
 def _targets(task: _Task, rows: Tensor, weight_v: Tensor, scale: Tensor) -> Tensor:
-    """Assignments [rows, K] of teacher rows [rows, C]; the prototypes' lengths, centre and temperature in one pass."""
+    """Targets [rows, K] of teacher rows [rows, C]. Prototype lengths, centre and temperature apply in one pass."""
     logits = (rows.to(task.dtype) @ weight_v.T).float()
     temperature = task.teacher.temperature
     shift, scale = task.teacher.center / -temperature, scale / temperature
@@ -185,12 +185,12 @@ def _flat_match(task: _Task, images: slice) -> Tensor:
 
 
 def _direction_and_scale(prototypes: Prototypes, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`weight_v` [K, C] in `dtype`, and what turns the product with it into a logit [K]."""
+    """`weight_v` [K, C] in `dtype`, and the factors [K] that turn products with `weight_v` into logits."""
     return prototypes.weight_v.to(dtype), _scale(prototypes.weight_v, prototypes.weight_g).squeeze(1)
 
 
 def _scale(weight_v: Tensor, weight_g: Tensor) -> Tensor:
-    """[K, 1]: the length that weight normalisation gives each prototype, over the one it has."""
+    """[K, 1]: each prototype's length after weight normalisation over its length before."""
     return weight_g / _lengths(weight_v)
 
 
@@ -200,7 +200,7 @@ def _lengths(weight_v: Tensor) -> Tensor:
 
 
 def _through_weight_norm(d_weight: Tensor, weight_v: Tensor, weight_g: Tensor, temperature: float) -> Tensor:
-    """Turn the gradient of g * v / |v| / temperature in place into that of v; returns that of g [K, 1]."""
+    """Turn the gradient of g * v / |v| / temperature into the gradient of v, in place; return that of g [K, 1]."""
     norms = _lengths(weight_v)
     d_weight.div_(temperature)
     d_g = torch.bmm(d_weight.unsqueeze(1), weight_v.unsqueeze(2)).squeeze(2) / norms
@@ -210,7 +210,7 @@ def _through_weight_norm(d_weight: Tensor, weight_v: Tensor, weight_g: Tensor, t
 
 
 def _subtract_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total -= a @ b, summed over tiles in fp32 whatever the type of the factors."""
+    """total -= a @ b. The sum over tiles is in fp32 for any type of the factors."""
     if a.dtype == total.dtype:
         total.addmm_(a, b, alpha=-1)
     else:

@@ -1,4 +1,4 @@
-"""Which student row predicts which teacher rows, and with what weight: both tasks in the terms of the fused loss."""
+"""Pairs of student and teacher rows, and their weights: view and region task as arguments of the fused loss."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,9 +12,9 @@ from esvit.losses.fused import Prototypes
 
 
 class Predictions(Protocol):
-    """What the loss reads of a network's outputs, one tensor a view.
+    """The outputs of a network that the loss reads, one tensor per view.
 
-    Rows [B, C] and [B, T, C] of length 1, the prototypes that turn them into logits, and the regions [B, T, D].
+    Rows [B, C] and [B, T, C] of length 1, the prototypes that turn rows into logits, and the regions [B, T, D].
     """
 
     @property
@@ -42,7 +42,7 @@ class Task:
 
 
 def view_task(student: Predictions, teacher: Predictions) -> Task:
-    """A row a view; the targets of each are all teacher views but itself."""
+    """One row per view; its targets are all teacher views except the view itself."""
     teacher_rows = torch.stack(teacher.view_rows, dim=1)
     student_rows = torch.stack(student.view_rows, dim=1)
     batch, num_teachers = teacher_rows.shape[:2]
@@ -52,7 +52,7 @@ def view_task(student: Predictions, teacher: Predictions) -> Task:
 
 
 def region_task(student: Predictions, teacher: Predictions) -> Task:
-    """A row a region; its targets are its best match in each teacher view but its own."""
+    """One row per region; its targets are its best matches, one in each teacher view except the region's own."""
     assert student.region_rows is not None and student.region_prototypes is not None and student.regions is not None
     assert teacher.region_rows is not None and teacher.region_prototypes is not None and teacher.regions is not None
     teacher_rows = torch.cat(teacher.region_rows, dim=1)
@@ -80,9 +80,9 @@ def best_match(regions: Tensor, candidates: Tensor) -> Tensor:
     return similarity.argmax(dim=-1)
 
 
-@lru_cache(maxsize=64)  # made on the host: once, not at every step
+@lru_cache(maxsize=64)  # cached: made on the host once, not at every step
 def _pair_weights(num_tokens: tuple[int, ...], num_teachers: int, batch: int, device: torch.device) -> Tensor:
-    """[R, Q]: a mean over pairs of views, images and the tokens of the student's view; no view predicts itself."""
+    """Weights [R, Q] of a mean over pairs of views, images and tokens of the student view; no view predicts itself."""
     num_pairs = num_teachers * (len(num_tokens) - 1)
     assert num_pairs, "a loss needs a teacher view and another student view"
     rows = [

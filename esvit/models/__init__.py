@@ -30,15 +30,15 @@ BACKBONES: dict[str, Any] = {  # rows are `Architecture`s, and dataclasses
     "deit_tiny": VitArchitecture("deit_tiny_patch16_224", drop_path_rate=0.1),
     "deit_small": VitArchitecture("deit_small_patch16_224", drop_path_rate=0.1),
     "vit_base": VitArchitecture("vit_base_patch16_224", drop_path_rate=0.1),
-    # As torchvision's, which the authors train: residual branches do not start at zero.
+    # As in torchvision, whose network the authors train: residual branches do not start at zero.
     "resnet50": TimmArchitecture("resnet50", options={"zero_init_last": False}),
 }
-_TIMM = "timm/"  # before the name of any other model there
+_TIMM = "timm/"  # prefix of any other timm model
 
 
 @dataclass(frozen=True)
 class OwnArchitecture:
-    """A backbone of one's own; `options` are the arguments of its class, and `drop_path_rate` another where it is set.
+    """A backbone of the user's; its class gets `options` as arguments, and `drop_path_rate` where it is set.
 
     Raises:
         OwnPartError: see `own_parts.build`.
@@ -49,7 +49,7 @@ class OwnArchitecture:
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self) -> Backbone:
-        """The network, freshly initialised. Nothing is imported before."""
+        """The network, freshly initialised. Only this imports the class."""
         drop_path = {"drop_path_rate": self.drop_path_rate} if self.drop_path_rate else {}
         return own_parts.build(self.path, Backbone, **self.options, **drop_path)  # type: ignore[type-abstract]
 
@@ -58,10 +58,10 @@ Stages = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class BackboneConfig(Config):
-    """A row of the table of backbones (`esvit.models.BACKBONES`) and what to change in it; null keeps the row's value.
+    """A row of the table of backbones (`esvit.models.BACKBONES`) and changes to that row; null keeps the row's value.
 
     Attributes:
-        name: The row; or `timm/NAME` for any model of timm that gives a map or a sequence of features; or
+        name: The row; or `timm/NAME` for any timm model that returns a map or a sequence of features; or
             `package.module:Class` for a subclass of `esvit.models.Backbone` (docs/training.md).
         drop_path_rate: Probability that the student skips its last block; it rises linearly from 0 at the first block.
         window_size (tokens): Side of an attention window: one number, or one per stage.
@@ -69,16 +69,16 @@ class BackboneConfig(Config):
         embed_dim: Width of the first stage; it doubles from stage to stage.
         depths: Blocks of each stage.
         num_heads: Attention heads of each stage.
-        image_size (pixels): Side for which windows and shifts are fixed; crops of any size may follow.
-        widths: Feature width of each stage, where it does not simply double.
-        mlp_ratio: Swin: width of a block's hidden layer over that of the stage.
-        absolute_positions: Swin: add learned embeddings of their places to the patches.
-        relative_positions: CvT: a learned bias of the scores by how far apart two tokens of a window are.
+        image_size (pixels): Image side for which windows and shifts are fixed. Crops may have any size.
+        widths: Feature width of each stage, where widths do not double from stage to stage.
+        mlp_ratio: Swin: hidden width of a block's MLP over the width of the stage.
+        absolute_positions: Swin: add learned position embeddings to the patches.
+        relative_positions: CvT: add to a score a learned bias for the distance between two tokens of a window.
         shift: CvT: shift the windows of every second block by half a window, as Swin does.
         mode: ViL: 1 to attend to one random neighbouring window in training, 0 to attend to all eight.
-        options: For models of timm, what else `timm.create_model` is given, beside the row's own options; for a class
-            of your own, its arguments.
-        recompute: Keep only what enters each block and compute the rest again in the backward: a third slower, in a
+        options: For timm models: further arguments of `timm.create_model`, beside the row's own options. For a class
+            of your own: its arguments.
+        recompute: Keep only the input of each block, and recompute the rest in the backward: a third slower, a
             fraction of the memory.
     """
 

@@ -1,4 +1,4 @@
-"""What every backbone offers: images in, one pooled feature and the features of all regions out."""
+"""The interface of backbones: images in; one pooled feature and the features of all regions out."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 
 
 class Features(NamedTuple):
-    """`pooled` [B, D] for the view task and `regions` [B, T, D], row by row, for the region task."""
+    """`pooled` [B, D] for the view task; `regions` [B, T, D], row by row of the map, for the region task."""
 
     pooled: Tensor
     regions: Tensor
@@ -23,11 +23,11 @@ class Backbone(nn.Module, ABC):
     @property
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
-        """The parts whose activations may be recomputed in the backward instead of kept."""
+        """The modules whose activations may be recomputed in the backward."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Features:
-        """Map images [B, 3, H, W] of any size to their `Features`; T follows from H and W."""
+        """Map images [B, 3, H, W] of any size to `Features`; T follows from H and W."""
 
 
 class Architecture(Protocol):
@@ -42,10 +42,10 @@ class Architecture(Protocol):
 
 
 def windows_of_stages(window_size: int | tuple[int, ...], num_stages: int) -> tuple[int, ...]:
-    """The side of the windows of each stage, of one for all of them or one for each.
+    """The side of the windows of each stage, from one number for all stages or one per stage.
 
     Raises:
-        UserError: there are more or fewer than stages.
+        UserError: the number of entries is not the number of stages.
     """
     windows = (window_size,) * num_stages if isinstance(window_size, int) else tuple(window_size)
     if len(windows) != num_stages:

@@ -1,4 +1,4 @@
-"""`torch.compile` for a backbone, in place: parameters keep their names, and hooks and DDP see the module as it was."""
+"""`torch.compile` for a backbone, in place: parameter names stay, and hooks and DDP see the same module."""
 
 import os
 import shutil
@@ -10,10 +10,10 @@ from pipeline.errors import UserError
 
 
 def compile_backbone(backbone: Backbone, backend: str = "inductor") -> None:
-    """Compile the forward of `backbone`: anew for every size of image, and with and without gradients.
+    """Compile the forward of `backbone`, separately per image size, and with and without gradients.
 
-    The first steps take minutes. Whole, and not block by block: no two blocks of a student drop paths at the same
-    rate, so each would be compiled on its own, and torch gives up on a function after eight.
+    The first steps take minutes. The backbone is compiled as a whole: each block of a student has its own drop path
+    rate, so each block would need its own compilation, and torch gives up on a function after eight.
 
     Raises:
         UserError: there is no C++ compiler.

@@ -1,14 +1,14 @@
 """CvT as EsViT trains it: convolutions embed and project, attention stays within windows.
 
-It is not the CvT of the paper by that name (Wu et al., arXiv 2103.15808) but the fourth version that EsViT's authors
-kept, whose peculiarities decide what its figures mean:
+This is not the CvT of the paper (Wu et al., arXiv 2103.15808) but the fourth version of EsViT's authors. The published
+figures depend on its peculiarities:
 
-- windows do not shift and attention knows no positions, unless asked for: those come from the 3 x 3 depth-wise
+- by default, windows do not shift and attention has no position bias: positions come from the 3 x 3 depth-wise
   convolution, with batch norm, that makes queries, keys and values;
-- attention scores are divided by the root of the full width, not of a head's;
+- attention scores are divided by the root of the full width, not of a head's width;
 - a map smaller than the window is one window; the GELU is x * sigmoid(1.702 x); LayerNorm's eps is 1e-5.
 
-`shift` is Swin's. The authors' own option of that name masks windows as if they were shifted and does not shift them.
+`shift` is Swin's. The authors' option of the same name masks windows as if they were shifted, but does not shift them.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class CvtArchitecture:
-    """One row of the CvT table, an entry per stage; the first stage divides the sides by 4, the others by 2.
+    """One row of the CvT table, one entry per stage. The first stage divides the sides by 4, the others by 2.
 
     Attributes:
         window_size: Side of the windows in tokens: one number, or one per stage.
-        relative_positions: Add to a score a learned bias for how far apart query and key are.
+        relative_positions: Add to a score a learned bias for the distance between query and key.
         shift: Shift the windows of every second block by half a window, on maps of more than one window.
 
     Raises:
@@ -47,7 +47,7 @@ class CvtArchitecture:
 
     def __post_init__(self) -> None:
         if not len(self.widths) == len(self.depths) == len(self.num_heads):
-            raise UserError("widths, depths and num_heads of a CvT need one entry a stage each")
+            raise UserError("widths, depths and num_heads of a CvT need one entry per stage each")
         _ = self.windows  # raises
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads:
@@ -64,7 +64,7 @@ class CvtArchitecture:
 
 
 class Cvt(Backbone):
-    """Stages of a convolutional embedding and window attention; the tokens of the last are the regions."""
+    """Stages of a convolutional embedding and window attention; the tokens of the last stage are the regions."""
 
     def __init__(self, architecture: CvtArchitecture) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _WindowAttention(nn.Module):
         return self.proj(out[:, :height, :width])  # type: ignore[no-any-return]
 
     def _bias(self, window: int) -> Tensor | None:
-        """[heads, N, N] of every token of a window to every other; smaller windows take the middle of the table."""
+        """Bias [heads, N, N] between the tokens of a window; smaller windows take the middle of the table."""
         if self.relative_position_bias_table is None:
             return None
         places = torch.cartesian_prod(*[torch.arange(window, device=self.relative_position_bias_table.device)] * 2)

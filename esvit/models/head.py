@@ -1,7 +1,7 @@
 """The projection head: features to logits over K prototypes (EsViT, section 3.2; the head of DINO).
 
-View and region task have a copy each. At D = 768 and K = 65,536 one copy holds 23.1 M parameters, nearly as
-many as Swin-T.
+View and region task have one head each. At D = 768 and K = 65,536 a head has 23.1 M parameters, nearly as many as
+Swin-T.
 """
 
 from typing import Any
@@ -26,10 +26,11 @@ class HeadConfig(Config):
             (docs/training.md).
         num_prototypes: Number of prototypes, K.
         hidden: Width of the hidden layers.
-        bottleneck: Width of the normalised features that meet the prototypes.
+        bottleneck: Width of the normalised features that are multiplied with the prototypes.
         num_layers: Linear layers before the prototypes.
-        batch_norm: After each hidden layer. Small runs may need it to leave the uniform solution, loss = ln K.
-        norm_last_layer: Keep the prototypes' length at 1: steadier, slower.
+        batch_norm: Batch norm after each hidden layer. Small runs may need it to leave the uniform solution, loss =
+            ln K.
+        norm_last_layer: Keep the prototypes' length at 1: more stable, slower.
         options: Settings of a class of your own.
     """
 
@@ -86,7 +87,7 @@ class ProjectionHead(nn.Module):
         return logits
 
     def bottleneck(self, features: Tensor) -> Tensor:
-        """Map features [..., D] to what meets the prototypes: [..., bottleneck], fp32, of length 1."""
+        """Map features [..., D] to the rows before the prototypes: [..., bottleneck], fp32, of length 1."""
         rows: Tensor = self.mlp(features.flatten(0, -2))
         # In half precision the eps of the normalisation would vanish.
         return torch.unflatten(F.normalize(rows.float(), dim=-1), 0, features.shape[:-1])
@@ -95,8 +96,8 @@ class ProjectionHead(nn.Module):
 class Prototypes(nn.Module):
     """A weight-normalised layer without bias: prototype k is `weight_g[k] * weight_v[k] / |weight_v[k]|`.
 
-    `weight_g` [K, 1] starts at 1. `weight_v` [K, bottleneck] starts as `nn.Linear` does, not at the 0.02 of
-    the layers below: only its direction is used, but its length sets how fast an optimiser turns it.
+    `weight_g` [K, 1] starts at 1. `weight_v` [K, bottleneck] starts as in `nn.Linear`, not at the 0.02 of the layers
+    below: only its direction is used, but its length sets how fast an optimiser turns the direction.
     """
 
     def __init__(self, bottleneck: int, num_prototypes: int) -> None:

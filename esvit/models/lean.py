@@ -1,7 +1,7 @@
-"""Linear layers that keep little for the backward: not what they multiply, but what that was made of.
+"""Linear layers that save little for the backward: the producer's inputs, from which the layer's input is recomputed.
 
-Behind a LayerNorm, a GELU or an attention, autograd keeps the input of the linear layer and whatever made it. The
-input is cheap to make again, next to the products of the layer, so only what it is made of is kept.
+After a LayerNorm, a GELU or an attention, autograd keeps both the input of the linear layer and the inputs of its
+producer. Recomputing the producer is cheap compared with the layer's products, so only the producer's inputs are saved.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ Make = Callable[..., Tensor]
 
 
 def linear_after(make: Make, made_of: tuple[Tensor, ...], layer: nn.Linear) -> Tensor:
-    """`layer(make(*made_of))`, whose backward calls `make` once more. `make` must be a function of its arguments alone.
+    """`layer(make(*made_of))`; the backward calls `make` again. `make` must depend on its arguments alone.
 
-    Under autocast `make` sees the same autocast both times. A compiler decides for itself what to keep.
+    Both calls of `make` run under the same autocast. Under torch.compile, the compiler decides what to keep.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         product: Tensor = layer(make(*made_of))

@@ -1,4 +1,4 @@
-"""Which sizes of images a network takes: tried, as each network has its own rules."""
+"""Check by trying whether a network takes an image size: each network has its own rules."""
 
 import torch
 
@@ -12,10 +12,10 @@ class ImageSizeError(UserError):
 
 @torch.inference_mode()
 def check_image_size(backbone: Backbone, side: int, device: torch.device, flag: str) -> None:
-    """Send one blank image of `side` x `side` pixels through a network that is on `device`, in evaluation mode.
+    """Run the network on `device`, in evaluation mode, on one blank image of `side` x `side` pixels.
 
     Raises:
-        ImageSizeError: the network refuses it; the message names `flag`.
+        ImageSizeError: the network refuses the image; the message names `flag`.
     """
     try:
         backbone(torch.zeros(1, 3, side, side, device=device))

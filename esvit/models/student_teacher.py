@@ -19,8 +19,8 @@ class ModelConfig(Config):
     """Student and teacher alike; both heads are of the same kind.
 
     Attributes:
-        compile: Have torch compile both backbones for training: minutes at the start, and on a CPU more memory. What it
-            gains was not measured. Needs a C++ compiler.
+        compile: Compile both backbones for training with torch.compile: minutes at the start and, on a CPU, more
+            memory. The gain was not measured. Needs a C++ compiler.
     """
 
     backbone: BackboneConfig = BackboneConfig()
@@ -29,11 +29,11 @@ class ModelConfig(Config):
 
 
 class Outputs(NamedTuple):
-    """One tensor a view, in the order of the views, and the prototypes that they are to meet.
+    """One tensor per view, in the order of the views, and the prototypes of both heads.
 
-    `view_rows` [B, bottleneck] and `region_rows` [B, T, bottleneck] are one product away from the logits, which are
-    too many to be kept unasked. `regions` [B, T, D] are the backbone features behind the region rows. Without a
-    region head all region fields are None.
+    Logits are the products of `view_rows` [B, bottleneck] and `region_rows` [B, T, bottleneck] with the prototypes.
+    Logits are large, so they are computed on request only. `regions` [B, T, D] are the backbone features behind the
+    region rows. Without a region head all region fields are None.
     """
 
     view_rows: list[Tensor]
@@ -44,13 +44,13 @@ class Outputs(NamedTuple):
 
     @property
     def view_logits(self) -> list[Tensor]:
-        """[B, K] a view, computed at each call."""
+        """[B, K] per view, computed at each call."""
         batch = len(self.view_rows[0])
         return list(torch.split(self.view_prototypes(torch.cat(self.view_rows)), batch))
 
     @property
     def region_logits(self) -> list[Tensor] | None:
-        """[B, T, K] a view, computed at each call."""
+        """[B, T, K] per view, computed at each call."""
         if self.region_rows is None or self.region_prototypes is None:
             return None
         logits = self.region_prototypes(torch.cat([rows.flatten(0, 1) for rows in self.region_rows]))
@@ -74,7 +74,7 @@ class Network(nn.Module):
     def forward(self, views: Sequence[Tensor]) -> Outputs:
         """Run `views`, one tensor [V, B, 3, H, W] per image size, all of the same B images.
 
-        The backbone runs once per size, each head once on all rows: batch norm in a head sees every view.
+        The backbone runs once per size. Each head runs once, on all rows: its batch norm sees every view.
         """
         batch = views[0].shape[1]
         features = [self.backbone(group.flatten(0, 1)) for group in views]
@@ -90,13 +90,13 @@ class Network(nn.Module):
 
 
 class StudentTeacher(nn.Module):
-    """A student and its teacher, which starts as a copy, gets no gradient and has no drop path.
+    """A student and its teacher. The teacher starts as a copy, gets no gradient and has no drop path.
 
-    The teacher's parameters follow the student's as a moving average; its buffers do not, as in the authors'
-    implementation. So both networks stay in training mode: where the heads have batch norm, the teacher
-    normalises with its own batches and keeps its own running statistics.
+    The teacher's parameters are a moving average of the student's; its buffers are not, as in the authors'
+    implementation. So both networks stay in training mode: with batch norm in the heads, the teacher normalises with
+    its own batches and keeps its own running statistics.
 
-    To train on many ranks, wrap `student`; `update_teacher` sees the parameters underneath.
+    To train on several ranks, wrap `student` in DDP; `update_teacher` uses the parameters underneath.
     """
 
     def __init__(self, config: ModelConfig, *, with_regions: bool) -> None:
@@ -111,7 +111,7 @@ class StudentTeacher(nn.Module):
 
     @torch.no_grad()
     def update_teacher(self, momentum: float, unless: Tensor | None = None) -> None:
-        """Move the teacher: t <- momentum * t + (1 - momentum) * s, for every parameter, or stay if `unless` []."""
+        """Move every teacher parameter: t <- momentum * t + (1 - momentum) * s; not if `unless` [] is true."""
         teacher: list[Tensor] = [*self.teacher.parameters()]
         student: list[Tensor] = [*self.student.parameters()]
         weight: Any = 1 - momentum if unless is None else torch.where(unless, 0.0, 1 - momentum)

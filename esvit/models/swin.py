@@ -2,10 +2,10 @@
 
 Three things differ from `timm.models.swin_transformer.SwinTransformer`; parameter names do not:
 
-- Each block pads its map to whole windows *before* it rolls it. timm rolls first, so at 96 px, where maps of
-  24, 12, 6 and 3 tokens meet windows of 7, its windows hold other tokens.
-- Windows and shifts are fixed once, by the construction size: at 224 px, window 14 means 14, 14, 14, 7 and
-  shift 7 means 7, 7, 0, 0. Any other image size, rectangles too, runs through the same windows.
+- Each block pads its map to whole windows, then rolls it. timm rolls first. At 96 px, with maps of 24, 12, 6 and 3
+  tokens and windows of 7, timm's windows hold other tokens.
+- The construction size fixes windows and shifts: at 224 px, window 14 means 14, 14, 14, 7 and shift 7 means 7, 7, 0, 0.
+  All other image sizes, rectangles too, run through the same windows.
 - LayerNorm's eps is 1e-6 (timm: 1e-5), and there is no classifier.
 
 Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (arXiv 2103.14030).
@@ -32,14 +32,14 @@ _layer_norm = partial(nn.LayerNorm, eps=1e-6)
 
 @dataclass(frozen=True)
 class SwinArchitecture:
-    """One row of the Swin table. Widths double, and maps halve, from stage to stage; sizes are in pixels.
+    """One row of the Swin table. From stage to stage, widths double and map sides halve. Sizes are in pixels.
 
     Attributes:
         window_size: Side of the windows in tokens: one number, or one per stage.
-        image_size: The construction size. It fixes windows and shifts; it does not limit the input.
-        mlp_ratio: Width of a block's hidden layer over that of the stage.
-        absolute_positions: Add learned embeddings of their places to the patches; away from the construction size they
-            are resized.
+        image_size: The construction size. It fixes windows and shifts, but does not limit the input.
+        mlp_ratio: Hidden width of a block's MLP over the width of the stage.
+        absolute_positions: Add learned position embeddings to the patches; at other image sizes, embeddings are
+            resized.
 
     Raises:
         UserError: the stages do not fit together.
@@ -58,7 +58,7 @@ class SwinArchitecture:
     def __post_init__(self) -> None:
         if not self.depths or len(self.depths) != len(self.num_heads):
             raise UserError(
-                f"depths {list(self.depths)} and num_heads {list(self.num_heads)} need one entry a stage each"
+                f"depths {list(self.depths)} and num_heads {list(self.num_heads)} need one entry per stage each"
             )
         _ = self.windows  # raises
         for width, heads in zip(self.widths, self.num_heads, strict=True):
@@ -74,7 +74,7 @@ class SwinArchitecture:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Side of the windows of each stage, before they are fitted to its map."""
+        """Side of the windows of each stage, before fitting to the stage's map."""
         return windows_of_stages(self.window_size, len(self.depths))
 
     @property
@@ -145,7 +145,7 @@ def _stages(architecture: SwinArchitecture) -> list[nn.Module]:
                 window_size=architecture.windows[stage],
                 shift_size=architecture.windows[stage] // 2 if block % 2 else 0,
                 mlp_ratio=architecture.mlp_ratio,
-                dynamic_mask=True,  # ours below, not timm's mask of one fixed size
+                dynamic_mask=True,  # our mask below replaces timm's mask of one fixed size
                 drop_path=rates[stage][block],
                 norm_layer=_layer_norm,
             )
@@ -156,10 +156,10 @@ def _stages(architecture: SwinArchitecture) -> list[nn.Module]:
 
 
 class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has no types
-    """timm's block, whose attention step pads, rolls, attends within windows, rolls back and crops.
+    """timm's block with another attention step: pad, roll, attend within windows, roll back, crop.
 
-    Zero tokens of the padding are attended to like any other, as in the original. Their queries, keys and values
-    are the bias of that layer, so only real tokens pass through the layers of the attention: of a 3 x 3 map in
+    Padding tokens are zero, and tokens attend to them like to any other, as in the original. The query, key and value
+    of a padding token equal the layer's bias. So only real tokens pass through the linear layers: for a 3 x 3 map in
     windows of 7, 9 tokens instead of 49.
     """
 
@@ -180,7 +180,7 @@ class PadThenRollBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm has 
         )
 
     def _attend(self, qkv: Tensor, qkv_bias: Tensor, table: Tensor) -> Tensor:
-        """What goes into the projection [B, H, W, D], of queries, keys and values qkv [B, H, W, 3 * D]."""
+        """The input [B, H, W, D] of the projection, from queries, keys and values qkv [B, H, W, 3 * D]."""
         height, width = qkv.shape[1:3]
         window, shift = self.window_size[0], self.shift_size[0]
         index = self.attn.relative_position_index

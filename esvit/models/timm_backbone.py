@@ -1,4 +1,4 @@
-"""Networks of timm as backbones: ResNet, and any other that gives a map or a sequence of features."""
+"""timm networks as backbones: ResNet, and any other that returns a map or a sequence of features."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from esvit.models.backbone import Backbone, Features
 from pipeline.errors import UserError
 
-# How timm's families are told to take images of any size; each knows at most one of these.
+# Arguments that make timm's families take images of any size; each family knows at most one of them.
 _ANY_SIZE: tuple[dict[str, Any], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"strict_img_size": False},
@@ -20,7 +20,7 @@ _CLASSIFIER = ("head", "fc_norm", "fc", "classifier")
 
 @dataclass(frozen=True)
 class TimmArchitecture:
-    """A model of timm by its name there; `options` go to `timm.create_model`.
+    """A timm model by its timm name; `options` go to `timm.create_model`.
 
     Raises:
         UserError: timm has no such model.
@@ -58,8 +58,8 @@ class TimmArchitecture:
 class TimmBackbone(Backbone):
     """A timm model without its classifier.
 
-    Of a sequence, the class token, where there is one, is the pooled feature and all patch tokens are regions; of a
-    map, every place is a region and their mean the pooled feature.
+    From a sequence: all patch tokens are regions, and the class token, if there is one, is the pooled feature. From a
+    map: every place is a region, and the mean of the regions is the pooled feature.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -67,14 +67,14 @@ class TimmBackbone(Backbone):
         self.network = network
         self.width = int(network.num_features)  # type: ignore[arg-type]
         self._num_prefix = int(getattr(network, "num_prefix_tokens", 0))
-        for name in _CLASSIFIER:  # what is left of it meets no feature, and DDP waits for every parameter
+        for name in _CLASSIFIER:  # its rest is unused, and DDP would wait for the gradients
             if (rest := getattr(network, name, None)) is not None:
                 rest.requires_grad_(False)
         self._channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """The children of the lists and sequences of modules, which is where timm's models keep their depth."""
+        """The children of module lists and sequences: timm's models keep their blocks there."""
         sequences = [m for m in self.network.children() if isinstance(m, nn.Sequential | nn.ModuleList)]
         return [block for sequence in sequences for block in sequence]
 

@@ -1,9 +1,9 @@
 """ViL, Vision Longformer: attention to the neighbourhood and to global tokens (Zhang et al., arXiv 2103.15358).
 
-Tokens are cut into windows. A token attends to its own window, to windows around it, and to the stage's global tokens;
-the global tokens attend to everything. Late stages, whose maps are small, attend in full. Global tokens are learned
-anew in each stage; the last has none, so that the mean of its tokens is the pooled feature. Positions enter as a bias
-of the scores by relative place.
+Tokens are cut into windows. A token attends to its own window, to windows around it and to the stage's global tokens.
+Global tokens attend to all tokens. Late stages have small maps and full attention. Each stage learns its own global
+tokens; the last stage has none, and the mean of its tokens is the pooled feature. Positions enter as a bias of the
+scores by relative position.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ _LN_EPS = 1e-6
 
 @dataclass(frozen=True)
 class VilArchitecture:
-    """One row of the ViL table, an entry per stage; the first stage divides the sides by 4, the others by 2.
+    """One row of the ViL table, one entry per stage. The first stage divides the sides by 4, the others by 2.
 
-    The defaults are those of the command in the authors' README.
+    The defaults are from the command in the authors' README.
 
     Attributes:
-        window_size: Side of the windows in tokens: one number, or one per stage; of no meaning where attention is full.
-        sparse: Which stages attend to neighbourhoods, and not in full.
+        window_size: Side of the windows in tokens: one number, or one per stage; without effect on full attention.
+        sparse: Per stage: whether tokens attend to neighbourhoods (true) or to the full map (false).
         num_global: Global tokens of each stage.
-        image_size: In pixels: sets how far the relative positions of full attention reach. Images may have any size.
-        mode: Which neighbouring windows a token attends to in training: 0 for all eight, 1 for one of them, drawn anew
-            in every layer at every forward. In evaluation it is all eight.
+        image_size: In pixels: sets the reach of the relative positions of full attention. Images may have any size.
+        mode: Neighbouring windows that a token attends to in training: 0 for all eight, 1 for one of them, drawn anew
+            in every layer at every forward. In evaluation, always all eight.
 
     Raises:
         UserError: the stages do not fit together, or there is no such mode.
@@ -52,7 +52,9 @@ class VilArchitecture:
             raise UserError(f"a ViL has no mode {self.mode}; choose 0 (all neighbouring windows) or 1 (a random one)")
         stages = (self.widths, self.depths, self.num_heads, self.sparse, self.num_global)
         if len({len(entries) for entries in stages}) > 1:
-            raise UserError(f"widths, depths and num_heads of a ViL need {len(self.sparse)} entries each, one a stage")
+            raise UserError(
+                f"widths, depths and num_heads of a ViL need {len(self.sparse)} entries each, one per stage"
+            )
         windows_of_stages(self.window_size, len(self.widths))
         for width, heads in zip(self.widths, self.num_heads, strict=True):
             if width % heads or width % 2:
@@ -64,7 +66,7 @@ class VilArchitecture:
 
 
 class Vil(Backbone):
-    """Stages of patch embedding and attention; the tokens of the last are the regions."""
+    """Stages of patch embedding and attention; the tokens of the last stage are the regions."""
 
     def __init__(self, architecture: VilArchitecture) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The attention of ViL: each token to the windows around it and to global tokens, or to everything."""
+"""The attention of ViL: each token attends to the windows around it and to global tokens, or to all tokens."""
 
 import torch
 import torch.nn.functional as F
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class VilAttention(nn.Module):
-    """Full attention, or with a `window` that of the neighbourhood and the global tokens.
+    """Full attention or, with a `window`, attention to the neighbourhood and the global tokens.
 
-    Every score has a bias for how far apart query and key are, from a table of `reach` - 1 steps in each direction,
-    or for the kinds of the two where one is global.
+    Every score has a bias for the distance between query and key, from a table of `reach` - 1 steps in each direction.
+    With a global token, the bias depends on which of the two is global.
 
-    With `one_neighbour` a layer in training draws, at each forward, one of the eight neighbouring windows for all
-    images, from torch's generator; in evaluation it attends to all of them.
+    With `one_neighbour`, each forward in training draws one of the eight neighbouring windows for all images, from
+    torch's generator. In evaluation, a layer attends to all eight.
 
-    With `resizes`, full attention on a square map that is not `reach` wide resizes the whole matrix of biases, as the
-    authors do. On any other map, and without, each pair of places takes the entry of its own distance.
+    With `resizes`, full attention on a square map that is not `reach` wide resizes the whole bias matrix, like the
+    authors' code. Otherwise, each pair of places takes the entry of its own distance.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class VilAttention(nn.Module):
         return out
 
     def _full_bias(self, height: int, width: int) -> Tensor:
-        """[heads, H * W, H * W] of every place to every place of a map."""
+        """Bias [heads, H * W, H * W] between all places of a map."""
         device = self.local_bias.device
         if not self.resizes or height != width or height == self.reach:
             places = _grid(height, width, device)
@@ -68,19 +68,19 @@ class VilAttention(nn.Module):
         return F.interpolate(self._bias(places, places)[None], size=size, mode="bicubic")[0]
 
     def _bias(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """[heads, N, M] for places [N, 2] and [M, 2]; further than the table reaches counts as its end."""
+        """Bias [heads, N, M] between places [N, 2] and [M, 2]; distances beyond the table take its last entry."""
         reach = self.reach - 1
         steps = (queries[:, None] - keys).clamp(-reach, reach) + reach
         return self.local_bias[steps[..., 0] * (2 * reach + 1) + steps[..., 1]].permute(2, 0, 1)
 
     def _with_global(self, bias: Tensor) -> Tensor:
-        """The bias [heads, N, M] of places, with the global tokens before the M keys."""
+        """The bias [heads, N, M] of places, extended by the global tokens before the M keys."""
         if not self.num_global:
             return bias
         return torch.cat([self.mixed_bias[1, :, None].expand(-1, bias.shape[1], -1), bias], dim=2)
 
     def _neighbourhood(self, query: Tensor, key: Tensor, value: Tensor, height: int, width: int) -> Tensor:
-        """What the places of the map attend to: [B, heads, G + H * W, d] to [B, heads, H * W, d]."""
+        """Attention outputs of the places of the map: [B, heads, G + H * W, d] to [B, heads, H * W, d]."""
         window, num_global, device = self.window, self.num_global, query.device
         rows, columns = -(-height // window), -(-width // window)
         around = self._windows_seen(device)  # [S, 2]
@@ -104,7 +104,7 @@ class VilAttention(nn.Module):
         return out[:, :, :height, :width].flatten(2, 3)
 
     def _windows_seen(self, device: torch.device) -> Tensor:
-        """The windows that a token attends to [S, 2]: rows and columns, of which its own window is at 1, 1."""
+        """Rows and columns [S, 2] of the windows that a token attends to; its own window is at 1, 1."""
         windows = _grid(3, 3, device)
         if not (self.one_neighbour and self.training):
             return windows
@@ -113,7 +113,7 @@ class VilAttention(nn.Module):
 
 
 def into_windows(x: Tensor, window: int, outside: float = 0.0) -> Tensor:
-    """The map x [B, heads, H, W, d] in windows, with a ring of windows around it whose tokens are all `outside`.
+    """Cut the map x [B, heads, H, W, d] into windows; a ring of windows around the map is filled with `outside`.
 
     Returns:
         [B, heads, (rows + 2) * (columns + 2), window ** 2, d].
@@ -126,10 +126,10 @@ def into_windows(x: Tensor, window: int, outside: float = 0.0) -> Tensor:
 
 
 def gathered(windows: Tensor, rows: int, columns: int, around: Tensor) -> Tensor:
-    """For each window of a map those windows that lie `around` [S, 2] it, side by side.
+    """For each window of a map, concatenate the windows `around` [S, 2] it.
 
     Args:
-        windows: As `into_windows` gives them.
+        windows: As returned by `into_windows`.
         around: Rows and columns from 0 to 2, where 1, 1 is the window itself.
 
     Returns:

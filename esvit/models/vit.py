@@ -2,8 +2,8 @@
 
 Two things differ from timm's own; parameter names do not:
 
-- Away from the size that they were made for, position embeddings are resized bicubically without antialiasing. Pixels
-  beyond the last whole patch, right and bottom, are not seen; timm would fill them up with zeros.
+- At other image sizes, position embeddings are resized bicubically without antialiasing. Pixels beyond the last whole
+  patch, right and bottom, are not seen; timm pads them with zeros.
 - The class token starts from a normal distribution of deviation 0.02 (timm: 1e-6).
 
 Dosovitskiy et al., "An Image is Worth 16x16 Words" (arXiv 2010.11929); Touvron et al., "Training data-efficient image
@@ -25,22 +25,22 @@ from pipeline.errors import UserError
 
 @dataclass(frozen=True)
 class VitArchitecture(TimmArchitecture):
-    """A ViT of timm with one class token and learned positions, by its name there."""
+    """A timm ViT with one class token and learned positions, by its timm name."""
 
     def build(self) -> Backbone:
         """The network, freshly initialised.
 
         Raises:
-            UserError: timm does not accept the options, or they make a network of another kind.
+            UserError: timm does not accept the options, or the options change the kind of network.
         """
         network = self.network()
         if not _is_plain(network):
-            raise UserError(f"the options {self.options} make another network of '{self.model}'; use timm/{self.model}")
+            raise UserError(f"the options {self.options} change the forward of '{self.model}'; use timm/{self.model}")
         return Vit(network)
 
 
 class Vit(TimmBackbone):
-    """Patches and a class token, with positions, through the blocks of a timm network."""
+    """A timm network on patches and a class token, with our positions."""
 
     network: Any  # timm has no types
 
@@ -67,7 +67,7 @@ class Vit(TimmBackbone):
 
 
 def _is_plain(network: Any) -> bool:
-    """Whether the forward above is all that the network does."""
+    """Whether the forward above covers the whole network."""
     return (
         network.num_prefix_tokens == 1
         and network.cls_token is not None

@@ -1,4 +1,4 @@
-"""Windows of a map: tokens into them and out of them, what may attend to what, and the attention.
+"""Windows of a map: partition, its inverse, the shift mask and the attention.
 
 Letters: B images, H and W the sides of a map, N tokens of a window, D width.
 """
@@ -15,7 +15,7 @@ _MASKED = -100.0
 
 
 class WindowOrder(NamedTuple):
-    """The tokens of a map in the order of its windows, and the places of its tokens in that order: int64 [H * W]."""
+    """`tokens`: the map's tokens in window order; `places`: each token's place in that order. Both int64 [H * W]."""
 
     tokens: Tensor
     places: Tensor
@@ -23,7 +23,7 @@ class WindowOrder(NamedTuple):
 
 @lru_cache(maxsize=64)
 def window_order(height: int, width: int, window: int, shift: int, device: torch.device) -> WindowOrder:
-    """Of a map of whole windows, rolled up and left by `shift`, window by window. Cached, as `shift_mask` is."""
+    """The order of a map of whole windows, rolled up and left by `shift`. Cached, like `shift_mask`."""
     with torch.inference_mode(False):
         number = torch.arange(height * width, device=device)
         rolled = number.view(1, height, width, 1).roll((-shift, -shift), dims=(1, 2))
@@ -39,13 +39,13 @@ def into_windows(x: Tensor, order: WindowOrder) -> Tensor:
 
 
 def out_of_windows(x: Tensor, order: WindowOrder, map_size: tuple[int, ...]) -> Tensor:
-    """The map [B, H, W, D] of which `into_windows` made x [B, H * W, D]."""
+    """Invert `into_windows`: from x [B, H * W, D] to the map [B, H, W, D]."""
     tokens: Tensor = _Permuted.apply(x, order.places, order.tokens)
     return torch.unflatten(tokens, 1, map_size)
 
 
 class _Permuted(torch.autograd.Function):
-    """Rows in another order. Autograd would add the gradients up row by row; here the backward is a copy as well."""
+    """Permute rows. The backward is a copy too; autograd would add up gradients row by row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class _Permuted(torch.autograd.Function):
 
 
 def padded(qkv: Tensor, qkv_bias: Tensor, bottom: int, right: int) -> Tensor:
-    """qkv [B, H, W, 3 * D] with what a token of zeros would give, the bias, below and right of it."""
+    """Pad qkv [B, H, W, 3 * D] at the bottom and right with the bias, the output for a token of zeros."""
     if not bottom and not right:
         return qkv
     batch, height, width, _ = qkv.shape
@@ -75,12 +75,12 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, fu
     """Attention within windows: softmax(q k / sqrt(d) + bias) v of tensors [B * windows, heads, N, d].
 
     Args:
-        query: And `key`, `value`: the windows of an image are neighbours.
+        query: The windows of an image are consecutive.
         key: As `query`.
         value: As `query`.
         bias: [windows or 1, heads, N, N].
-        fused: Use torch's fused attention. None for where it is the faster: on GPUs. On the CPU it has no kernel for
-            a bias with a gradient, and what it falls back to takes up to half as long again as the plain formula.
+        fused: Use torch's fused attention. None: only on GPUs, where it is faster. On the CPU it has no kernel for a
+            bias with a gradient, and its fallback takes up to 1.5 times as long as the plain formula.
     """
     if query.is_cuda if fused is None else fused:
         bias = bias.expand(len(query) // len(bias), *bias.shape).reshape(-1, *bias.shape[1:])
@@ -93,23 +93,23 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor, fu
 
 @lru_cache(maxsize=64)
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What may attend to what after the roll: [windows, window ** 2, window ** 2], 0 for yes and -100 for no.
+    """Attention mask after the roll: [windows, window ** 2, window ** 2], 0 where attention is allowed, else -100.
 
-    `height` and `width` are those of the padded map. The roll brings tokens from opposite borders into
-    the last windows; they must not see each other. Student, teacher and all blocks share the cached masks.
+    `height` and `width` are the sides of the padded map. The roll brings tokens from opposite borders into the last
+    windows; these tokens must not attend to each other. Student, teacher and all blocks share the cached masks.
     """
 
     def bands(length: int) -> Tensor:
         position = torch.arange(length, device=device)
         return (position >= length - window).int() + (position >= length - shift).int()
 
-    with torch.inference_mode(False):  # a mask first made in inference must serve training too
-        origin = 3 * bands(height)[:, None] + bands(width)  # [height, width], one label a region of origin
+    with torch.inference_mode(False):  # a mask first made in inference mode must work in training too
+        origin = 3 * bands(height)[:, None] + bands(width)  # [height, width], one label per region of origin
         origin = window_partition(origin[None, :, :, None], (window, window)).flatten(1)
         foreign = origin[:, None, :] != origin[:, :, None]
         return torch.zeros(foreign.shape, device=device, dtype=dtype).masked_fill(foreign, _MASKED)
 
 
 def made(make: Any, *arguments: Any) -> Any:
-    """`make(*arguments)` from its cache; a compiler, which cannot see into caches, has it made anew."""
+    """`make(*arguments)` from the cache; without the cache under torch.compile, which cannot see into it."""
     return (make.__wrapped__ if torch.compiler.is_compiling() else make)(*arguments)

@@ -1,1 +1,1 @@
-"""A training run from its settings to its end: `loop.train` tells it."""
+"""A training run: settings, start, loop (`loop.train`) and end."""

@@ -20,7 +20,7 @@ from pipeline.config import Config
 from pipeline.console.command import EXIT_INTERRUPTED
 
 Given = TrainConfig | Mapping[str, Any] | str | PurePath
-"""A config: itself, its keys and values, the name of a preset, or the path of a YAML file."""
+"""A config: a `TrainConfig`, keys and values, the name of a preset, or the path of a YAML file."""
 Overrides = Mapping[str, Any] | Sequence[str]
 """Settings by key, or as text, `key=value`."""
 C = TypeVar("C", bound=Config)
@@ -34,20 +34,20 @@ def train(
     on_checkpoint: Callable[[CheckpointEvent], object] | None = None,
     **overrides: Any,
 ) -> None:
-    """Pre-train as `config` says, from its newest checkpoint if it has one; returns once the run is complete.
+    """Pre-train with the settings of `config`, from the run's newest checkpoint if any; return when complete.
 
-    A script that calls this may be started by torchrun, as `esvit.train` itself.
+    A script that calls this function may be started by torchrun, like `esvit.train`.
 
     Args:
-        config: One, or several, of which later ones win key by key. May be left out where there are `images`.
-        images: Local folder of images, at any depth and without labels. Their shards are built, or found again, in the
-            cache of this user. Without a config, a preset is chosen that suits the machine and the number of images.
+        config: One config, or several: later ones win, key by key. Optional with `images`.
+        images: Local folder of images, at any depth and without labels. Their shards are built in the user's cache, or
+            found there. Without a config, the machine and the number of images decide on a preset.
         on_step: Called after every step, on every rank.
         on_checkpoint: Called after a checkpoint has been written, on the main rank.
-        overrides: Settings, by key: `seed=1`, `schedule={"epochs": 6}` or `**{"schedule.epochs": 6}`.
+        overrides: Settings by key: `seed=1`, `schedule={"epochs": 6}` or `**{"schedule.epochs": 6}`.
 
     Raises:
-        UserError: the run cannot start, and nothing was written; or it has diverged or collapsed.
+        UserError: the run cannot start, and nothing was written; or the run has diverged or collapsed.
         KeyboardInterrupt: Ctrl-C. A checkpoint was written first.
         SystemExit: SIGTERM, with the status 75. A checkpoint was written first.
     """
@@ -60,7 +60,7 @@ def train(
 
 
 def resolved(config: Given | Sequence[Given], overrides: Overrides = ()) -> TrainConfig:
-    """All settings of a run: those of `config`, then `overrides`, as `train` takes them or as text, `key=value`.
+    """All settings of a run: `config`, then `overrides`, as in `train` or as text, `key=value`.
 
     Raises:
         ConfigError: a file, a key or a value is wrong.
@@ -71,16 +71,17 @@ def resolved(config: Given | Sequence[Given], overrides: Overrides = ()) -> Trai
 def resolved_for_images(
     folder: str | PurePath, config: Given | Sequence[Given] = (), overrides: Overrides = (), *, build: bool = True
 ) -> TrainConfig:
-    """All settings of a run on the images of a local folder, whose shards are built, or found again, in the cache.
+    """All settings of a run on a local folder of images; its shards are built in the user's cache, or found there.
 
-    A config that is given takes the place of a preset. Without one, a run that has begun goes on with its own settings,
-    and a new one gets the preset that suits this machine, fitted to the number of images. Standard error says which.
+    A given config replaces the preset. Without a config, a run that has begun keeps its own settings; a new run gets
+    the preset for this machine, fitted to the number of images. Standard error says which settings were taken.
 
     Args:
-        build: False to leave out the building, where nothing is to be read.
+        build: False to build no shards, for callers that read none.
 
     Raises:
-        UserError: a setting is wrong, or the folder has no images or too few; nothing was built. Or it cannot be built.
+        UserError: a setting is wrong, or the folder has no images or too few; then nothing was built. Or the shards
+            cannot be built.
     """
     images = scan(str(folder))
     stream = {"data": {"stream": {"shards": str(images.cached)}}}
@@ -92,7 +93,9 @@ def resolved_for_images(
 
     found, reason = settle()
     if found.data.stream.shards != str(images.cached):
-        raise ImagesError(f"the images of {folder} and data.stream.shards cannot both be trained on; give one of them")
+        raise ImagesError(
+            f"a run trains on the images of {folder} or on data.stream.shards, not on both; give one of them"
+        )
     if build:
         num_images = build_shards(images)
         found, reason = settle()
@@ -101,7 +104,7 @@ def resolved_for_images(
 
 
 class _Where(Config):
-    """What of a run decides on its preset, or follows from it."""
+    """The settings that are read before the preset is known: `device` decides on it, `output` may follow from it."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -110,13 +113,13 @@ class _Where(Config):
 
 
 def _sources(num_images: int, config: Given | Sequence[Given], overrides: Overrides) -> tuple[Sequence[Given], str]:
-    """The settings below `overrides`, and where they come from."""
+    """The settings below `overrides`, and a sentence on their source."""
     if given := _list(config):
-        return given, f"for {num_images:,} images: the settings that were given"
+        return given, f"for {num_images:,} images: the given settings"
     fitted = fit(num_images, this_machine(_loaded(_Where, [], overrides).device))
     written = Path(_loaded(_Where, [fitted.preset], overrides).output) / "config.yaml"
     if written.exists():
-        return [written], f"this run has begun, and goes on with the settings in {written}"
+        return [written], f"this run has begun; it goes on with the settings in {written}"
     return [fitted.preset, fitted.settings], f"{fitted.reason}; all settings will be in {written}"
 
 
@@ -134,7 +137,7 @@ def _list(config: Given | Sequence[Given]) -> list[Given]:
 
 def _source(given: Given) -> configuration.Source:
     if isinstance(given, TrainConfig):
-        return given.model_dump(exclude_unset=True)  # defaults are to fit what is given beside it
+        return given.model_dump(exclude_unset=True)  # only set values: defaults adapt to the other sources
     return _plain(given) if isinstance(given, Mapping) else presets.path_of(str(given))
 
 

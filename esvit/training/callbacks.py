@@ -1,4 +1,4 @@
-"""The seam for one's own code in a run: functions that training calls with what has just happened."""
+"""Callbacks: the user's own functions, called by training after a step or a checkpoint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +14,11 @@ class StepEvent:
 
     Attributes:
         step: Steps made so far, this one included, of `num_steps`.
-        epoch: The same in epochs.
+        epoch: The same, in epochs.
         scalars: "loss", its terms, "teacher_entropy", "feature_std" and "gradient_norm" of this rank, each a tensor []
-            on the device. Reading a value, as `.item()` does, waits for the device.
-        state: The run itself: `state.networks.student`, `state.networks.teacher`, `state.optimizer`. To look at.
+            on the device. Reading a value, e.g. by `.item()`, waits for the device.
+        state: The run: `state.networks.student`, `state.networks.teacher`, `state.optimizer`. Read only; change
+            nothing.
     """
 
     step: int
@@ -29,7 +30,7 @@ class StepEvent:
 
 @dataclass(frozen=True)
 class CheckpointEvent:
-    """The checkpoint of `step` is safe: the whole file is at `url`."""
+    """The checkpoint of `step` is completely written, at `url`."""
 
     step: int
     url: str
@@ -37,12 +38,12 @@ class CheckpointEvent:
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What to call, all in the main thread between two steps. An exception in one of them ends the run.
+    """Functions called in the main thread, between two steps. An exception in a callback ends the run.
 
     Attributes:
-        on_step: After every step, on every rank.
-        on_checkpoint: After a checkpoint has been written, on the main rank. Checkpoints are written beside the
-            training, so by then the run may be some steps further.
+        on_step: Called after every step, on every rank.
+        on_checkpoint: Called after a checkpoint has been written, on the main rank. A background thread writes
+            checkpoints, so the run may be some steps further by then.
     """
 
     on_step: Callable[[StepEvent], object] | None = None

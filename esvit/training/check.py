@@ -1,8 +1,8 @@
-"""`esvit-train --check`: whether a run can start, how long it is, and an estimate of its memory and hours.
+"""`esvit-train --check`: whether a run can start, its length, and an estimate of its memory and hours.
 
-The data are opened and the networks built as training does it. Then steps are made on noise of the right shapes, of one
-image, two, four and so on, until one takes seconds or has all the images that a rank handles at once. What a larger
-step takes is a straight line through the first and the last of them. Nothing is written.
+The check opens the data and builds the networks like training. Then it makes steps on noise, of one image, two, four
+and so on, until a step takes seconds or has all the images that a rank handles at once. A straight line through the
+first and the last step gives the cost of a larger step. Nothing is written.
 """
 
 import sys
@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.shards.data_sets import open_data_set
 
 _LONG_STEP_S = 2.0
-_MOMENTS = 2  # of AdamW, each as large as its parameter
+_MOMENTS = 2  # AdamW's, each as large as the parameter
 
 
 class TooLargeError(UserError):
@@ -40,21 +40,21 @@ class TooLargeError(UserError):
 
 @dataclass(frozen=True)
 class Measured:
-    """A step of so many images."""
+    """Cost of a step of `num_images`."""
 
     num_images: int
     seconds: float
     kept_bytes: int
-    """What autograd keeps from the forward for the backward."""
+    """Activations that autograd keeps for the backward."""
     peak_bytes: int | None
-    """All that was allocated at a time; of GPUs only."""
+    """Peak of allocated memory; GPUs only."""
 
 
 def check(config: TrainConfig, as_json: bool = False) -> int:
-    """Print what the run that `config` describes will take. Returns the exit status.
+    """Print length, memory and time of the run that `config` describes. Returns the exit status.
 
     Raises:
-        UserError: the run could not start, or its step does not fit into the GPU.
+        UserError: the run could not start, or a step does not fit into the GPU.
     """
     here = place(config.device)
     settings = step_settings(config, here)
@@ -103,7 +103,7 @@ def _data_set(url: str) -> dict[str, Any]:
 def _estimate(
     config: TrainConfig, state: TrainState, schedules: Schedules, settings: StepSettings, here: World
 ) -> dict[str, Any]:
-    """Memory of each rank and time of the whole run, with what they follow from."""
+    """Memory per rank and time of the whole run, with the figures behind both."""
     at_once = config.global_batch // here.size // config.accumulation
     steps = _measured(config, state, schedules, settings, here.device, at_once)
     seconds = config.accumulation * _line([(step.num_images, step.seconds) for step in steps], at_once)
@@ -158,14 +158,14 @@ def _measured(
     device: torch.device,
     at_once: int,
 ) -> list[Measured]:
-    """Steps of 1, 2, 4, ... images, up to `at_once`; the first is made twice, to warm up.
+    """Measure steps of 1, 2, 4, ... images, up to `at_once`; the first step is made twice, to warm up.
 
     Raises:
         TooLargeError: the GPU has too little memory.
     """
     guard, is_gpu = FiniteGuard(device), device.type == "cuda"
     one_part = StepSettings(settings.optim, settings.precision, 1)
-    values, epoch = schedules.at(0), config.optim.freeze_last_layer_epochs  # where the prototypes are trained
+    values, epoch = schedules.at(0), config.optim.freeze_last_layer_epochs  # an epoch with trained prototypes
 
     def step(num_images: int) -> Measured:
         views = _noise(config, num_images, device)
@@ -186,27 +186,27 @@ def _measured(
             steps.append(step(num_images))
     except torch.OutOfMemoryError:
         raise TooLargeError(
-            f"a step of {num_images} images at once, of {at_once} wanted, does not fit into the memory of {device}; "
+            f"a step of {num_images} images at once ({at_once} wanted) does not fit into the memory of {device}; "
             "raise accumulation, lower global_batch, or set model.backbone.recompute=true"
         ) from None
     return steps
 
 
 def _line(points: list[tuple[int, float]], x: int) -> float:
-    """At `x`, the straight line through the first and the last of the points."""
+    """Value at `x` of the straight line through the first and the last point."""
     (first_x, first_y), (last_x, last_y) = points[0], points[-1]
     slope = (last_y - first_y) / (last_x - first_x) if last_x > first_x else 0.0
     return last_y + max(slope, 0.0) * (x - last_x)
 
 
 def _noise(config: TrainConfig, num_images: int, device: torch.device) -> list[Tensor]:
-    """Views as the loader gives them: one tensor [V, B, 3, H, W] a size."""
+    """Views like those of the loader: one tensor [V, B, 3, H, W] per size."""
     return [torch.randn(group.count, num_images, 3, *group.size, device=device) for group in config.augment.views]
 
 
 @contextmanager
 def _count_kept(networks: nn.Module) -> Iterator[dict[int, int]]:
-    """Bytes of each storage, by its address, that autograd keeps in here, but for the parameters."""
+    """Bytes of each storage that autograd keeps inside this context, by address; without parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in networks.parameters()}
     kept: dict[int, int] = {}
 
@@ -221,7 +221,7 @@ def _count_kept(networks: nn.Module) -> Iterator[dict[int, int]]:
 
 
 def _resident_bytes(state: TrainState, here: World) -> int:
-    """Student, teacher and centres; the gradients, twice where DDP exchanges them; AdamW's moments."""
+    """Student, teacher and centres; gradients, twice under DDP; AdamW's moments."""
     tensors = [*state.networks.state_dict().values(), *state.loss.state_dict().values()]
     trained = [p for p in state.networks.student.parameters() if p.requires_grad]
     copies = _MOMENTS + (2 if here.size > 1 else 1)

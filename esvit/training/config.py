@@ -1,4 +1,4 @@
-"""`TrainConfig`, all settings of a pre-training run, and what they owe each other."""
+"""`TrainConfig`: all settings of a pre-training run, and the checks between them."""
 
 import math
 from typing import Literal, Self
@@ -22,16 +22,16 @@ from pipeline.loader import DataConfig
 class TrainConfig(Config):
     """A pre-training run.
 
-    A default gives way to what is set: a short run has no prototypes frozen to its end, a small batch has fewer lanes.
+    Defaults adapt to the values that are set: a run of one epoch freezes no prototypes, a small batch has fewer lanes.
     Two settings that contradict each other are refused.
 
     Attributes:
         output: Local folder for the resolved config, the log and the metrics targets.
-        seed: Of everything random: order, views, initialisation, drop path, mixup.
-        device: What the networks run on; "auto" is a GPU where there is one.
+        seed: Seed of all randomness: order, views, initialisation, drop path, mixup.
+        device: Device of the networks; "auto" is a GPU where there is one.
         precision: "bf16" and "fp16" run the networks under autocast; losses and softmaxes stay in fp32.
         global_batch (images): Images of one step over all ranks.
-        accumulation: Parts in which every rank works through its images of one step, to save memory.
+        accumulation: Number of parts in which a rank processes its images of one step, to save memory.
     """
 
     output: str
@@ -65,7 +65,7 @@ class TrainConfig(Config):
         return self
 
     def _lengths(self) -> list[str]:
-        """What is longer than the run."""
+        """Sentences on settings that are longer than the run."""
         schedule, epochs = self.schedule, f"schedule.epochs ({self.schedule.epochs})"
         found = []
         if (frozen := self.optim.freeze_last_layer_epochs) >= schedule.epochs:
@@ -82,7 +82,7 @@ class TrainConfig(Config):
         return found
 
     def _batches(self) -> list[str]:
-        """What a batch cannot be cut into, and views too few to compare."""
+        """Sentences on a batch that cannot be divided, and on too few views."""
         batch = f"global_batch ({self.global_batch})"
         found = []
         if self.global_batch % (lanes := self.data.stream.order.lanes):
@@ -93,5 +93,5 @@ class TrainConfig(Config):
         if self.global_batch % self.accumulation:
             found.append(f"{batch} is not a multiple of accumulation ({self.accumulation}); change one of them")
         if sum(group.count for group in self.augment.views) < 2:
-            found.append("augment.views must have two views or more: one predicts what the teacher sees in another")
+            found.append("augment.views must have two views or more: the student predicts one view from another")
         return found

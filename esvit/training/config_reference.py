@@ -1,6 +1,6 @@
-"""The reference of every key of a training config in docs/config.md, made from the code.
+"""The reference of every key of a training config in docs/config.md, generated from the code.
 
-python -m esvit.training.loop.config_reference docs/config.md     writes it between the two marks there
+python -m esvit.training.config_reference docs/config.md     writes the reference between two marks in that page
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from esvit.training.config import TrainConfig
 from pipeline.config.keys import Key, first_words, keys_of
 
-BEGIN = "<!-- every key: made by `python -m esvit.training.loop.config_reference docs/config.md` -->\n"
+BEGIN = "<!-- every key: made by `python -m esvit.training.config_reference docs/config.md` -->\n"
 END = "<!-- end of every key -->\n"
 
 
@@ -45,7 +45,7 @@ def _table(name: str, meaning: str, keys: list[Key]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the reference into the page that is named."""
+    """Write the reference into the page named on the command line."""
     page = Path(sys.argv[1])
     page.write_text(written(page.read_text()))
 

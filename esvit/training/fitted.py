@@ -1,4 +1,4 @@
-"""The preset that suits a machine and a number of images, and what in it has to follow from both."""
+"""Choose the preset for a machine and a number of images, and fit its settings to both."""
 
 import math
 import os
@@ -13,12 +13,12 @@ from pipeline import config as configuration
 from pipeline.errors import UserError
 
 MIN_IMAGES = 8
-"""Per rank. With fewer there is nothing to compare an image with."""
+"""Least number of images per rank. With fewer, there is nothing to compare an image with."""
 
-_MIN_STEPS = 4  # of an epoch
+_MIN_STEPS = 4  # per epoch
 _IMAGES_PER_PROTOTYPE = 10
 _MIN_PROTOTYPES = 8
-_STEPS_BETWEEN_SAVES = 100  # at least: an epoch of a small folder takes seconds
+_STEPS_BETWEEN_SAVES = 100  # or more: an epoch of a small folder takes seconds
 
 
 class TooFewImagesError(UserError):
@@ -26,15 +26,15 @@ class TooFewImagesError(UserError):
 
 
 class _Choice(NamedTuple):
-    """A preset, and from where on it is taken."""
+    """A preset, and the least number of images and GPU memory for it."""
 
     preset: str
     num_images: int
-    gpu_bytes: float  # a GPU that is sold as one of 24 GB has a little less
+    gpu_bytes: float  # a "24 GB" GPU has a little less
 
 
 _MANY = 200_000
-_ON_GPU = (  # the first that fits is taken, else the last
+_ON_GPU = (  # the first that fits; the last if none fits
     _Choice("swin_tiny_1gpu_80gb", _MANY, 75e9),
     _Choice("swin_tiny_1gpu_24gb", _MANY, 22e9),
     _Choice("own_images", 0, 22e9),
@@ -44,7 +44,7 @@ _ON_CPU = _Choice("own_images_cpu", 0, 0)
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run is to be fitted to."""
+    """The machine of a run."""
 
     gpu_bytes: int | None
     """Memory of a rank's GPU; None where the run is on the CPU."""
@@ -62,14 +62,14 @@ class Fitted:
 
 
 def this_machine(device: str) -> Machine:
-    """The machine that this process is on, and the ranks that torchrun has started; `device` as in `TrainConfig`."""
+    """The machine of this process, and the number of ranks from torchrun; `device` as in `TrainConfig`."""
     on_gpu = device != "cpu" and torch.cuda.is_available()
     gpu_bytes = torch.cuda.get_device_properties(0).total_memory if on_gpu else None
     return Machine(gpu_bytes, int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def fit(num_images: int, machine: Machine) -> Fitted:
-    """Choose a preset; then fit its batch and its prototypes to the images, and its accumulation to the GPU.
+    """Choose a preset; then fit batch and prototypes to the images, and accumulation to the GPU.
 
     Raises:
         TooFewImagesError: there are fewer than `MIN_IMAGES` per rank.
@@ -109,5 +109,5 @@ def _choice(num_images: int, machine: Machine) -> _Choice:
 
 
 def _power_of_two(number: float) -> int:
-    """The largest that is not above `number`, at least 1."""
+    """The largest power of two up to `number`, at least 1."""
     return 1 << max(0, math.floor(math.log2(number)))

@@ -1,10 +1,10 @@
-"""From a plain folder of images to shards: built once, in the cache of this user, and found again by every later run.
+"""Build shards from a plain folder of images: once, in the user's cache; later runs find them there.
 
     ~/.cache/esvit-streaming/images/NAME-KEY/      or below $XDG_CACHE_HOME
 
-The key follows from the path of the folder and from the name, size and time of every image in it. So a folder that
-changed is built anew, and one that did not is not built twice. The trainer knows the builder by its command line only,
-so it runs as a process of its own.
+The key is a digest of the folder's path and of the name, size and time of every image. So a changed folder is built
+again, and an unchanged folder is not. The trainer knows the builder only by its command line and runs it as a separate
+process.
 """
 
 import fcntl
@@ -25,34 +25,35 @@ from pipeline.format.manifest import MANIFEST_NAME
 from pipeline.shards.data_sets import open_data_set
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Of the files that the builder takes for images, in any case."""
+"""Suffixes of the files that the builder takes for images, in upper or lower case."""
 MAX_REJECTED_SHARE = 0.5
-"""Of the images of a folder. Some broken ones are left out and counted; where most are, something else is wrong."""
+"""Largest share of broken images in a folder. Broken images are left out and counted; if most are broken, something
+else is wrong."""
 
-_BUILDER = [sys.executable, "-P", "-m", "tools.shard_builder"]  # -P: not the `tools` of the folder we are in
+_BUILDER = [sys.executable, "-P", "-m", "tools.shard_builder"]  # -P: ignore a `tools` in the current folder
 _BUILD = ["build", "--dataset", "image-folder", "--unlabelled"]
 _SPLIT = "images"
 
 
 class ImagesError(UserError):
-    """The folder is not there or holds no images, or its shards cannot be built."""
+    """The folder does not exist or holds no images, or its shards cannot be built."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """What a folder holds, at any depth."""
+    """The images in a folder, at any depth."""
 
     path: Path
-    """Absolute, without links."""
+    """Absolute path, links resolved."""
     num_images: int
     num_bytes: int
-    """Of the images."""
+    """Total size of the images."""
     digest: str
-    """Of names, sizes and times of the images."""
+    """Digest of the names, sizes and times of the images."""
 
     @property
     def cached(self) -> Path:
-        """Where its shards are, or will be."""
+        """Folder of the shards, built or not."""
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         name = re.sub(r"[^a-z0-9_-]+", "-", self.path.name.lower())[:40]
         key = hashlib.sha256(os.fsencode(self.path) + self.digest.encode() + shlex.join(_BUILD).encode())
@@ -60,10 +61,10 @@ class ImageFolder:
 
 
 def scan(folder: str | Path) -> ImageFolder:
-    """Look at every file below `folder`, but at no name that begins with a dot.
+    """List the images below `folder`, without names that begin with a dot.
 
     Raises:
-        ImagesError: there is no such folder, it cannot be read, or there is no image in it.
+        ImagesError: the folder does not exist, cannot be read, or holds no image.
     """
     path = Path(folder).expanduser().resolve()
     if not path.is_dir():
@@ -88,7 +89,7 @@ def scan(folder: str | Path) -> ImageFolder:
 
 
 def _files(folder: str | Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator["os.DirEntry[str]"]:
-    """In sorted order, so that the digest is one of the content. A link to a folder above is not followed."""
+    """Files in sorted order, so that the digest depends on the content alone. Links to folders above are skipped."""
     status = os.stat(folder)
     above |= {(status.st_dev, status.st_ino)}
     with os.scandir(folder) as entries:
@@ -102,12 +103,12 @@ def _files(folder: str | Path, above: frozenset[tuple[int, int]] = frozenset()) 
 
 
 def build_shards(folder: ImageFolder) -> int:
-    """Make sure that the shards of `folder` are in its `cached` place. Returns how many images they hold.
+    """Build the shards of `folder` unless they are in the cache. Returns the number of images in the shards.
 
-    Of several processes, the ranks of a node say, one builds and the others wait.
+    Of several processes, e.g. the ranks of a node, one builds and the others wait.
 
     Raises:
-        ImagesError: the builder refused; the message is its own.
+        ImagesError: the builder refused; the message is the builder's.
     """
     dest = folder.cached
     with _lock(dest.with_name(f"{dest.name}.lock")):
@@ -124,7 +125,7 @@ def build_shards(folder: ImageFolder) -> int:
 
 
 def say_once(line: str) -> None:
-    """A line on standard error, from the first rank alone."""
+    """Print a line on standard error, from the first rank only."""
     if os.environ.get("RANK", "0") == "0":
         _say(line)
 
@@ -136,7 +137,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process holds `path`. The kernel drops the lock of one that dies."""
+    """Hold the lock `path`; wait for other processes. The kernel releases the lock of a dead process."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
@@ -148,8 +149,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _build(folder: ImageFolder, dest: Path) -> None:
-    """Run the builder. Its progress goes to our standard error, its error becomes ours."""
-    # The builder looks for a split by its name, and would leave out the others. So the whole folder gets one.
+    """Run the builder. Its progress goes to our standard error; its error is raised as ours."""
+    # The builder takes only the sub-folder of a split. So a link presents the whole folder as one split.
     source = dest.with_name(f"{dest.name}.source")
     source.mkdir(exist_ok=True)
     (source / _SPLIT).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Pre-training, told from start to end: `train(config)`.
+"""The training loop, from start to end: `train(config)`.
 
-A run that finds checkpoints in its own checkpoint folder resumes from the newest. SIGTERM saves and ends it with 75,
-Ctrl-C saves and ends it with 130.
+A run that finds checkpoints in its own checkpoint folder resumes from the newest. SIGTERM saves and exits with 75,
+Ctrl-C saves and exits with 130.
 """
 
 from pathlib import Path
@@ -82,14 +82,14 @@ def _save(state: TrainState, checkpoints: Checkpointer, here: World, losses: lis
 
 
 def _tell(callbacks: Callbacks, checkpoints: Checkpointer) -> None:
-    """Of the checkpoints that have become safe since it was last asked."""
+    """Call `on_checkpoint` for the checkpoints completed since the last call."""
     for step, url in checkpoints.finished():
         if callbacks.on_checkpoint:
             callbacks.on_checkpoint(CheckpointEvent(step, url))
 
 
 def _stop_if_diverged(state: TrainState, guard: FiniteGuard, config: TrainConfig, here: World) -> None:
-    """Raise `DivergedError` after a step that was not finite, with the state before it saved for a replay."""
+    """Raise `DivergedError` after a step that was not finite; save the state before that step for a replay."""
     step = guard.first_failure(here)
     if step is None:
         return
@@ -106,7 +106,7 @@ def _stop_if_diverged(state: TrainState, guard: FiniteGuard, config: TrainConfig
 
 
 def _changed(before: list[str], signs: list[str], log: RunLog) -> list[str]:
-    """Say which signs of collapse are new, and that they are over."""
+    """Log new signs of collapse, and the end of all signs."""
     for sign in signs:
         if sign not in before:
             log.say(f"collapse: {sign}")
@@ -116,5 +116,5 @@ def _changed(before: list[str], signs: list[str], log: RunLog) -> list[str]:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Drop path draws from a generator that depends on nothing but the place in the run, so a resume repeats it."""
+    """Seed of drop path. It depends only on seed, step and rank, so a resumed run repeats the draws."""
     return (seed * 1_000_003 + step) * 65_537 + rank

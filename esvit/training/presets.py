@@ -18,7 +18,7 @@ def names() -> list[str]:
 
 
 def path_of(config: str | Path) -> Path:
-    """The file of a preset or, where `config` is no preset's name, the file at that path.
+    """The file of the preset `config` or, if there is no such preset, the file at the path `config`.
 
     Raises:
         ConfigError: there is neither.

@@ -1,6 +1,6 @@
-"""How a run starts: first everything that can refuse it, on any rank; then, and only then, the first file is written.
+"""Start a run: first every check that can refuse the run, on all ranks; only then the first file is written.
 
-What can refuse: the data, the batch and the ranks, the networks, the metrics port, the output folder, the checkpoints.
+The checks: data, batch and ranks, networks, metrics port, output folder, checkpoints.
 """
 
 import os
@@ -33,7 +33,7 @@ from pipeline.stream import open_training_stream
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been accepted."""
+    """A run that has passed all checks."""
 
     state: TrainState
     loader: ViewLoader
@@ -48,7 +48,7 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
     """A new run, or this one resumed, with its log and its first checkpoint written.
 
     Raises:
-        UserError: it cannot start. Nothing was written.
+        UserError: the run cannot start. Nothing was written.
     """
     output = Path(config.output)
     with ExitStack() as stack:
@@ -68,7 +68,7 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
 
 
 def step_settings(config: TrainConfig, here: World) -> StepSettings:
-    """What stays the same from step to step.
+    """The settings shared by all steps.
 
     Raises:
         UserError: the ranks cannot divide the batch.
@@ -94,7 +94,7 @@ def steps_per_epoch(config: TrainConfig, loader: ViewLoader) -> int:
 
 
 def new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainState:
-    """Networks at their initialisation, equal on every rank."""
+    """Freshly initialised networks, equal on all ranks."""
     torch.manual_seed(config.seed)
     networks = StudentTeacher(config.model, with_regions=config.loss.region_weight > 0).to(here.device)
     return TrainState(
@@ -108,12 +108,12 @@ def new_state(config: TrainConfig, loader: ViewLoader, here: World) -> TrainStat
 
 
 def store_of(config: TrainConfig) -> Store:
-    """Where the checkpoints of this run are."""
+    """The store of this run's checkpoints."""
     return Store(config.checkpoint.url or str(Path(config.output) / "checkpoints"))
 
 
 def check_writable(folder: Path) -> None:
-    """Raise `OutputError` if the folder cannot be made or written, without trying."""
+    """Raise `OutputError` if the folder cannot be created or written; creates nothing."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise OutputError(f"cannot write the output folder {folder}: {existing} is a file")
@@ -122,18 +122,18 @@ def check_writable(folder: Path) -> None:
 
 
 def _restore(run: Run, config: TrainConfig, here: World) -> bool:
-    """Resume this run, or start from another run's checkpoint, or from nothing. Whether it is resumed."""
+    """Resume this run, or start from another run's checkpoint, or fresh. Returns whether the run is resumed."""
     state, store, log = run.state, run.checkpoints.store, run.log
     with here.together():
         found = files.newest(store, log.say) if here.is_main else None
-    name = here.from_main(found[0] if found else "")  # all ranks from the same one, and none before it is verified
+    name = here.from_main(found[0] if found else "")  # all ranks read the one that the main rank has verified
     with here.together():
         if name:
             changed = state.resume(found[1] if found else files.read(store, name))
             _check_step(state.step, run.schedules, f"{store.url}/{name}")
             log.say(f"resuming from {store.url}/{name}")
             if changed:
-                log.say(f"caution: these settings are not those of the checkpoint: {', '.join(changed)}")
+                log.say(f"caution: these settings differ from the checkpoint's: {', '.join(changed)}")
         elif config.checkpoint.start_from:
             fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
             log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
@@ -145,7 +145,7 @@ def _restore(run: Run, config: TrainConfig, here: World) -> bool:
 
 
 def _check_step(step: int, schedules: Schedules, name: str) -> None:
-    """Raise `CheckpointError` for a checkpoint that lies behind the end of the run."""
+    """Raise `CheckpointError` for a checkpoint after the end of the run."""
     if step > schedules.num_steps:
         raise CheckpointError(
             f"checkpoint {name} is beyond the end of this run, which has {schedules.num_steps} steps; "
@@ -159,7 +159,8 @@ def _summary(parameter_names: list[str]) -> str:
 
 
 def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> None:
-    """The checkpoint of step 0, so that a store that takes none refuses the run now; then log, target and config."""
+    """Write the checkpoint of step 0 first, so that a store without write access refuses the run now; then log, target
+    and config."""
     state, checkpoints, log = run.state, run.checkpoints, run.log
     if here.is_main:
         checkpoints.continue_after(state.step if resumed else -1)

@@ -1,7 +1,7 @@
-"""Stopping a run by a signal: SIGTERM from a scheduler, Ctrl-C from a person. Neither loses a step.
+"""Stop a run by a signal: SIGTERM from a scheduler, Ctrl-C from a person. No step is lost.
 
-In the loop the first signal ends the run after a step and a checkpoint; a second Ctrl-C ends it at once, a third kills.
-Before the loop there is nothing to save, and the first signal ends the run at once.
+In the loop, the first signal ends the run after the step and a checkpoint. A second Ctrl-C ends the run at once, a
+third kills it. Before the loop there is nothing to save: the first signal ends the run at once.
 """
 
 import os
@@ -27,18 +27,18 @@ class Stop:
         self._in_loop = False
 
     def begin(self) -> None:
-        """The loop begins: from now on there is something to save."""
+        """Begin the loop: from now on, a signal saves a checkpoint."""
         self._in_loop = True
 
     def agreed(self, now: bool) -> bool:
-        """Whether all ranks stop here. Several ask each other only `now`, where they wait for the device anyway."""
+        """Whether all ranks stop here. Several ranks ask each other only if `now`, where they wait anyway."""
         if self._world.size == 1:
             return self._asked is not None
         return now and self._world.any(self._asked is not None)
 
     @property
     def cause(self) -> str:
-        """What has stopped the run."""
+        """The signal that has stopped the run."""
         return "Ctrl-C" if self._asked == signal.SIGINT else "SIGTERM"
 
     @property
@@ -56,7 +56,7 @@ class Stop:
             raise SystemExit(EXIT_RETRY)
         if self._asked is None:
             self._asked = number
-            if is_ctrl_c and self._world.is_main:  # not by a stream: its lock may be held where the signal came in
+            if is_ctrl_c and self._world.is_main:  # not through a stream: the interrupted code may hold its lock
                 os.write(2, _ONE if self._world.size == 1 else _SEVERAL)
 
 

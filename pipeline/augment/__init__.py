@@ -35,10 +35,10 @@ class ExecutorError(UserError):
 
 
 def build_executor(name: str, num_threads: int, device: torch.device, output: Output = "float32") -> Executor:
-    """The executor called `name`, its views of type `output`; "dali" runs on `device`, the others on the CPU.
+    """The executor called `name`, with views of type `output`; "dali" runs on `device`, the others on the CPU.
 
     Raises:
-        ExecutorError: there is none of that name, DALI is not installed, or there is no such device.
+        ExecutorError: the name is unknown, DALI is not installed, or there is no such device.
     """
     # Imported on demand: DALI takes seconds to import and has no wheel for some platforms.
     if name == "reference":
@@ -58,6 +58,6 @@ def build_executor(name: str, num_threads: int, device: torch.device, output: Ou
                 "executor 'cpu'"
             ) from None
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise ExecutorError("the dali executor finds no CUDA device here; use device 'cpu'")
+            raise ExecutorError("the dali executor finds no CUDA device on this machine; use device 'cpu'")
         return DaliExecutor(num_threads, device, output)
     raise ExecutorError(f"unknown executor '{name}'; choose one of {', '.join(EXECUTORS)}")

@@ -7,14 +7,15 @@ from numpy.typing import NDArray
 def blur_kernels(sigma: NDArray[np.float32]) -> NDArray[np.float32]:
     """The kernels of PIL's GaussianBlur: three box filters with fractional edges, whose variances add up to sigma^2.
 
-    One pass with the convolution of the three equals PIL's three passes but for its intermediate rounding.
+    PIL applies the three filters one after another. This kernel is their convolution, so one pass gives the same result
+    up to PIL's intermediate rounding.
     Source: Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box filtering", 2011.
 
     Args:
         sigma: In pixels, [...]; 0 for none.
 
     Returns:
-        float32 [..., T], T odd: each kernel centred in zeros, and nothing but zeros where sigma is 0.
+        float32 [..., T], T odd: each kernel centred and padded with zeros; all zeros where sigma is 0.
     """
     variance = np.square(sigma, dtype=np.float64)[..., None] / 3
     whole = np.floor((np.sqrt(12 * variance + 1) - 1) / 2)

@@ -1,10 +1,9 @@
 """Colour jitter and grayscale of a view as one affine map of its pixels.
 
 torchvision's ColorJitter applies brightness, contrast, saturation and hue in a random order. The first three are
-affine maps of RGB space; contrast pivots about the mean luma of the image, which an affine map of the pixels carries
-along: every view keeps y = M x + P mean(x), and the next operation only updates M and P. torchvision's hue shift in
-HSV is not affine; the linear map that comes closest to it on photographs stands for it
-(docs/decisions/0002-one-colour-matrix.md has the figures).
+affine maps of RGB space. Contrast also depends on the mean luma of the image, so every view is y = M x + P mean(x), and
+each operation updates M and P. torchvision's hue shift in HSV is not affine. It is replaced by the linear map that is
+closest to it on photographs (figures: docs/decisions/0002-one-colour-matrix.md).
 """
 
 import itertools
@@ -16,8 +15,8 @@ from pipeline.config import Config
 
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as PIL's and torchvision's grayscale
 _TO_GRAY = np.outer(np.ones(3), LUMA)
-# Hue: x + (sin(turn) A + (1 - cos(turn)) B) (R - G, G - B), which leaves grays alone. A and B are the least-squares fit
-# to torchvision's adjust_hue over 250 ImageNet photographs and shifts from -0.1 to 0.1.
+# Hue: x + (sin(turn) A + (1 - cos(turn)) B) (R - G, G - B), which does not change grays. A and B are the least-squares
+# fit to torchvision's adjust_hue over 250 ImageNet photographs and shifts from -0.1 to 0.1.
 _DIFFERENCES = np.array([[1, -1, 0], [0, 1, -1]])
 _HUE_SIN = np.array([[0.188, -0.481], [0.769, 0.674], [-0.398, 0.081]]) @ _DIFFERENCES
 _HUE_COS = np.array([[-0.277, -0.581], [0.408, -0.705], [0.432, 0.176]]) @ _DIFFERENCES
@@ -28,10 +27,10 @@ _CONTRAST = 1
 
 
 class ColourJitter(Config):
-    """Strengths as torchvision's ColorJitter: a factor is drawn from 1 +- strength, the hue turn from +- hue.
+    """Colour jitter as in torchvision: a factor is drawn from 1 +- strength, the turn of the hue from +- hue.
 
     Attributes:
-        probability: Probability of a view to have its colours changed.
+        probability: Probability that the colours of a view are changed.
         brightness: Strength of the change of brightness.
         contrast: Strength of the change of contrast.
         saturation: Strength of the change of saturation.
@@ -51,9 +50,9 @@ def colour_maps(
     """M and P of each view: y = M x + P mean(x).
 
     Args:
-        u: Five uniform numbers a view [..., 5]: four factors and the order.
-        jitter: Where the jitter applies [...].
-        gray: Where the grayscale applies [...], last.
+        u: Five uniform numbers per view [..., 5]: four factors and the order.
+        jitter: Whether the jitter applies [...].
+        gray: Whether the grayscale applies [...], after the jitter.
 
     Returns:
         M and P, float32 [..., 3, 3].
@@ -65,7 +64,7 @@ def colour_maps(
     for place in range(4):
         operation = order[..., place]
         step = np.take_along_axis(steps, operation[..., None, None, None], axis=-3)[..., 0, :, :]
-        # The weight that contrast takes from the pixel it gives to the mean luma of the image so far.
+        # Contrast mixes the pixel with the mean luma of the image so far; this is the weight of the luma.
         weight = np.where(operation == _CONTRAST, 1 - step[..., 0, 0], 0)[..., None, None]
         mean_luma = weight * (_TO_GRAY @ (matrix + pivot))
         matrix, pivot = step @ matrix, step @ pivot + mean_luma

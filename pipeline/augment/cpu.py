@@ -1,12 +1,12 @@
-"""The plan with the fastest exact CPU kernels, on threads.
+"""The executor "cpu": renders the plan with the fastest exact CPU kernels, in threads.
 
     libjpeg-turbo decode, upright -> window, flipped -> torch's antialiased uint8 resize -> one colour matrix
     -> blur -> solarize -> normalised straight into the stacked output batch
 
-PIL resizes windows that are not cut out, since torch's kernel cannot begin between two pixels.
+With `cut` unset, PIL resizes the window, since torch's kernel cannot begin between two pixels.
 
-Every kernel releases the interpreter lock, so plain threads use all cores and no pixel crosses a process boundary.
-Each thread draws on images that it keeps, and the output batches are used again: a view allocates nothing.
+Every kernel releases the interpreter lock, so threads use all cores and no pixel is copied between processes. Each
+thread keeps its working images, and output batches are reused, so rendering a view allocates nothing.
 """
 
 import math
@@ -45,7 +45,7 @@ class CpuExecutor:
         self._threads = Threads(num_threads)
 
     def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
-        """See `Executor`; the work is done when its result is asked for."""
+        """See `Executor`; the work begins when the result is called."""
         return partial(self, images, plan)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
@@ -80,7 +80,7 @@ class CpuExecutor:
         self._threads.close()
 
     def _render(self, image: Pixels, plan: CropPlan, kernels: Kernels, b: int, out: list[torch.Tensor]) -> None:
-        """The views of sample `b`, those of each size into its own place of `out`, [V, H, W, 3]."""
+        """Render the views of sample `b` into `out`, one [V, H, W, 3] per size."""
         if self._dtype == torch.uint8:
             stacks = [group.numpy() for group in out]
             draw_views(image, plan, kernels, b, stacks, self._canvas)
@@ -99,14 +99,14 @@ class Canvas(threading.local):
         self._window = np.empty(0, np.uint8)
 
     def stacks(self, plan: CropPlan) -> list[Pixels]:
-        """Room for the views of one sample: [V, H, W, 3] a size, contents undefined."""
+        """Memory for the views of one sample: one [V, H, W, 3] per size, contents undefined."""
         shapes = [(group.stop - group.start, *plan.sizes[group.start], 3) for group in plan.groups]
         if [stack.shape for stack in self._stacks] != shapes:
             self._stacks = [np.empty(shape, np.uint8) for shape in shapes]
         return self._stacks
 
     def window(self, shape: tuple[int, ...]) -> Pixels:
-        """An image of `shape` [h, w, 3], of which there is one, contents undefined."""
+        """Memory for a window of `shape` [h, w, 3], contents undefined. Every call returns the same memory."""
         num_bytes = math.prod(shape)
         if len(self._window) < num_bytes:
             self._window = np.empty(num_bytes, np.uint8)
@@ -114,9 +114,9 @@ class Canvas(threading.local):
 
 
 def draw_views(image: Pixels, plan: CropPlan, kernels: Kernels, b: int, stacks: list[Pixels], canvas: Canvas) -> None:
-    """The views of sample `b` before normalisation, into `stacks`, [V, H, W, 3] a size.
+    """Draw the views of sample `b`, not yet normalised, into `stacks`, one [V, H, W, 3] per size.
 
-    Colour, blur and solarize work in place: OpenCV's kernels read a pixel, or a row, before they write it.
+    Colour, blur and solarize work in place, which is safe: OpenCV's kernels read a pixel, or a row, before they write.
     """
     views = [view for stack in stacks for view in stack]
     for v, view in enumerate(views):
@@ -142,7 +142,7 @@ def _maps(views: list[Pixels], matrix: NDArray[np.float32], pivot: NDArray[np.fl
 
 
 def _trimmed(kernels: Kernels) -> Kernels:
-    """Blur kernels [..., T] without the taps that could not change a pixel by half a grey level each; sums stay 1."""
+    """Blur kernels [..., T] without taps that change a pixel by less than half a grey level; the sums stay 1."""
     kept = np.where(kernels * 255 > 0.5, kernels, 0)
     sums = kept.sum(axis=-1, keepdims=True)
     np.divide(kept, sums, out=kept, where=sums > 0)
@@ -150,17 +150,14 @@ def _trimmed(kernels: Kernels) -> Kernels:
 
 
 def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, canvas: Canvas) -> None:
-    """The window of view `v`, resized, and flipped where the plan says so, into `out` [H, W, 3].
-
-    PIL's result but for rounding.
-    """
+    """Resize the window of view `v` into `out` [H, W, 3], flipped where the plan says so. Equals PIL up to rounding."""
     if not plan.cut:
         np.copyto(out, np.asarray(draw_window(Image.fromarray(image), plan, v, b)))
         return
     top, left = plan.top[v, b], plan.left[v, b]
     window = image[top : top + plan.height[v, b], left : left + plan.width[v, b]]
-    # The kernel is slow on rows with gaps. Flipping costs no more than the copy, and a filter that is symmetric does
-    # not mind whether it comes before or after.
+    # The kernel is slow on rows with gaps, so the window is copied. A flip costs no more than the copy, and commutes
+    # with the resize, since the filter is symmetric.
     pixels = canvas.window(window.shape)
     if plan.flip[v, b]:
         cv2.flip(window, 1, dst=pixels)
@@ -170,10 +167,10 @@ def resize_window(image: Pixels, plan: CropPlan, v: int, b: int, out: Pixels, ca
 
 
 def _normalise(views: Pixels, out: torch.Tensor) -> None:
-    """Pixels [V, H, W, 3] to (x / 255 - mean) / std, into `out` of the same shape."""
+    """Normalise pixels [V, H, W, 3] into `out` of the same shape: (x / 255 - mean) / std."""
     scale, shift = scale_and_shift(out.shape[2])
     rows, pixels = out.flatten(2), torch.from_numpy(views).flatten(2)
-    # Along rows of 3 W values the three constants of a pixel are one vector operation.
+    # Constants for a whole row of 3 W values make this one vector operation per row.
     if out.dtype == torch.float32:
         torch.addcmul(shift, rows.copy_(pixels), scale, out=rows)
     else:

@@ -1,4 +1,4 @@
-"""The plan of a batch, as planners draw it and executors render it."""
+"""The plan of a batch: planners draw it, executors render it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,14 +18,16 @@ Edges = NDArray[np.int64] | NDArray[np.float64]  # in pixels of the upright imag
 class CropPlan:
     """What every executor has to compute. Arrays are [V, B], views in the order of `sizes`.
 
-    A view is: the window of the decoded image, turned upright first where there are `orientations`, resized to its size
-    (antialiased, the filter is `interpolation`), flipped; then, where `coloured`, y = matrix @ x + pivot @ mean(x) with
-    x the RGB pixel in 0..255 and mean(x) over the view; then, where `sigma` > 0, blurred; then, where `solarize`,
-    values from 128 upwards inverted. After each of these steps pixels are 8-bit.
+    A view is made in these steps. Pixels are 8-bit after each step.
+    1. Turn the decoded image upright, if there are `orientations`.
+    2. Resize the window to the size of the view, antialiased, with the filter `interpolation`; flip it if `flip`.
+    3. If `coloured`: y = matrix @ x + pivot @ mean(x), with x the RGB pixel in 0..255 and mean(x) over the view.
+    4. If `sigma` > 0: blur.
+    5. If `solarize`: invert values from 128 upwards.
 
-    With `cut` the window is cut out before the resize, as torchvision's RandomResizedCrop does; its edges are whole
-    pixels. Without, the whole image is resized and the view cut out of the result, as Resize and CenterCrop do: the
-    edges may be fractions of a pixel, and the filter reaches beyond them.
+    With `cut`, the window is cut out before the resize, as in torchvision's RandomResizedCrop; its edges are whole
+    pixels. Without `cut`, the whole image is resized and the view is cut out of the result, as in Resize and
+    CenterCrop; the edges of the window may be fractions of a pixel, and the filter reaches beyond the edges.
     """
 
     sizes: tuple[tuple[int, int], ...]  # (height, width) of each view
@@ -40,12 +42,12 @@ class CropPlan:
     pivot: NDArray[np.float32]  # [V, B, 3, 3]
     sigma: NDArray[np.float32]  # pixels of the view; 0 = no blur
     solarize: NDArray[np.bool_]
-    orientations: NDArray[np.int64] | None = None  # [B], EXIF orientations 1..8 to obey; None for images as stored
+    orientations: NDArray[np.int64] | None = None  # [B], EXIF orientations 1..8 to undo; None: images stay as stored
     interpolation: Interpolation = "bicubic"
     cut: bool = True
 
     def check_size(self, b: int, height: int, width: int) -> None:
-        """Compare the decoded size of sample `b`, as stored, with the one that its windows were drawn for.
+        """Check that the windows of sample `b` lie inside its decoded image. The size is the one as stored.
 
         Raises:
             ValueError: a window reaches beyond the image.
@@ -54,11 +56,11 @@ class CropPlan:
             height, width = width, height
         bottom, right = self._reach[b]
         if bottom > height or right > width:
-            raise ValueError(f"it has {height} x {width} pixels, fewer than its shard's index says")
+            raise ValueError(f"it has {height} x {width} pixels, fewer than the index of its shard says")
 
     @cached_property
     def _reach(self) -> list[list[float]]:
-        """How many rows and columns the windows of each sample need."""
+        """Rows and columns that the windows of each sample need: B pairs."""
         ends = np.stack([self.top + self.height, self.left + self.width], axis=-1)
         reach: list[list[float]] = ends.max(axis=0).tolist()
         return reach
@@ -85,8 +87,10 @@ class Planner(Protocol):
         widths: NDArray[np.int64],
         orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """All are [B], `passes`, the epochs, may be one for all; sizes in pixels, as stored.
+        """Arrays are [B]; sizes are in pixels, as stored.
 
-        `orientations` are EXIF's, of which the recipe says whether they matter; None: all are upright.
+        Args:
+            passes: The pass over the data of each sample, or one pass for all.
+            orientations: EXIF orientations, which a recipe may ignore. None: all images are upright.
         """
         ...

@@ -1,16 +1,17 @@
-"""The plan as an NVIDIA DALI graph: device "gpu" in training (mixed decode), "cpu" to hold it against the oracle.
+"""The executor "dali": the plan as an NVIDIA DALI graph, on a GPU for training or on a CPU to compare it in tests.
 
-All choices come from the plan, none from DALI's random operators (theirs depend on the slot in the batch). The GPU
-graph is the CPU graph with another `device`; the plan's arrays are arguments and predicates and stay on the CPU.
+All random choices come from the plan. DALI's random operators are not used: their numbers depend on the slot in the
+batch. The GPU graph is the CPU graph with another `device`. The plan's arrays are arguments and predicates of the
+graph and stay on the CPU.
 
-Hand-over. DALI's outputs are taken by DLPack, without a copy, and laid side by side in one stack a size, which the
-student would otherwise have to do. On a GPU nothing waits for anything but data: DALI works on a stream of its own,
-DLPack makes torch's current stream wait for the views, and the stacking is queued on that stream. DALI may not
-use the views' memory again before the stacking has read them, so they are held, with an event, until the next call
-but one; by then the event has long passed. The stacks belong to the stream that was current in the calling thread.
+Outputs. DLPack hands DALI's outputs to torch without a copy. They are then copied into one stack per size, which the
+student would otherwise have to do. On a GPU no thread waits for the GPU: DALI uses its own CUDA stream, DLPack makes
+torch's current stream wait for the views, and the copy is queued on torch's stream. DALI must not reuse the memory of
+the views before the copy has read them. So the views are held, with a CUDA event, for two more calls; by then the event
+has long passed. The stacks belong to the stream that was current in the calling thread.
 
-One batch may be under way while another is waited for and stacked. A pipeline of depth 1 takes it; DALI's own prefetch
-would want two batches before it gives the first.
+DALI renders one batch while the caller waits for another and stacks it. The pipeline has depth 1: DALI's own prefetch
+would ask for two batches before it returns the first.
 """
 
 from collections import deque
@@ -29,9 +30,9 @@ from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD, OUTPUT_TYPES,
 from pipeline.buffers import BufferPool, Encoded
 from pipeline.pixels import mirrored, transposed
 
-# Arrays of the plan, each fed as [V, ...] a sample.
+# Arrays of the plan, each fed as [V, ...] per sample.
 _INPUTS = ("encoded", "window", "coloured", "matrix", "pivot", "blurred", "kernel", "solarize")
-# One a sample, where photographs are turned upright.
+# One per sample, where photographs are turned upright.
 _ORIENTATION_INPUTS = ("turned", "mirrored")
 _DALI_TYPES = {"float32": types.FLOAT, "float16": types.FLOAT16}
 _FILTERS: dict[Interpolation, Any] = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -55,7 +56,7 @@ class DaliExecutor:
 
     def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
         """See `Executor`; DALI works on its own threads from here on."""
-        # DALI would decode bombs until memory ends, and a window outside of its image ends the process.
+        # DALI decodes decompression bombs until memory runs out, and a window outside of its image ends the process.
         if _refused(images, lambda b, image: plan.check_size(b, *image_size(image))):
             raise BadImages(_undecodable(images, plan))
         self._build_for(len(images), plan)
@@ -67,11 +68,11 @@ class DaliExecutor:
 
     def _finish(self, pipeline: Any, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:
         if pipeline is not self._pipeline:
-            return self(images, plan)  # a batch before this one has failed, and what was under way went with it
+            return self(images, plan)  # an earlier batch failed, and this one was lost with the old pipeline
         try:
             outputs = pipeline.outputs()
         except RuntimeError:
-            # DALI fails the batch as a whole and leaves the pipeline unusable.
+            # One bad image fails the whole batch and leaves the pipeline unusable.
             self.close()
             undecodable = _undecodable(images, plan)
             if undecodable:
@@ -104,7 +105,7 @@ class DaliExecutor:
             num_threads=self._num_threads,
             device_id=(self.device.index or 0) if on_gpu else None,
             prefetch_queue_depth=1,
-            exec_dynamic=True,  # with it an output's memory lives as long as a tensor refers to it
+            exec_dynamic=True,  # so an output's memory lives as long as a tensor refers to it
         )
         self._pipeline.build()
         self._shape = shape
@@ -121,7 +122,7 @@ class DaliExecutor:
         return torch.stack(views, out=stack).permute(0, 1, 4, 2, 3)
 
     def _hold(self, views: list[torch.Tensor]) -> None:
-        """Keep DALI's memory until torch has read it; waits for the batch before the last, that is, hardly ever."""
+        """Keep DALI's memory until torch has read it. Waits only for the batch before the last, so hardly ever."""
         stacked = torch.cuda.Event()  # type: ignore[no-untyped-call]
         stacked.record(torch.cuda.current_stream(self.device))
         self._held.append((views, stacked))
@@ -138,7 +139,7 @@ def multi_crop_graph(
     turns_upright: bool = False,
     interpolation: Interpolation = "bicubic",
 ) -> tuple[Any, ...]:
-    """The graph: one decode, then every view; outputs one [H, W, 3] tensor a view and sample."""
+    """The graph: one decode, then every view. Outputs one [H, W, 3] tensor per view and sample."""
     encoded, window, coloured, matrix, pivot, blurred, kernel, solarize = (
         fn.external_source(name=name, batch=True) for name in _INPUTS
     )
@@ -146,8 +147,8 @@ def multi_crop_graph(
         encoded,
         device="mixed" if device == "gpu" else "cpu",
         output_type=types.RGB,
-        # Interpolated chroma, as libjpeg-turbo. Which way up is the plan's choice: were the decoder to read a file
-        # otherwise than the plan does, windows would lie outside of the image.
+        # Interpolated chroma, as in libjpeg-turbo. The plan turns images upright: if the decoder read a file's
+        # orientation differently from the index, windows would lie outside of the image.
         jpeg_fancy_upsampling=True,
         adjust_orientation=False,
     )
@@ -158,7 +159,7 @@ def multi_crop_graph(
         view = fn.resize(
             image,
             size=size,
-            # The flip is in the window: start and end of x are swapped.
+            # A flip is a window whose start and end of x are swapped.
             roi_start=window[v, 0:2],
             roi_end=window[v, 2:4],
             interp_type=_FILTERS[interpolation],
@@ -205,7 +206,7 @@ def _normalise(view: Any, dtype: Any) -> Any:
 
 
 def _plan_arrays(plan: CropPlan) -> dict[str, Any]:
-    """The plan as DALI wants it: sample-major, float arguments, windows as (y0, x0, y1, x1)."""
+    """The plan in DALI's form: sample-major, float arguments, windows as (y0, x0, y1, x1)."""
     left, right = plan.left, plan.left + plan.width
     start, end = np.where(plan.flip, right, left), np.where(plan.flip, left, right)
     window = np.stack([plan.top, start, plan.top + plan.height, end], axis=-1).astype(np.float32)
@@ -235,7 +236,7 @@ def _undecodable(images: Sequence[Encoded], plan: CropPlan) -> dict[int, str]:
 
 
 def _refused(images: Sequence[Encoded], take: Callable[[int, Encoded], object]) -> dict[int, str]:
-    """The images that `take` raises a decoding error for, and its words."""
+    """The places of images for which `take` raises a decoding error, with its message."""
     reasons = {}
     for b, image in enumerate(images):
         try:

@@ -1,6 +1,6 @@
-"""Encoded image to RGB pixels, equal bit by bit whichever way it is taken, as they are stored.
+"""Decoding: encoded image to RGB pixels as stored. All functions here give the same bits.
 
-EXIF orientation is not looked at here, as the original does not; `pipeline.pixels` turns images upright where asked.
+EXIF orientation is ignored here, as in the original; `pipeline.pixels` turns images upright where a recipe asks for it.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from PIL import Image
 from pipeline.buffers import Encoded
 from pipeline.pixels import MAX_PIXELS
 
-# What PIL raises for images that are truncated or not images at all, and `image_size` for those too large.
+# Raised by PIL for a truncated file or one that is no image, and by `image_size` for an image that is too large.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError)
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
 def image_size(encoded: Encoded) -> tuple[int, int]:
-    """Height and width by the header alone.
+    """Height and width, from the header alone.
 
     Raises:
-        one of `DECODE_ERRORS`: not an image, or one of more than `MAX_PIXELS` pixels.
+        one of `DECODE_ERRORS`: not an image, or more than `MAX_PIXELS` pixels.
     """
     if encoded[:3] == _JPEG_MAGIC:
         with contextlib.suppress(ValueError):
@@ -35,25 +35,25 @@ def image_size(encoded: Encoded) -> tuple[int, int]:
 
 
 def decode_with_pil(encoded: Encoded) -> Image.Image:
-    """RGB image, of any format that PIL reads.
+    """Decode any format that PIL reads to an RGB image.
 
     Raises:
         one of `DECODE_ERRORS`: not a decodable image.
     """
     image = _open(encoded)
-    if image.mode == "I;16":  # PIL would clip to 255, which leaves most 16-bit photographs white
+    if image.mode == "I;16":  # PIL would clip to 255, so most 16-bit photographs would become white
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     return image.convert("RGB")
 
 
 def decode(encoded: Encoded) -> NDArray[np.uint8]:
-    """RGB pixels [H, W, 3]: JPEG through libjpeg-turbo, everything else through PIL.
+    """Decode to RGB pixels [H, W, 3]: JPEG with libjpeg-turbo, other formats with PIL.
 
     Raises:
         one of `DECODE_ERRORS`: not a decodable image.
     """
     if encoded[:3] == _JPEG_MAGIC:
-        # A ValueError here may be no more than a few stray bytes: which damage is fatal is for PIL to say.
+        # A ValueError here may mean a few stray bytes only: PIL decides whether the damage is fatal.
         with contextlib.suppress(ValueError):
             height, width, colour_space, _ = simplejpeg.decode_jpeg_header(encoded)
             # libjpeg-turbo does not convert CMYK to RGB; PIL does.

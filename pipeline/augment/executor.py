@@ -1,4 +1,4 @@
-"""What an executor of the augmentation plan is, what it puts out, and what happens to undecodable images."""
+"""The interface of the executors of the augmentation plan: inputs, output types, and undecodable images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import torch
 from pipeline.augment.crop_plan import CropPlan
 from pipeline.buffers import BufferPool, Encoded
 
-# Mean and standard deviation of ImageNet in RGB, 0..1, as every published backbone expects.
+# Mean and standard deviation of ImageNet in RGB, 0..1, which every published backbone expects.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# float32 and float16 are normalised; uint8 are the pixels, 0..255, a quarter of the bytes: see `normalised`.
+# float32 and float16 are normalised. uint8 is the pixels, 0..255, at a quarter of the bytes: see `normalised`.
 Output = Literal["float32", "float16", "uint8"]
 OUTPUT_TYPES: dict[Output, torch.dtype] = {
     "float32": torch.float32,
@@ -27,27 +27,27 @@ _NUMPY_TYPES = {torch.float32: np.float32, torch.float16: np.float16, torch.uint
 
 @dataclass
 class BadImages(Exception):
-    """Some images of the batch cannot be decoded: their places in the batch, and why."""
+    """Some images of the batch cannot be decoded: the reason by place in the batch."""
 
     reasons: dict[int, str]
 
 
 class Executor(Protocol):
-    """A pure function of (encoded images, plan), in one step or in two.
+    """A pure function of (encoded images, plan) to views. Call it, or `start` it and collect the result later.
 
     Attributes:
-        device: Where its views are.
-        batches_ahead: How many batches it can have under way beside the one that is waited for.
+        device: Where the views are.
+        batches_ahead: Batches that it can render while the caller waits for an earlier one.
     """
 
     device: torch.device
     batches_ahead: int
 
     def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
-        """Begin the views of a batch. The result waits for them; results are called once, in the order of the starts.
+        """Begin to render a batch. The function returned waits for the views; call each once, in the order of starts.
 
         Raises:
-            BadImages: as `__call__`; the result may raise it too. Batches under way are not harmed.
+            BadImages: as `__call__`; the function returned may raise it too. Other batches are not affected.
         """
         ...
 
@@ -55,8 +55,8 @@ class Executor(Protocol):
         """Render the views of B encoded images.
 
         Returns:
-            One tensor a group of equal sizes, [V, B, 3, H, W], of the output type that the executor was built for,
-            channels-last in memory, on `device`.
+            One tensor [V, B, 3, H, W] per group of equal sizes, of the executor's output type, channels-last in memory,
+            on `device`.
 
         Raises:
             BadImages: some images cannot be decoded; nothing was rendered.
@@ -69,7 +69,7 @@ class Executor(Protocol):
 
 
 def normalised(views: torch.Tensor) -> torch.Tensor:
-    """Views [..., 3, H, W] of any output type as float32, (x / 255 - mean) / std; float32 itself is not copied."""
+    """Views [..., 3, H, W] of any output type as float32, (x / 255 - mean) / std. float32 views are not copied."""
     if views.dtype != torch.uint8:
         return views.float()
     scale, shift = (constant.to(views.device).view(3, 1, 1) for constant in scale_and_shift(1))
@@ -77,13 +77,13 @@ def normalised(views: torch.Tensor) -> torch.Tensor:
 
 
 def empty_stack(pool: BufferPool, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Memory of `pool` for the views of one size: a tensor of `shape` [V, B, H, W, 3], contents undefined."""
+    """A tensor of `shape` [V, B, H, W, 3] in memory of `pool`, for the views of one size; contents undefined."""
     return torch.from_numpy(pool.empty(shape, _NUMPY_TYPES[dtype]))
 
 
 @lru_cache
 def scale_and_shift(width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normalisation of a row of `width` RGB pixels 0..255 as x * scale + shift: both float32 [3 * width]."""
+    """Constants to normalise a row of `width` RGB pixels 0..255 as x * scale + shift: both float32 [3 * width]."""
     std = torch.tensor(IMAGENET_STD, dtype=torch.float64)
     scale, shift = 1 / (255 * std), -torch.tensor(IMAGENET_MEAN, dtype=torch.float64) / std
     return scale.repeat(width).float(), shift.repeat(width).float()

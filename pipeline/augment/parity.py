@@ -1,4 +1,4 @@
-"""How far an executor is from the reference on the same plan, view by view and operation by operation."""
+"""Pixel differences between an executor and the reference on the same plan, per view and per operation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from pipeline.augment.crop_plan import CropPlan
 from pipeline.augment.executor import IMAGENET_MEAN, IMAGENET_STD
 
-# An operation is charged with the difference of the views in which it is the only one beyond crop and resize; flips are
-# counted as one where they are alone, and jitter with grayscale as grayscale.
+# The difference of a view counts for an operation if it is the view's only one besides crop and resize. A flip counts
+# only if it is alone. Jitter with grayscale counts as grayscale.
 OPERATIONS = ("crop and resize", "flip", "jitter", "grayscale", "blur", "solarize")
-LARGE = 6  # in 1/255: a pixel further off than this would be seen
+LARGE = 6  # in 1/255: a larger difference is visible
 
 
 @dataclass
 class Parity:
-    """Absolute pixel differences in units of 1/255, gathered over batches."""
+    """Absolute pixel differences in units of 1/255, collected over batches."""
 
     _means: list[NDArray[np.float64]] = field(default_factory=list)  # each [V, B]
     _kinds: list[NDArray[np.int64]] = field(default_factory=list)  # each [V, B]: place in OPERATIONS, or -1
@@ -26,7 +26,7 @@ class Parity:
     _fractions: list[NDArray[np.float64]] = field(default_factory=list)  # each [V, B]
 
     def add(self, reference: list[torch.Tensor], other: list[torch.Tensor], plan: CropPlan) -> None:
-        """Take in the views of one batch from both executors, of any output type."""
+        """Add the views of one batch from both executors, of any output type."""
         pairs = [
             (_pixels(expected), _pixels(view).to(expected.device))
             for group, expecteds in zip(other, reference, strict=True)
@@ -35,7 +35,7 @@ class Parity:
         differences = [(view - expected).abs().flatten(1) for expected, view in pairs]
         self._means.append(_rows(d.mean(dim=1) for d in differences))
         self._large.append(_rows((d > LARGE).double().mean(dim=1) for d in differences))
-        # All steps but the last give whole pixels: what is not whole afterwards is the error of normalising.
+        # All steps but the last give whole numbers: the fractions are the error of normalising.
         self._fractions.append(_rows((view - view.round()).abs().flatten(1).mean(dim=1) for _, view in pairs))
         self._kinds.append(_kinds(plan))
 
@@ -44,7 +44,7 @@ class Parity:
         return np.concatenate(self._means, axis=1)
 
     def summary(self) -> dict[str, object]:
-        """Means, by place of the view and by operation; the worst single view; shares of pixels above 6/255."""
+        """Mean differences, per view and per operation; the worst single view; shares of pixels above 6/255."""
         means, large, kinds = (np.concatenate(c, axis=1) for c in (self._means, self._large, self._kinds))
         found = {name: kinds == i for i, name in enumerate(OPERATIONS) if (kinds == i).any()}
         by_operation = {name: float(means[alone].mean()) for name, alone in found.items()}
@@ -62,7 +62,7 @@ class Parity:
 
 
 def _kinds(plan: CropPlan) -> NDArray[np.int64]:
-    """Which of OPERATIONS a view is charged to: [V, B], -1 for none."""
+    """The place in OPERATIONS that each view counts for: [V, B], -1 for none."""
     gray = (plan.matrix[..., 0, :] == plan.matrix[..., 1, :]).all(axis=-1)
     colour = np.where(plan.coloured, np.where(gray, 3, 2), 0)
     kind = colour + 4 * (plan.sigma > 0) + 5 * plan.solarize

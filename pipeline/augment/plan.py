@@ -1,11 +1,11 @@
-"""The augmentation plan: every random choice of every view, drawn before any pixel is touched.
+"""The augmentation plan: every random choice of every view, drawn before any image is decoded.
 
-`MultiCrop` draws, for a batch of B images and V views, arrays [V, B] of windows, flips, colour matrices, blurs and
-solarizations. Each number comes from a counter-based generator keyed by (seed, epoch, sample id, view), so a view does
+For a batch of B images and V views, `MultiCrop` draws arrays [V, B] of windows, flips, colour matrices, blurs and
+solarizations. Each number comes from a counter-based generator keyed by (seed, epoch, sample id, view). So a view does
 not depend on the batch, the rank, the thread or a restart. Executors are functions of (encoded images, plan) alone.
 
-The recipe is DINO's as EsViT uses it (arXiv 2106.09785, section 4; `docs/decisions/0002-one-colour-matrix.md` says
-where one matrix a view departs from torchvision's ColorJitter).
+The recipe is DINO's as EsViT uses it (arXiv 2106.09785, section 4). `docs/decisions/0002-one-colour-matrix.md` says
+where one colour matrix per view differs from torchvision's ColorJitter.
 """
 
 from itertools import pairwise, starmap
@@ -26,12 +26,12 @@ _ATTEMPTS = 10  # as torchvision's RandomResizedCrop
 
 
 class ViewGroup(Config):
-    """Views of one size. Probabilities are one a view, or a single one for all of them.
+    """Views of one size. Probabilities: one per view, or a single one for all views.
 
     Attributes:
         size (pixels): Side of the square view, or [height, width].
         count: Number of views.
-        area: Range of the window's share of the image area.
+        area: Range of the window's area, as a share of the image.
         blur: Probability of a Gaussian blur.
         solarize: Probability of inverting the pixels from 128 upwards, after the blur.
     """
@@ -53,7 +53,7 @@ class ViewGroup(Config):
         return (probability,) if isinstance(probability, int | float) else probability
 
     def per_view(self, probabilities: tuple[Probability, ...]) -> list[Probability]:
-        """One probability a view."""
+        """One probability per view."""
         if len(probabilities) not in (1, self.count):
             raise ValueError(f"{len(probabilities)} probabilities for {self.count} views")
         return list(probabilities) * (self.count // len(probabilities))
@@ -63,13 +63,13 @@ class MultiCropConfig(Config):
     """The views of one training sample; the defaults are EsViT's ten. The first group is the teacher's.
 
     Attributes:
-        views: The sizes of views and how many there are of each. The first size is the teacher's.
+        views: The sizes of views and the number of views of each size. The first size is the teacher's.
         aspect: Range of the window's width over its height.
         flip: Probability of a left-right flip.
-        grayscale: Probability of a view without colours.
+        grayscale: Probability of a grayscale view.
         blur_sigma (pixels): Range of the standard deviation of the blur.
         interpolation: The filter of the resize, antialiased: "bicubic", or "bilinear" as torchvision's default.
-        exif_orientation: "ignore" takes photographs as they are stored, as the original does; "apply" turns them
+        exif_orientation: "ignore" leaves photographs as they are stored, as the original does; "apply" turns them
             upright first.
     """
 
@@ -95,7 +95,7 @@ class MultiCropConfig(Config):
 
 
 class CenterCropConfig(Config):
-    """The evaluation view: shorter side to `resize`, then the centre `size` x `size`, in one resize."""
+    """The evaluation view: resize the shorter side to `resize` pixels, then cut out the centre `size` x `size`."""
 
     size: PositiveInt = 224
     resize: PositiveInt = 256
@@ -162,7 +162,7 @@ class MultiCrop:
     def _windows(
         self, u: NDArray[np.float64], heights: NDArray[np.int64], widths: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], ...]:
-        """RandomResizedCrop: of ten (area, aspect) draws the first that fits, else the centre at a legal aspect."""
+        """As RandomResizedCrop: the first of ten draws (area, aspect) that fits, else the centre at a legal aspect."""
         image_area = (heights * widths)[None, :, None]
         low, high = self._area[:, 0, None, None], self._area[:, 1, None, None]
         area = image_area * (low + (high - low) * u[..., 0:_ATTEMPTS])
@@ -191,10 +191,10 @@ class MultiCrop:
 
 
 class CenterCrop:
-    """The evaluation view: Resize(`resize`) and CenterCrop(`size`) of torchvision as one resize of a window.
+    """The evaluation view: torchvision's Resize(`resize`) and CenterCrop(`size`) as one resize of a window.
 
-    The shorter side becomes `resize` pixels, the longer one int(resize * longer / shorter), and the crop begins at
-    round((side - size) / 2), halves to even. In pixels of the image as stored that window has fractional edges.
+    The shorter side becomes `resize` pixels, the longer side int(resize * longer / shorter), and the crop begins at
+    round((side - size) / 2), halves to even. Measured in pixels of the stored image, this window has fractional edges.
     """
 
     def __init__(self, config: CenterCropConfig) -> None:
@@ -208,7 +208,7 @@ class CenterCrop:
         widths: NDArray[np.int64],
         orientations: NDArray[np.int64] | None = None,
     ) -> CropPlan:
-        """One view per sample. Nothing is random, and photographs stay as stored, as for published figures."""
+        """One view per sample, not random. Photographs stay as stored, as for published figures."""
         del passes, orientations
         size, shape = self._config.size, (1, len(ids))
         shorter = np.minimum(heights, widths)
@@ -233,7 +233,7 @@ class CenterCrop:
     def _edges(
         self, sides: NDArray[np.int64], shorter: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where the window begins along sides [B], and how long it is: both [1, B]."""
+        """Where the window begins along the sides [B], and its length: both [1, B]."""
         size, resized = self._config.size, self._config.resize * sides // shorter
         offset = np.rint((resized - size) / 2)
         begin, end = offset * sides / resized, (offset + size) * sides / resized

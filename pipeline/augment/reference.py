@@ -1,4 +1,4 @@
-"""The plan with PIL and torchvision, one obvious call after the other: the oracle that other executors are held to.
+"""The executor "reference": the plan in plain PIL and torchvision calls. The other executors are compared with it.
 
 It decodes and filters with the libraries of the original EsViT (PIL's resize and Gaussian blur).
 """
@@ -21,7 +21,7 @@ from pipeline.pixels import upright
 
 
 class ReferenceExecutor:
-    """PIL on `num_threads` threads, one image at a time on each."""
+    """Renders with PIL in `num_threads` threads, one image per thread."""
 
     def __init__(self, num_threads: int, output: Output = "float32") -> None:
         self.device, self.batches_ahead = torch.device("cpu"), 0
@@ -29,7 +29,7 @@ class ReferenceExecutor:
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reference")
 
     def start(self, images: Sequence[Encoded], plan: CropPlan) -> Callable[[], list[torch.Tensor]]:
-        """See `Executor`; the work is done when its result is asked for."""
+        """See `Executor`; the work begins when the result is called."""
         return partial(self, images, plan)
 
     def __call__(self, images: Sequence[Encoded], plan: CropPlan) -> list[torch.Tensor]:

@@ -1,7 +1,7 @@
-"""Resizing as PIL does it, bit for bit but for 1/255, straight into memory that is there already.
+"""Resizing as PIL does it, within 1/255, straight into existing memory.
 
-`torch.nn.functional.interpolate` has the kernels but takes no place for its result. This is the only room that calls
-the kernels behind it, which torch does not promise to keep; `tests/test_seams.py` says when it has changed.
+`torch.nn.functional.interpolate` has no argument for an output tensor. So this file calls the private kernels behind
+it, and no other file does. torch may change them in any release; `tests/test_seams.py` then fails.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Threads for work whose kernels release the interpreter lock: the parallelism is over images, not inside of one."""
+"""Threads for kernels that release the interpreter lock: parallel over images, never inside one image."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 class Threads:
-    """`num_threads` threads in which torch's kernels run on one core; the caller's setting stays as it was."""
+    """`num_threads` threads in which torch's kernels use one core. The caller's torch setting does not change."""
 
     def __init__(self, num_threads: int) -> None:
         before = torch.get_num_threads()
@@ -25,7 +25,7 @@ class Threads:
         torch.set_num_threads(before)
 
     def for_each(self, work: Callable[[int], None], count: int) -> None:
-        """Call `work` with 0 to `count` - 1; returns when all calls have. What one of them raises is raised here."""
+        """Call `work` with 0 to `count` - 1, and wait for all calls. Raises the first exception of a call."""
         for _ in self._pool.map(work, range(count)):
             pass
 

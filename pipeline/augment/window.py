@@ -1,4 +1,4 @@
-"""A window of an image as a view, with PIL: the oracle's way, and everybody's on a CPU where edges are fractional."""
+"""Resize a window of an image with PIL: for "reference", and for "cpu" where the edges are fractional."""
 
 from PIL import Image, ImageOps
 
@@ -11,7 +11,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 
 def draw_window(image: Image.Image, plan: CropPlan, v: int, b: int) -> Image.Image:
-    """View `v` of sample `b` before its colours: the window of `image`, resized, and flipped where the plan says so."""
+    """View `v` of sample `b` before colour changes: the window of `image`, resized, and flipped if the plan says so."""
     top, left, height, width = (array[v, b].item() for array in (plan.top, plan.left, plan.height, plan.width))
     box = (left, top, left + width, top + height)
     rows, columns = plan.sizes[v]

@@ -1,1 +1,1 @@
-"""pipeline-bench: what the data pipeline does a second, side by side with what it could do."""
+"""pipeline-bench: the speed of the data pipeline, compared with its upper bounds and with other libraries."""

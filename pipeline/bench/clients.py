@@ -1,10 +1,10 @@
-"""Clients of S3 through the store's seam: the same shards, parts, threads and retries, bytes thrown away.
+"""Compare clients of S3 below our store: same shards, parts, threads and retries; the bytes are thrown away.
 
-s3fs                the one in use
+s3fs                the client in use
 obstore             a client in Rust with an fsspec interface
-s3torchconnector    Amazon's own, in C; no fsspec interface, so a few lines stand in for it
+s3torchconnector    Amazon's own client, in C, without an fsspec interface; `_Connector` adapts it
 
-The last two are measured if they can be imported. A round is once through all shards; the clients take turns.
+The last two are measured if they are installed. A round reads all shards once; the clients take turns.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def _obstore() -> Any:
 
 
 class _Connector:
-    """What the seam asks of a file system, on s3torchconnector."""
+    """s3torchconnector with the few methods of a file system that the store uses."""
 
     def __init__(self) -> None:
         client = importlib.import_module("s3torchconnector._s3client")
@@ -60,9 +60,7 @@ def _stores(url: str) -> dict[str, Store]:
     """A store for each client that is installed."""
     stores = {"s3fs": Store(url)}
     if stores["s3fs"].local_path("") is not None:
-        raise UserError(
-            f"{url} is a local folder, and clients of S3 are compared here; give a URL that begins with s3://"
-        )
+        raise UserError(f"{url} is a local folder, but this compares clients of S3; give a URL that begins with s3://")
     others: dict[str, Callable[[], Any]] = {"obstore": _obstore, "s3torchconnector": _Connector}
     for name, new_file_system in others.items():
         if importlib.util.find_spec(name):
@@ -71,14 +69,14 @@ def _stores(url: str) -> dict[str, Store]:
 
 
 def _client(new_file_system: Callable[[], Any], url: str) -> Client:
-    """That of the store, on another file system; what it knows of S3 beyond fsspec is for s3fs alone."""
+    """The store's client with another file system. `is_s3` is off: those calls need s3fs."""
     client = Client(url)
     client.fs, client.is_s3 = new_file_system(), False
     return client
 
 
 def measure(url: str, num_threads: int, rounds: int) -> Rows:
-    """Medians over `rounds`; CPU seconds are this process's own."""
+    """Medians over `rounds`; CPU seconds are those of this process."""
     stores = _stores(url)
     manifest = read_manifest(stores["s3fs"])
     seconds: dict[str, list[tuple[float, float]]] = {}

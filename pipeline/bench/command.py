@@ -1,10 +1,10 @@
-"""pipeline-bench: the data pipeline on your own shards, measured.
+"""pipeline-bench: measure the data pipeline on your own shards.
 
-    pipeline-bench crops s3://bucket/in1k/train --executor original,cpu,dali      images/s of the executors and rivals
-    pipeline-bench stream s3://bucket/in1k/train                                  the stream against its ceiling
+    pipeline-bench crops s3://bucket/in1k/train --executor original,cpu,dali      images per second of executors
+    pipeline-bench stream s3://bucket/in1k/train                                  the stream against its upper bound
     pipeline-bench shuffle s3://bucket/in1k/train                                 how well the order mixes
     pipeline-bench soak s3://bucket/in1k/train --seconds 900                      memory and open files over time
-    pipeline-bench clients s3://bucket/in1k/train                                 clients of S3 against each other
+    pipeline-bench clients s3://bucket/in1k/train                                 speed of S3 clients
 
 The module of a command is imported after its flags have been parsed.
 """
@@ -35,7 +35,7 @@ from pipeline.console.command import (
 )
 from pipeline.errors import UserError
 
-# Of modules that take seconds to import; a test compares them.
+# Copied from modules that take seconds to import; a test checks that they agree.
 CONTESTANTS = ("reference", "cpu", "dali", "original", "dali-native", "floor-decode", "floor-resize")
 RECIPES = ("dino", "linear", "deit", "eval")
 DTYPES = ("float32", "float16", "uint8")
@@ -66,16 +66,16 @@ def _parse() -> argparse.Namespace:
 
 
 def _add_crops(commands: Commands) -> None:
-    command = _add(commands, "crops", "compare executors of the augmentation plan, and their rivals")
+    command = _add(commands, "crops", "compare executors of the augmentation plan with each other and with rivals")
     command.add_argument(
         "--executor",
         type=several_of(CONTESTANTS),
         default="reference,cpu",
         metavar="NAME,...",
-        help=f"of {', '.join(CONTESTANTS)}; the first is what the others are compared with",
+        help=f"any of {', '.join(CONTESTANTS)}; the others are compared with the first",
     )
     command.add_argument("--recipe", choices=RECIPES, default="dino", help="which views to make")
-    command.add_argument("--images", type=positive, default=256, metavar="N", help="how many images of the shards")
+    command.add_argument("--images", type=positive, default=256, metavar="N", help="number of images to use")
     _add_batch_size(command, 64)
     _add_rounds(command)
     command.add_argument("--num-threads", type=num_at_once, default=2, metavar="N", help="threads of each executor")
@@ -84,11 +84,11 @@ def _add_crops(commands: Commands) -> None:
     instead = command.add_mutually_exclusive_group()
     instead.add_argument("--parity", action="store_true", help="compare pixels with the first executor, not speeds")
     instead.add_argument("--sheet", type=path, metavar="FILE", help="draw the views of a few images, as PNG or JPEG")
-    instead.add_argument("--plot", type=path, metavar="FILE.svg", help="draw the speeds as bars too")
+    instead.add_argument("--plot", type=path, metavar="FILE.svg", help="also draw the speeds as a bar chart")
 
 
 def _add_stream(commands: Commands) -> None:
-    command = _add(commands, "stream", "measure the stream against its ceiling, cold and warm")
+    command = _add(commands, "stream", "measure the stream against its upper bound, with a cold and a warm cache")
     _add_batch_size(command, 64)
     _add_lanes(command)
     command.add_argument("--num-threads", type=num_at_once, default=4, metavar="N", help="downloads at once")
@@ -97,28 +97,28 @@ def _add_stream(commands: Commands) -> None:
 
 
 def _add_shuffle(commands: Commands) -> None:
-    command = _add(commands, "shuffle", "measure how well the order mixes, against a permutation")
+    command = _add(commands, "shuffle", "measure how well the order mixes, compared with a full permutation")
     command.add_argument(
         "--batch-size", type=whole(2), default=256, metavar="N", help="images per step, over all ranks"
     )
     command.add_argument(
-        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to try, as 8x16,4x4"
+        "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to measure, as 8x16,4x4"
     )
     command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the order and of the permutations")
     command.add_argument(
-        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where the shards go, and stay"
+        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where the shards are kept"
     )
 
 
 def _add_soak(commands: Commands) -> None:
-    command = _add(commands, "soak", "stream for long, and watch memory and open files")
+    command = _add(commands, "soak", "stream for a long time and watch memory and open files")
     command.add_argument("--seconds", type=positive_number, default=900, metavar="N", help="how long to stream")
     command.add_argument(
         "--cache-bytes",
         type=num_bytes,
         default="1MB",
         metavar="SIZE",
-        help="size of the cache; a small one evicts all the time",
+        help="size of the cache; a small cache evicts all the time",
     )
     _add_batch_size(command, 64)
     _add_lanes(command)
@@ -127,7 +127,7 @@ def _add_soak(commands: Commands) -> None:
 
 
 def _add_clients(commands: Commands) -> None:
-    command = _add(commands, "clients", "compare clients of S3, as far as they are installed")
+    command = _add(commands, "clients", "compare the clients of S3 that are installed")
     command.add_argument("--num-threads", type=num_at_once, default=4, metavar="N", help="downloads at once")
     _add_rounds(command)
 
@@ -145,7 +145,7 @@ def _add_batch_size(command: CommandParser, default: int) -> None:
 
 def _add_rounds(command: CommandParser) -> None:
     command.add_argument(
-        "--rounds", type=positive, default=5, metavar="N", help="measurements, of which the median counts"
+        "--rounds", type=positive, default=5, metavar="N", help="number of measurements; the median is reported"
     )
 
 
@@ -157,13 +157,15 @@ def _add_lanes(command: CommandParser) -> None:
 
 def _add_own_cache(command: CommandParser) -> None:
     command.add_argument(
-        "--cache-dir", type=path, metavar="DIR", help="where the shards go (default: a temporary folder)"
+        "--cache-dir", type=path, metavar="DIR", help="where the shards are kept (default: a temporary folder)"
     )
 
 
 def _orders(text: str) -> list[tuple[int, int]]:
-    """`8x16,4x4` as lanes and block_shards."""
+    """Parse `8x16,4x4` to pairs of lanes and block_shards."""
     if not re.fullmatch("[0-9]{1,9}x[0-9]{1,9}(,[0-9]{1,9}x[0-9]{1,9})*", text):
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is not of the form LANESxBLOCK,..., as 8x16,4x4")
+        raise argparse.ArgumentTypeError(
+            f"{quoted(text)} is not of the form LANESxBLOCK,...; write for example 8x16,4x4"
+        )
     lanes, blocks = zip(*(pair.split("x") for pair in text.split(",")), strict=True)
     return list(zip(map(positive, lanes), map(positive, blocks), strict=True))

@@ -1,11 +1,11 @@
-"""What is compared: the executors, the floors under them, and the ways other people do it.
+"""The contestants of `pipeline-bench crops`: our executors, parts of their work, and other implementations.
 
 reference, cpu, dali   the executors of the plan
-original               the original EsViT's way: PIL and torchvision transforms in a torch DataLoader, one worker
-                       process a thread
-dali-native            DALI's own webdataset reader and random operators on the same images: what exactness costs
-floor-decode           libjpeg-turbo alone
-floor-resize           decoding, and the windows of the plan resized with the kernel of `cpu`, nothing else
+original               as the original EsViT: PIL and torchvision transforms in a torch DataLoader, with one worker
+                       process per thread
+dali-native            DALI's own webdataset reader and random operators on the same images: the price of exactness
+floor-decode           decoding with libjpeg-turbo only
+floor-resize           decoding, and resizing the windows of the plan with the kernel of `cpu`
 """
 
 import time
@@ -30,7 +30,7 @@ class Contestant(Protocol):
     """Something that turns encoded batches into views, or does a part of that work."""
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
-        """Process all batches; returns when the last view is there."""
+        """Process all batches; returns when the last view is finished."""
         ...
 
     def close(self) -> None:
@@ -39,10 +39,10 @@ class Contestant(Protocol):
 
 
 class ExecutorContestant:
-    """An executor of the plan: planning included, and where `device` is a GPU, the way of the views to it.
+    """An executor of the plan. The time includes planning, and the copy of the views to `device`.
 
     Attributes:
-        transfer_s: Time in which views made on the CPU were copied to the device and normalised there, so far.
+        transfer_s: Total time so far to copy views from the CPU to the GPU and normalise them there.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ExecutorContestant:
         return self.rendered(batch)[0]
 
     def rendered(self, batch: EncodedBatch) -> Rendered:
-        """The views of one batch, and the batch with images that cannot be decoded replaced."""
+        """The views of one batch, and the batch, in which undecodable images are replaced."""
         return next(self._rendered([batch]))
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
@@ -72,7 +72,7 @@ class ExecutorContestant:
         return render(batches, self._planner, self._executor, self._neighbour)
 
     def _deliver(self, rendered: Rendered) -> None:
-        """To the device, normalised; nothing is kept."""
+        """Move the views to the device and normalise them; the result is thrown away."""
         begin = time.perf_counter()
         for group in rendered[0]:
             normalised(group.to(self._device))
@@ -114,7 +114,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all contestants of a run share."""
+    """The settings that all contestants of a run share."""
 
     num_threads: int
     device: torch.device
@@ -128,7 +128,7 @@ def build_contestant(name: str, given: Conditions) -> Contestant:
     """The contestant called `name`.
 
     Raises:
-        UserError: there is none of that name, or it cannot run here.
+        UserError: the name is unknown, or the contestant cannot run on this machine.
     """
     if name in EXECUTORS:
         executor = build_executor(name, given.num_threads, given.device, given.output)

@@ -1,10 +1,10 @@
-"""The executors and their rivals on the same images and plan: images/s in interleaved rounds, differences, a look.
+"""Compare executors and their rivals on the same images: speed in interleaved rounds, pixel differences, pictures.
 
-pipeline-bench crops shards/imagenet --executor original,cpu,dali,floor-resize     images/s and their ratios
-pipeline-bench crops shards/imagenet --parity                differences to the reference, by operation
-pipeline-bench crops shards/imagenet --sheet views.png       all views of a few images, to look at
+pipeline-bench crops shards/imagenet --executor original,cpu,dali,floor-resize     images per second, and ratios
+pipeline-bench crops shards/imagenet --parity                differences to the reference, per operation
+pipeline-bench crops shards/imagenet --sheet views.png       a picture of all views of a few images
 
-With --device cuda the views end on the GPU, whoever made them.
+With --device cuda every contestant's views end on the GPU.
 """
 
 import argparse
@@ -50,9 +50,9 @@ class Bench:
         self._contestants = {name: build_contestant(name, given) for name in arguments.executor}
 
     def speed(self, rounds: int) -> Rows:
-        """Images/s of each contestant: the median over `rounds`, contestants in turn within each.
+        """Images per second of each contestant: the median over `rounds`. In each round the contestants take turns.
 
-        With a GPU also the share of the time in which views made on the CPU were on their way to it.
+        With a GPU, also the share of the time that is spent on copying views from the CPU to the GPU.
         """
         seconds: dict[str, list[float]] = {name: [] for name in self._contestants}
         # Warm-up: threads, processes, graphs, tables.
@@ -103,10 +103,10 @@ class Bench:
             contestant.close()
 
     def _executors(self) -> dict[str, ExecutorContestant]:
-        """The contestants that render the plan, and so can be compared view by view."""
+        """The contestants as executors of the plan, which can be compared view by view."""
         rivals = [name for name, one in self._contestants.items() if not isinstance(one, ExecutorContestant)]
         if rivals:
-            raise UserError(f"{rivals[0]} does not render the plan: it can be timed, not compared by pixel")
+            raise UserError(f"{rivals[0]} does not render the plan, so it can be timed but not compared by pixel")
         return {name: one for name, one in self._contestants.items() if isinstance(one, ExecutorContestant)}
 
 
@@ -115,7 +115,7 @@ def _write(sheet: Image.Image, path: Path) -> None:
         sheet.save(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    except ValueError:  # a suffix that is no image format
+    except ValueError:  # the suffix is no image format
         raise UserError(f"cannot write {path}: name it .png, .jpg or .webp") from None
 
 

@@ -1,4 +1,4 @@
-"""Where a bench keeps the shards that it fetches."""
+"""The folder in which a bench keeps the shards that it fetches."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ class FolderError(UserError):
 
 @contextmanager
 def cache_folder(path: Path | None) -> Iterator[Path]:
-    """The folder given, which is made if need be; None is a temporary one.
+    """The folder `path`, created if missing; for None, a temporary folder.
 
     Raises:
-        FolderError: it cannot be made.
+        FolderError: the folder cannot be created.
     """
     if path is None:
         with tempfile.TemporaryDirectory() as folder:

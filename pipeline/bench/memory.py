@@ -1,4 +1,4 @@
-"""Peak memory of this process and all its children together, sampled while something runs."""
+"""Peak memory of this process and its descendants together, sampled while a block runs."""
 
 import contextlib
 import threading
@@ -11,14 +11,14 @@ _INTERVAL_S = 0.05
 
 
 class PeakMemory:
-    """Result of `peak_memory`: `num_bytes` once the block has ended."""
+    """Result of `peak_memory`: `num_bytes` is valid once the block has ended."""
 
     num_bytes = 0
 
 
 @contextmanager
 def peak_memory() -> Iterator[PeakMemory]:
-    """Sample the resident memory of the process tree; pages that processes share are counted once (PSS)."""
+    """Sample the resident memory of the process tree. Pages that processes share count once (PSS)."""
     peak, done, process = PeakMemory(), threading.Event(), psutil.Process()
 
     def sample() -> None:
@@ -35,7 +35,7 @@ def peak_memory() -> Iterator[PeakMemory]:
 
 
 def _tree_bytes(process: psutil.Process) -> int:
-    """Of a process and its descendants; of one that has just ended, nothing."""
+    """Memory of a process and its descendants; a process that has just ended counts as 0."""
     total = 0
     for one in (process, *process.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):

@@ -1,6 +1,6 @@
-"""Multi-crop with DALI's own reader and random operators, as its examples do it: what exactness is measured against.
+"""Multi-crop with DALI's own reader and random operators, as in DALI's examples: it shows the price of exactness.
 
-Its views depend on the slot in the batch and on what ran before, so it is no executor of the plan.
+The views depend on the slot in the batch and on earlier batches, so this is not an executor of the plan.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from pipeline.stream.encoded import EncodedBatch
 
 
 class DaliNative:
-    """One DALI pipeline that reads a shard of the images, shuffles it, and draws everything itself."""
+    """One DALI pipeline that reads a shard of the images, shuffles it, and draws all random numbers itself."""
 
     def __init__(self, config: Recipe, num_threads: int, device: torch.device) -> None:
         self._config, self._num_threads, self._device = config, num_threads, device
@@ -69,7 +69,7 @@ def _views(config: Recipe) -> list[tuple[ViewGroup, float, float]]:
     ]
 
 
-# Depth 1: batches made ahead after a run has ended would slow down whoever is timed next.
+# Depth 1: batches rendered ahead after the end of a run would slow down the next contestant.
 @pipeline_def(enable_conditionals=True, prefetch_queue_depth=1)  # type: ignore[untyped-decorator]
 def _graph(tar: str, config: Recipe, views: list[tuple[ViewGroup, float, float]], device: str) -> tuple[Any, ...]:
     index = tar.removesuffix(".tar") + ".idx"

@@ -1,4 +1,4 @@
-"""The baseline: multi-crop as the original EsViT runs it, with PIL images in the worker processes of a DataLoader."""
+"""The baseline: multi-crop as in the original EsViT, with PIL in the worker processes of a DataLoader."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,14 @@ from pipeline.stream.encoded import EncodedBatch
 
 
 class Original:
-    """A DataLoader over encoded images in memory; its workers live from the first run to `close`."""
+    """A DataLoader over encoded images in memory. Its workers live from the first run to `close`."""
 
     def __init__(self, config: Recipe, num_workers: int) -> None:
         self._config, self._num_workers = config, num_workers
         self._loader: DataLoader[Any] | None = None
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
-        """See `Contestant`; the batches of the first run are those of all."""
+        """See `Contestant`. Every run uses the batches of the first run."""
         if self._loader is None:
             images = [bytes(image) for batch in batches for image in batch.images]  # to be pickled
             self._loader = DataLoader(

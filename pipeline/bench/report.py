@@ -14,7 +14,7 @@ _BAR_HEIGHT, _LABEL_WIDTH, _CHART_WIDTH = 28, 130, 420
 
 
 def print_table(title: str, rows: Rows) -> None:
-    """One row an executor."""
+    """Print one row per executor."""
     table = Table("executor", *next(iter(rows.values())), title=title)
     for name, columns in rows.items():
         table.add_row(name, *map(_cell, columns.values()))
@@ -22,7 +22,7 @@ def print_table(title: str, rows: Rows) -> None:
 
 
 def write_chart(title: str, values: dict[str, float], path: Path) -> None:
-    """Horizontal bars, one a name.
+    """Write horizontal bars, one per name.
 
     Raises:
         UserError: the file cannot be written.

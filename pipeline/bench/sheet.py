@@ -1,4 +1,4 @@
-"""A contact sheet: one row per image and executor, one column per view, each row and column with its label."""
+"""A contact sheet: one labelled row per image and executor, one labelled column per view."""
 
 import io
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ class SheetRow(NamedTuple):
     executor: str
     image: Encoded
     number: int
-    """Of the image in its data set."""
+    """The id of the image in its data set."""
     views: Sequence[torch.Tensor]
     """One tensor per group of equal sizes, [V, 3, H, W], as an executor returns them."""
 
 
 def contact_sheet(rows: Sequence[SheetRow]) -> Image.Image:
-    """Draw the rows. The first column has the whole image and the label of the row."""
+    """Draw the rows. The first column shows the whole image and the label of the row."""
     columns = _column_labels(rows[0].views)
     size = (CELL * (len(columns) + 1), HEADER + CELL * len(rows))
     sheet = Image.new("RGB", size, "white")

@@ -1,16 +1,16 @@
-"""How well the order mixes, against a uniform random permutation of the same samples.
+"""How well the order mixes, compared with a uniform random permutation of the same samples.
 
-Measured on the labels in the order of training, for data sets whose shards hold one class after another:
+Measured on the labels in the order of training, for data sets that are sorted by class:
 
 classes_per_batch      different labels in a global batch, mean over an epoch
 class_pairs            how often two samples of a batch share their label
-class_pairs_next       how often a sample of a batch and one of the next share their label
-class_runs             runs of equal labels, batch after batch, within a batch in the order of the ranks
-same_shard_neighbours  how often two samples next to each other come from one shard
+class_pairs_next       how often a sample of a batch and a sample of the next batch share their label
+class_runs             number of runs of equal labels; within a batch, in the order of the ranks
+same_shard_neighbours  how often two neighbouring samples come from one shard
 
-Each is a ratio to what permutations give (1 = mixes as well). The first three say what an optimiser step sees; the
-last two depend on the order within a batch, where each rank has its own lanes. `default` is the default order, the
-others name `lanes x block_shards`.
+Each number is a ratio to the mean of permutations (1 = mixes as well). The first three describe what an optimiser step
+sees. The last two depend on the order within a batch, where each rank has its own lanes. `default` is the default
+order; other rows are named `lanes x block_shards`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 
 
 def measure(ids: Ints, labels: Ints, shards: Ints, batch_size: int) -> dict[str, float]:
-    """Mixing of one epoch: `ids` in the order of training; `labels` and `shards` by id."""
+    """Mixing of one epoch. `ids` are in the order of training; `labels` and `shards` are indexed by id."""
     ordered, origin = labels[ids], shards[ids]
     batches = ordered.reshape(-1, batch_size)
     counts = np.array([np.bincount(batch, minlength=int(labels.max()) + 1) for batch in batches])
@@ -55,7 +55,7 @@ def mixing(sizes: list[int], labels: Ints, batch_size: int, configs: dict[str, O
     """Ratios of each order to the mean of several uniform permutations.
 
     Raises:
-        UserError: an order does not fit the batch, or the data set holds fewer than two batches.
+        UserError: an order does not fit the batch, or the data set has fewer than two batches.
     """
     orders = {title: SampleOrder(sizes, seed, batch_size, config) for title, config in configs.items()}
     if len(labels) < 2 * batch_size:
@@ -77,7 +77,7 @@ def mixing(sizes: list[int], labels: Ints, batch_size: int, configs: dict[str, O
 
 
 def _ratio(value: float, expected: float) -> float | None:
-    """1 where both are zero: labels that occur once never meet. None where only the permutations never do it."""
+    """The ratio; 1 where both are 0, as for labels that occur once; None where only `expected` is 0."""
     if expected:
         return value / expected
     return None if value else 1.0
@@ -90,7 +90,7 @@ def _labels(url: str, cache_dir: str) -> tuple[list[int], Ints]:
     labels = [np.asarray(cache.shard(i).index["label"], dtype=np.int64) for i in range(len(manifest.shards))]
     joined = np.concatenate(labels)
     if joined.min() < 0:
-        raise UserError(f"{url} does not have one label per image, and the mixing of labels is measured here")
+        raise UserError(f"{url} does not have one label per image, but this measures how labels mix")
     return [entry.num_samples for entry in manifest.shards], joined
 
 

@@ -1,6 +1,6 @@
-"""Hours of streaming in minutes: full speed with eviction forced; memory and open files have to stay flat.
+"""Find leaks: stream at full speed with constant eviction; memory and open files must not grow.
 
-The first fifth of the time is warm-up. Drift is the median memory of the last fifth against that of the second.
+The first fifth of the time is warm-up. Drift is the median memory of the last fifth against the second fifth.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _INTERVAL_S = 0.25
 
 
 def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, object]:
-    """Stream for so long; what it moved and how memory and open files developed."""
+    """Stream for `seconds`. Returns the amount of data, memory and open files."""
     stream = open_training_stream(config, seed=0, global_batch=batch_size)
     process = psutil.Process()
     memory: list[int] = []
@@ -42,7 +42,7 @@ def soak(config: StreamConfig, seconds: float, batch_size: int) -> dict[str, obj
             if now_s > begin_s + seconds:
                 break
     if len(memory) < 5:
-        raise UserError(f"{seconds:g} seconds are too short for a soak of this data set; raise --seconds")
+        raise UserError(f"{seconds:g} seconds are too short to measure this data set; raise --seconds")
     fifth = len(memory) // 5
     early, late = statistics.median(memory[fifth : 2 * fifth]), statistics.median(memory[-fifth:])
     return {

@@ -1,14 +1,13 @@
-"""Store -> cache -> encoded samples against the ceiling, cold and warm: seconds of one epoch in interleaved rounds.
+"""The stream (store -> cache -> encoded samples) against its upper bound: seconds per epoch in interleaved rounds.
 
-cold            empty cache: shards downloaded, verified, written, read, and the cache removed again
-cold-ceiling    the same client downloading the same objects with as many threads, bytes thrown away: it neither
-                hashes nor writes, which a link as fast as the cores leave no time for
-warm            full cache, shards open: what every epoch after the first does; every page of every image is touched,
-                as the files are mapped and not read
-warm-ceiling    the same ranges of the same open files in the same order read by as many threads into memory that is
-                used again, and thrown away
+cold            empty cache: shards are downloaded, verified, written and read, and the cache is removed
+cold-ceiling    the same client downloads the same objects with as many threads and throws the bytes away; no hashing,
+                no writing
+warm            full cache, shards open, as in every epoch after the first; every page of every image is touched, since
+                the files are mapped and not read
+warm-ceiling    the same ranges of the same open files, read in the same order with as many threads into reused memory
 
-A store that is a local folder is read in place: it has no cold round.
+A store that is a local folder is read in place and has no cold round.
 """
 
 import argparse
@@ -52,12 +51,12 @@ class StreamBench:
         self.num_samples = self._order.num_steps * batch_size
 
     def contestants(self) -> dict[str, Callable[[], None]]:
-        """Name -> one epoch; those that fill the cache first."""
+        """Name -> function that reads one epoch; the cold ones first."""
         warm = {"warm-ceiling": self._warm_ceiling, "warm": lambda: self._epoch(self._warm_stream)}
         return {"cold-ceiling": self._cold_ceiling, "cold": self._cold, **warm} if self.is_remote else warm
 
     def run(self, rounds: int) -> Rows:
-        """Medians over `rounds`, in which the contestants take turns; `ratio` is to the ceiling, round by round."""
+        """Medians over `rounds`, in which the contestants take turns. `ratio` is to the ceiling of the same round."""
         self._epoch(self._warm_stream)  # fills the cache
         self._ranges = self._epoch_ranges()
         seconds: dict[str, list[float]] = {name: [] for name in self.contestants()}
@@ -118,7 +117,7 @@ class StreamBench:
             pass
 
     def _epoch_ranges(self) -> list[list[Range]]:
-        """What an epoch reads from the cache, batch by batch, from files that stay open."""
+        """The ranges that an epoch reads from the cache, per batch; the files stay open."""
         folder = self._store.local_path("") or self._cache_dir / self.manifest.digest[:16]
         rows: list[Range] = []
         for entry in self.manifest.shards:

@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic models, YAML files and `--set`, and a sentence for every mistake."""
+"""Settings: frozen pydantic models, YAML files and `--set`. Every mistake gives one sentence."""
 
 from pipeline.config.config import Config, ConfigError, Source, dump, load, nested, save
 

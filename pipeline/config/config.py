@@ -1,12 +1,13 @@
 """Configuration: frozen pydantic models, YAML files merged left to right, then `--set a.b=c`.
 
-A component owns its config class beside it; the root config sits in the entry script. Unknown keys are errors.
+The config class of a component is in the file of the component; the root config is in the entry script. Unknown keys
+are errors.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,18 +31,19 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated again."""
+        """A copy with some fields changed; it is validated again."""
         return type(self).model_validate({**self.model_dump(), **changes})
 
     def with_defaults(self, **defaults: Any) -> Self:
-        """A copy in which fields that nobody gave have these values, as if they were their defaults."""
+        """A copy with other defaults: a field that was not set explicitly gets the value given here."""
         changes = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
-        return self.model_construct(self.model_fields_set, **{**dict(self), **changes})
+        copy = type(self).model_construct(self.model_fields_set, **{**dict(self), **changes})
+        return cast(Self, copy)  # pydantic's plugin for mypy gives it the class that this method is written in
 
 
 C = TypeVar("C", bound=Config)
 Source = str | Path | Mapping[str, Any]
-"""A YAML file, or keys and values as such a file holds them."""
+"""A YAML file, or its content as a mapping."""
 
 
 def load(schema: type[C], sources: Sequence[Source], overrides: Sequence[str] = ()) -> C:
@@ -58,7 +60,8 @@ def load(schema: type[C], sources: Sequence[Source], overrides: Sequence[str] = 
     try:
         return schema.model_validate(merged)
     except ValidationError as error:
-        # A mistyped key first: that another is missing is often its consequence. So is a default that follows from it.
+        # Mistyped keys first: a missing key is often a consequence of one. A default that depends on a wrong key is
+        # only a consequence too, so it is left out.
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         primary = [problem for problem in problems if problem["type"] != "default_factory_not_called"]
         raise ConfigError("; ".join(_explain(problem, schema) for problem in primary)) from None
@@ -83,7 +86,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
     try:
         content = yaml.safe_load(text)
-    except Exception as error:  # PyYAML's parser and the types that it makes raise all there is
+    except Exception as error:  # PyYAML and its constructors raise many kinds of errors
         raise ConfigError(f"config file {path} is not valid YAML: {_shortened(' '.join(str(error).split()))}") from None
     if content is None:
         return {}
@@ -111,7 +114,7 @@ def nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """`new` over `old`, key by key. Both stay as they are: a YAML alias may be two keys' value."""
+    """`new` over `old`, key by key. Neither is changed: with a YAML alias two keys share one value."""
     result = dict(old)
     for key, value in new.items():
         before = result.get(key)
@@ -120,8 +123,8 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(problem: Any, schema: type[Config]) -> str:
-    """What pydantic says is wrong, in words: the dotted key, what is wrong with it, what it may have meant."""
-    # The tags of a union, which pydantic adds to the path, are in parentheses here; users have not written them.
+    """Pydantic's error as a sentence: the dotted key, the mistake, and a suggestion."""
+    # Pydantic adds the tags of a union to the path. Ours are in parentheses; users have not written them.
     parts = [part for part in map(str, problem["loc"]) if not part.startswith("(")]
     key, kind, given = ".".join(parts), problem["type"], problem["input"]
     what: str = problem["msg"].removeprefix("Value error, ")
@@ -130,19 +133,19 @@ def _explain(problem: Any, schema: type[Config]) -> str:
     if kind == "missing":
         return f"config key '{key}' is required"
     where = "" if not key or what.startswith(key) else f"config key '{key}': "
-    if kind == "value_error":  # our own words, which name what is wrong
+    if kind == "value_error":  # our own message, which names the wrong value
         return where + what
     ending = did_you_mean(nearest(str(given), _CHOICE.findall(what))) if kind == "literal_error" else ""
     return f"{where}{what} (got {_shortened(repr(given))}){ending}"
 
 
 def _shortened(text: str) -> str:
-    """The beginning of what may be very long."""
+    """The beginning of a text that may be very long."""
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
 def _suggestion(key: str, schema: type[Config]) -> str:
-    """The key that was meant; if nobody can tell, those that its section has."""
+    """The key that was probably meant; if there is none, the keys of the section."""
     general = re.sub(r"\.\d+\b", "[]", key)  # a place in a list
     if found := similar(general, schema):
         return did_you_mean(found)

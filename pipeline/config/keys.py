@@ -1,8 +1,8 @@
-"""Every key of a config class: its dotted name, type, unit, default and meaning, as the code has them.
+"""Every key of a config class: its dotted name, type, unit, default and meaning, read from the code.
 
-The meaning is the key's entry in the `Attributes` of its class, the unit stands there in parentheses or is the end of
-its name: `size (pixels): Side of the square view.`, `watchdog_s: ...`. A section's meaning is the first line of
-its class. Keys of sections in a list have `[]` in their name: `augment.views[].size`.
+The meaning of a key is its entry in the `Attributes` of the class. The unit is in parentheses in that entry
+(`size (pixels): Side of the square view.`) or is the end of the name (`watchdog_s`). The meaning of a section is the
+first paragraph of its class. Keys of sections in a list have `[]` in their name: `augment.views[].size`.
 """
 
 import inspect
@@ -29,7 +29,7 @@ _UNITS = {
     "threads": "threads",
     "shards": "shards",
 }
-"""By the last word of a key."""
+"""The unit by the last word of a key."""
 _ENTRY = re.compile(r"^    (\w+)(?: \(([^)]+)\))?: (.*)$")
 _BASIC = {
     "int": "whole number",
@@ -49,9 +49,10 @@ class Key:
     """One key.
 
     Attributes:
-        default: Its value in YAML; or words, where `has_value` is false, for a required key and one whose default
-            depends on other keys. Empty for a section.
-        section: The class of a key that holds keys of its own, or a list of such.
+        default: The default in YAML. Empty for a section.
+        has_value: Whether `default` is a value. If not, it is text: the key is required, or its default depends on
+            other keys.
+        section: The config class, if the key is a section or a list of sections.
     """
 
     name: str
@@ -82,12 +83,12 @@ def keys_of(schema: type[BaseModel], prefix: str = "") -> Iterator[Key]:
 
 
 def first_words(section: type[BaseModel]) -> str:
-    """What a config class is, in one line: the first paragraph of its docstring."""
+    """The first paragraph of the docstring of a config class, as one line."""
     return (inspect.getdoc(section) or "").partition("\n\n")[0].replace("\n", " ")
 
 
 def similar(wrong: str, schema: type[BaseModel]) -> list[str]:
-    """The keys that a mistyped dotted key may have meant: the same name in another section, or one spelt like it."""
+    """Suggestions for a mistyped dotted key: the same name in another section, or a similar spelling."""
     known = [key.name for key in keys_of(schema)]
     section, _, name = wrong.rpartition(".")
     elsewhere = [key for key in known if key.rpartition(".")[2] == name]
@@ -115,7 +116,7 @@ def _entries(schema: type[BaseModel]) -> dict[str, tuple[str, str]]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The config class in a type: itself, or that of the items of a list."""
+    """The config class in a type: the type itself, or the type of the items of a list."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     found = [section for part in get_args(annotation) if (section := _section(part))]
@@ -141,14 +142,14 @@ def _type(annotation: Any, metadata: Any = ()) -> str:
 
 
 def _bounds(metadata: Any) -> list[str]:
-    """As ["> 0", "≤ 1"]."""
+    """Bounds as text: ["> 0", "≤ 1"]."""
     flat = [bound for item in metadata for bound in getattr(item, "metadata", [item])]
     pairs = [(bound, name) for bound in flat for name in _BOUNDS if hasattr(bound, name)]
     return [f"{_BOUNDS[name]} {getattr(bound, name):g}" for bound, name in pairs]
 
 
 def _default(field: FieldInfo) -> str:
-    """The default as YAML; of one that depends on other keys, what its function says of itself."""
+    """The default as YAML; if it depends on other keys, the docstring of its function."""
     if field.is_required():
         return "required"
     if field.default_factory is dict:

@@ -1,1 +1,1 @@
-"""What all console scripts share: exit status, types of flags, missing packages, progress."""
+"""The parts that all console scripts share: exit codes, types of flags, missing packages, progress."""

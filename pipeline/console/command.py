@@ -1,7 +1,7 @@
-"""What every console script shares: its parser, its exit codes, its JSON, and the types of its flags.
+"""The parts that all console scripts share: parser, exit codes, JSON output, and types of flags.
 
-A script parses its flags before it imports anything heavy, so `--help` and a mistyped flag answer at once, and a base
-install, which has no torch, says what to install. docs/commands.md is the reference for users.
+A script parses its flags before it imports heavy modules. So `--help` and messages about flags come at once, and a
+base install, which has no torch, can say what to install. docs/commands.md is the reference for users.
 """
 
 import argparse
@@ -23,23 +23,23 @@ from pipeline.nearest import nearest
 
 EXIT_OK = 0
 EXIT_DATA_AT_FAULT = 1
-"""The command ran, and what it looked at is not in order."""
+"""The command ran and found a fault in the data."""
 EXIT_USER_ERROR = 2
 """A flag, a config, a path or a store is wrong; the message says what to do."""
 EXIT_RETRY = 75
-"""Stopped by a signal after a checkpoint (EX_TEMPFAIL); the same command goes on."""
+"""Stopped by a signal, after saving a checkpoint (EX_TEMPFAIL); the same command continues the run."""
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
-"""Where a command registers itself."""
+"""The subcommands of a script."""
 Flags: TypeAlias = "argparse._ActionsContainer"
-"""A parser, or a group of flags of one."""
+"""A parser, or a group of flags of a parser."""
 
 DEVICES = ("auto", "cpu", "cuda")
-"""Of `--device`; "auto" is a GPU where there is one."""
+"""The values of `--device`; "auto" is a GPU if there is one."""
 CACHE_DIR = "~/.cache/esvit-streaming"
-"""Where `--cache-dir` and `data.stream.cache.folder` point by default."""
+"""The default of `--cache-dir` and `data.stream.cache.folder`."""
 
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 _LARGEST = 2**31 - 1
@@ -61,20 +61,20 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose help shows every default, and to which a mistake is one line and exit status 2.
+    """A parser that shows every default in its help, and answers a mistake with one line and exit status 2.
 
-    Flags are not abbreviated: a script that was right once stays right when flags are added.
+    Flags cannot be abbreviated, so that a new flag never breaks an old script.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and where help is."""
+        """Exit with the message and a pointer to `--help`."""
         self.exit(EXIT_USER_ERROR, f"error: {message}; see '{self.prog} --help'\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does, but what is not known is a mistake already here, where the flags of a command are known."""
+        """As argparse, but refuse unknown arguments here: only the parser of a subcommand knows its flags."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             close = nearest(unknown[0].partition("=")[0], self._option_string_actions)
@@ -83,7 +83,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class _PrintCompletion(argparse.Action):
-    """Prints the script with which a shell completes the flags of the command, and ends."""
+    """Prints the shell's completion script for the command, and exits."""
 
     def __call__(self, parser: argparse.ArgumentParser, _namespace: object, shell: Any, _flag: Any = None) -> None:
         try:
@@ -104,25 +104,25 @@ def new_parser(prog: str, description: str) -> CommandParser:
         action=_PrintCompletion,
         choices=_SHELLS,
         default=argparse.SUPPRESS,
-        help="print the completion script of a shell",
+        help="print the completion script for a shell and exit",
     )
     return parser
 
 
 def add_command(commands: Commands, name: str, summary: str, run: object) -> CommandParser:
-    """The parser of a command of `new_parser(...).add_subparsers()`; `run` is then an attribute of what it parses."""
+    """Add a subcommand to `new_parser(...).add_subparsers()`; the parsed arguments have the attribute `run`."""
     command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     command.set_defaults(run=run)
     return command
 
 
 def add_json_flag(parser: Flags) -> None:
-    """`--json`, for `write_json`."""
+    """Add `--json`, for `write_json`."""
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
 def write_json(report: Mapping[str, Any]) -> None:
-    """The report of a command for programs: one JSON object, on one line of standard output."""
+    """Print the report of a command for programs: one JSON object on one line of standard output."""
     sys.stdout.write(json.dumps(report) + "\n")
 
 
@@ -145,7 +145,7 @@ def run_command(main: Callable[[], int | None]) -> None:
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
         _fail(f"not enough memory, choose smaller batches or images ({reason or 'no details'})")
-    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+    except BrokenPipeError:  # the reader of our output, for example `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt:
@@ -155,7 +155,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Also in torch, which may not be imported here, and has its own errors for it."""
+    """Whether memory ran out. torch has its own error for it, and cannot be imported here."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -169,7 +169,7 @@ def _fail(error: object) -> NoReturn:
 
 
 def whole(least: int, most: int = _LARGEST) -> Callable[[str], int]:
-    """The type of whole numbers from `least` to `most`, in the digits 0 to 9."""
+    """The flag type of whole numbers from `least` to `most`, written with the digits 0 to 9."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,30}", text) or int(text) < least:
@@ -185,15 +185,15 @@ positive = whole(1)
 not_negative = whole(0)
 seed = whole(0, 2**64 - 1)
 port = whole(0, _LARGEST_PORT)
-"""A TCP port; 0 for any free one."""
+"""A TCP port; 0 is any free port."""
 pixels = whole(1, _LONGEST_SIDE)
 """A side of an image."""
 num_at_once = whole(1, _MOST_AT_ONCE)
-"""Threads or processes."""
+"""A number of threads or processes."""
 
 
 def quoted(text: str) -> str:
-    """What was typed, for a message; of a long text both ends."""
+    """The text in quotes, for a message; the middle of a long text is left out."""
     return reprlib.repr(text)
 
 
@@ -207,7 +207,7 @@ def positive_number(text: str) -> float:
 
 
 def num_bytes(text: str) -> int:
-    """256MB, 1GiB or a plain number of bytes."""
+    """A size: 256MB, 1GiB or a plain number of bytes."""
     match = re.fullmatch(r"([0-9]{1,30}(?:\.[0-9]{1,30})?) ?([KMGT]I?)?B?", text.upper())
     size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
     if not 1 <= size < 2**63:
@@ -216,7 +216,7 @@ def num_bytes(text: str) -> int:
 
 
 def not_empty(text: str) -> str:
-    """Any text but none: an empty variable of a shell script is a mistake, not the current folder."""
+    """Any text that is not empty: an empty variable of a shell script must not mean the current folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
@@ -228,24 +228,24 @@ def path(text: str) -> Path:
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """One word out of `choices`, for lists too long for argparse's own message."""
+    """One word of `choices`, for lists that are too long for argparse's own message."""
 
     def parse(text: str) -> str:
         if text not in choices:
-            raise argparse.ArgumentTypeError(f"{quoted(text)} is none of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(f"{quoted(text)} is not one of {', '.join(choices)}")
         return text
 
     return parse
 
 
 def several_of(choices: Sequence[str]) -> Callable[[str], list[str]]:
-    """Words out of `choices`, separated by commas, none twice."""
+    """Different words of `choices`, separated by commas."""
     parse = one_of(choices)
 
     def parse_all(text: str) -> list[str]:
         words = [parse(word) for word in text.split(",")]
         if len(set(words)) < len(words):
-            raise argparse.ArgumentTypeError(f"{quoted(text)} names one of them twice")
+            raise argparse.ArgumentTypeError(f"{quoted(text)} has the same name twice")
         return words
 
     return parse_all

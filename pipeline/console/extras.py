@@ -1,4 +1,4 @@
-"""Packages that not every install has, and the extra of this distribution that brings each."""
+"""Optional packages, and the extra of this distribution that installs each."""
 
 import importlib
 from typing import Any
@@ -27,7 +27,7 @@ class MissingPackageError(UserError):
 
 
 def missing_package(module: str) -> MissingPackageError | None:
-    """What to raise where `module` cannot be found; None where no extra brings it."""
+    """The error to raise if `module` cannot be found; None if no extra installs it."""
     package = module.partition(".")[0]
     if package not in EXTRAS:
         return None
@@ -40,7 +40,7 @@ def optional_module(name: str) -> Any:
     """Import a module of a package in `EXTRAS`.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: the package is not installed.
     """
     try:
         return importlib.import_module(name)

@@ -1,6 +1,6 @@
-"""Progress of a long command on standard error: a bar on a terminal, a line now and then in a log.
+"""Progress of a long command on standard error: a bar on a terminal, a line every 10 s in a log.
 
-Nothing is drawn by a thread of its own, which would disturb what is being measured.
+There is no thread that draws, since it would disturb measurements.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def progress(title: str, total: float | None, unit: str = _BYTES) -> Iterator[Callable[[float], None]]:
-    """Yields the function to call with how many of `unit` have been dealt with since the last call.
+    """Yields a function to call with the amount done since its last call.
 
     Args:
-        title: What is being done.
-        total: How much there is to do; None where that is not known.
-        unit: Of `total`, in the plural. Bytes are shown as MB.
+        title: Name of the work.
+        total: Amount of work; None if unknown.
+        unit: Unit of the amounts, in the plural. Bytes are shown as MB.
     """
     if sys.stderr.isatty():
         with _bar(title, total, unit) as show:
@@ -44,7 +44,7 @@ def progress(title: str, total: float | None, unit: str = _BYTES) -> Iterator[Ca
 
 
 def counted(items: Iterable[T], title: str, total: float | None, unit: str) -> Iterator[T]:
-    """The items, with their progress."""
+    """Yields the items and shows progress."""
     with progress(title, total, unit) as advance:
         for item in items:
             yield item
@@ -52,7 +52,7 @@ def counted(items: Iterable[T], title: str, total: float | None, unit: str) -> I
 
 
 class _Counter:
-    """Adds up, and shows the sum not more often than every so many seconds."""
+    """Adds up amounts, and shows the sum at most once per `every_s` seconds."""
 
     def __init__(self, show: Callable[[float], None], every_s: float) -> None:
         self._show, self._every_s, self._done, self._shown_s = show, every_s, 0.0, time.monotonic()
@@ -67,7 +67,7 @@ class _Counter:
 
 @contextlib.contextmanager
 def _bar(title: str, total: float | None, unit: str) -> Iterator[Callable[[float], None]]:
-    """A function that draws how much is done; the bar goes at the end of the block."""
+    """Yields a function that draws the amount done; the bar disappears at the end of the block."""
     amounts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(unit))
     if unit == _BYTES:
         amounts = (DownloadColumn(), TransferSpeedColumn())
@@ -79,7 +79,7 @@ def _bar(title: str, total: float | None, unit: str) -> Iterator[Callable[[float
 
 
 class _Line:
-    """Writes how much is done, of how much, how fast, and the time that is left."""
+    """Writes the amount done, the total, the rate, and the time left."""
 
     def __init__(self, title: str, total: float | None, unit: str) -> None:
         self._title, self._total, self._started_s = title, total, time.monotonic()

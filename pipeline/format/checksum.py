@@ -1,4 +1,4 @@
-"""SHA-256, the one hash of the project, of bytes, of files and of streams while they are written."""
+"""SHA-256, the only hash of the project: of bytes, of files, and of streams while they are written."""
 
 import hashlib
 from pathlib import Path
@@ -17,7 +17,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 class HashingWriter:
-    """A binary file that hashes and counts what is written to it, so that no second pass is needed."""
+    """A binary file that hashes and counts the bytes written to it, so that no second pass is needed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

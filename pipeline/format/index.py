@@ -1,6 +1,6 @@
-"""The index of a shard: where each image lies in the tar, and what is known without decoding it.
+"""The index of a shard: where each image lies in the tar, its label and its size in pixels.
 
-One row a sample, in the order of the tar, stored as a `.npy` file that readers map into memory.
+One row per sample, in the order of the tar, stored as a `.npy` file that readers map into memory.
 """
 
 import io
@@ -19,21 +19,21 @@ INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),  # first byte of the image inside the tar
         ("size", "<u4"),  # bytes of the encoded image
-        ("label", "<i4"),  # position in the manifest's classes, or one of the two constants below
+        ("label", "<i4"),  # position in the manifest's classes, or MULTI_LABEL, or UNLABELLED
         ("height", "<u4"),  # pixels as stored, before any EXIF rotation
         ("width", "<u4"),
         ("orientation", "u1"),  # EXIF orientation 1..8; 1 where the image has none
     ]
 )
-# A row without its fields: numpy gathers such rows ten times as fast.
+# A row without fields: numpy gathers such rows ten times as fast.
 ROW_DTYPE = np.dtype((np.void, INDEX_DTYPE.itemsize))
 
 MULTI_LABEL = -1
-"""The sample has any number of labels; the tar has them."""
+"""The sample has any number of labels; they are in the tar only."""
 UNLABELLED = -2
-"""The sample has no label: nobody has said what it shows. Then the manifest has no classes."""
+"""The sample has no label, since the data set is unlabelled. Then the manifest has no classes."""
 
-_MAGIC = b"\x93NUMPY\x01\x00"  # of version 1.0; then two bytes with the length of the header, and the header
+_MAGIC = b"\x93NUMPY\x01\x00"  # of version 1.0; then follow two bytes with the length of the header, and the header
 
 Index = NDArray[Any]
 """A one-dimensional array of `INDEX_DTYPE`."""
@@ -44,7 +44,7 @@ class ShardIndexError(UserError):
 
 
 def ends(index: Index) -> NDArray[np.int64]:
-    """Where each sample ends in the tar: at the block boundary after its image. The next sample begins there."""
+    """The byte where each sample ends in the tar: the block boundary after its image. The next sample begins there."""
     sizes = index["size"].astype(np.int64)
     positions: NDArray[np.int64] = index["offset"].astype(np.int64) + sizes + -sizes % tarfile.BLOCKSIZE
     return positions
@@ -59,10 +59,10 @@ def index_to_bytes(index: Index) -> bytes:
 
 
 def load_index(path: str | Path, entry: ShardEntry) -> Index:
-    """Map an index file into memory after checking it against its manifest entry. Safe from many threads.
+    """Check an index file against its manifest entry and map it into memory. Thread-safe.
 
     Raises:
-        ShardIndexError: the file is missing, or its hash, row type or row count is not the one promised.
+        ShardIndexError: the file is missing, or its hash, row type or row count is wrong.
     """
     try:
         content = Path(path).read_bytes()
@@ -73,15 +73,15 @@ def load_index(path: str | Path, entry: ShardEntry) -> Index:
 
 
 def index_from_bytes(content: bytes, entry: ShardEntry, source: str) -> Index:
-    """The same from the content of an index file; `source` is where it came from, for the message."""
+    """As `load_index`, from the content of an index file; `source` is its address, for messages."""
     return np.frombuffer(content, INDEX_DTYPE, entry.num_samples, _first_row(content, entry, source))
 
 
 def _first_row(content: bytes, entry: ShardEntry, source: str | Path) -> int:
-    """Where the rows begin in a file that is checked.
+    """Check the content of an index file; returns the byte where its rows begin.
 
-    `np.load` would do, but it parses the header with `ast`, which Python 3.11 fails at, now and then, where several
-    threads do it at once ("SystemError: AST constructor recursion depth mismatch"). The header can say one thing only.
+    Why not `np.load`: it parses the header with `ast`. In Python 3.11 `ast` sometimes fails when several threads use it
+    at once ("SystemError: AST constructor recursion depth mismatch"). A valid header here has one form only.
     """
     if sha256_bytes(content) != entry.index_sha256:
         raise ShardIndexError(f"index {source} does not have the hash that the manifest records; fetch it again")

@@ -1,7 +1,7 @@
-"""The manifest: the one file through which the shard builder and the trainer meet.
+"""The manifest: the only file that links the shard builder and the trainer.
 
-It names every shard with its size and hash, is written last (a destination without it is unfinished) and
-holds no clock, host or path, so the same input gives the same bytes; its own hash identifies the data set.
+It names every shard with its size and hash. It is written last: a destination without a manifest is unfinished. It
+holds no time, host or path, so the same input gives the same bytes. Its own hash identifies the data set.
 """
 
 import json
@@ -19,19 +19,19 @@ SCHEMA_VERSION: Literal[1] = 1
 
 
 class ManifestError(UserError):
-    """The manifest is garbled, of another version or contradicts itself; the message names its source."""
+    """The manifest is garbled, has another version, or contradicts itself. The message names its source."""
 
 
 class ShardEntry(Config):
     """One shard: a tar file and its index."""
 
     name: str
-    """For example "train-000000"; the files add their suffix to it."""
+    """For example "train-000000"; file names are this name and a suffix."""
     num_bytes: PositiveInt
     """Size of the tar file."""
     num_samples: PositiveInt
     sha256: str
-    """Of the tar file, in hex."""
+    """Hash of the tar file, in hex."""
     index_sha256: str
 
     @property
@@ -44,7 +44,7 @@ class ShardEntry(Config):
 
 
 class Spread(Config):
-    """Smallest, median (the lower of the middle two) and largest of a quantity over all samples."""
+    """Smallest value, median (lower of the middle two) and largest value of a quantity over all samples."""
 
     min: int
     median: int
@@ -64,16 +64,16 @@ class Manifest(Config):
     num_bytes: PositiveInt
     """Sum over the tar files."""
     num_rejects: NonNegativeInt
-    """Images of the source that are in no shard; `rejects.jsonl` lists them."""
+    """Number of images of the source that are in no shard; `rejects.jsonl` lists them."""
     left_out: dict[str, NonNegativeInt] = Field(default_factory=dict)
-    """Files of the source that are no images: how many of each suffix or kind."""
+    """Number of files of the source that are no images, by suffix or kind."""
     image_height: Spread
     """In pixels, as stored, before any EXIF rotation."""
     image_width: Spread
     image_bytes: Spread
     """Size of one encoded image."""
     plan_digest: str
-    """Identifies what was built: the files, their sizes and the options."""
+    """Identifies the build: the source files, their sizes and the options."""
 
     @model_validator(mode="after")
     def _totals_add_up(self) -> Self:
@@ -88,7 +88,7 @@ class Manifest(Config):
     def to_bytes(self) -> bytes:
         """Canonical JSON: equal manifests give equal bytes."""
         content = self.model_dump(mode="json")
-        if not self.left_out:  # as it was before there was this field: the digest of a data set never changes
+        if not self.left_out:  # older manifests lack this field, and the digest of a data set must never change
             del content["left_out"]
         return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
 
@@ -99,10 +99,10 @@ class Manifest(Config):
 
     @classmethod
     def from_bytes(cls, data: bytes, source: str) -> Self:
-        """Parse and check a manifest; `source` is where it came from, for the message.
+        """Parse and check a manifest; `source` is its address, for messages.
 
         Raises:
-            ManifestError: not JSON, another schema version, an unknown or missing key, wrong totals.
+            ManifestError: it is not JSON, or has another schema version, an unknown or missing key, or wrong totals.
         """
         try:
             content = json.loads(data)
@@ -111,7 +111,7 @@ class Manifest(Config):
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise ManifestError(
-                f"manifest {source} has schema version {version!r}, this program reads {SCHEMA_VERSION}; "
+                f"manifest {source} has schema version {version!r}, but this program reads {SCHEMA_VERSION}; "
                 "build the shards again or use a matching release"
             )
         try:

@@ -1,10 +1,10 @@
-"""What other readers want beside a shard: DALI and Energon an index of it, wids and Energon a description of them all.
+"""Files that other readers need beside our shards: DALI, Energon and wids.
 
-Our own readers use none of these. All follow from the members of the tars, so they need no hash in the manifest.
-- DALI: `<shard>.idx`, text: `v1.2 N`, then a line per sample, of each member `ext offset size name`. Without it DALI
-  reads a tar that was cut between two members as a shorter one, without an error.
-- Energon (Megatron): `<shard>.tar.idx`, u64 little-endian: where each sample begins, and where the last one ends; and
-  three small files in `.nv-meta/`. Its `index.sqlite`, for joins by key, is left to `energon prepare`.
+Our own readers use none of these files. All follow from the members of the tars, so the manifest has no hash of them.
+- DALI: `<shard>.idx`, text: `v1.2 N`, then one line per sample with `ext offset size name` of each member. Without this
+  file, DALI reads a tar that is truncated between two members as a shorter tar, without an error.
+- Energon (Megatron): `<shard>.tar.idx`, u64 little-endian: the first byte of each sample and the end of the last
+  sample; and three small files in `.nv-meta/`. Its `index.sqlite`, for joins by key, is left to `energon prepare`.
 - wids, random access for webdataset: `wids.json`.
 """
 
@@ -20,7 +20,7 @@ from pipeline.format.index import Index, ends
 from pipeline.format.manifest import Manifest, ShardEntry
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
-"""Of the images in our shards, by content."""
+"""The extensions of images in our shards; they follow from the content."""
 
 
 class Member(NamedTuple):
@@ -28,7 +28,7 @@ class Member(NamedTuple):
 
     name: str
     offset: int
-    """Of its first byte of content."""
+    """First byte of its content in the tar."""
     num_bytes: int
 
 
@@ -44,12 +44,12 @@ def dali_index(rows: bytes, num_samples: int) -> bytes:
 
 
 def energon_index(index: Index) -> bytes:
-    """The Energon index of a shard: a sample begins where the one before it ends, after its image."""
+    """The Energon index of a shard. A sample ends after its image, and the next sample begins there."""
     return bytes(np.concatenate([[0], ends(index)]).astype("<u8").tobytes())
 
 
 def shard_sidecars(entry: ShardEntry, tar: str | Path, index: Index) -> dict[str, bytes]:
-    """The files that belong beside a finished shard, by name, from its tar and its own index."""
+    """The content of the files beside a finished shard, by name; made from its tar and its index."""
     with tarfile.open(tar, "r:") as file:
         members = [Member(member.name, member.offset_data, member.size) for member in file]
     samples = itertools.groupby(members, key=lambda member: member.name.partition(".")[0])
@@ -58,17 +58,17 @@ def shard_sidecars(entry: ShardEntry, tar: str | Path, index: Index) -> dict[str
 
 
 def dali_name(entry: ShardEntry) -> str:
-    """Where the DALI index of a shard lies."""
+    """The file name of the DALI index of a shard."""
     return f"{entry.name}.idx"
 
 
 def energon_name(entry: ShardEntry) -> str:
-    """Where the Energon index of a shard lies."""
+    """The file name of the Energon index of a shard."""
     return f"{entry.tar_name}.idx"
 
 
 def data_set_sidecars(manifest: Manifest) -> dict[str, bytes]:
-    """The files that describe the whole data set, by name."""
+    """The content of the files that describe the whole data set, by name."""
     names = [entry.tar_name for entry in manifest.shards]
     wids = {
         "__kind__": "wids-shard-index-v1",
@@ -80,9 +80,9 @@ def data_set_sidecars(manifest: Manifest) -> dict[str, bytes]:
         ],
     }
     info = {"shard_counts": {entry.tar_name: entry.num_samples for entry in manifest.shards}}
-    # Energon's own tools ask for these three, and take one that is empty, but not one that is absent.
+    # Energon's tools need all three splits; a split may be empty but not missing.
     split = {"split_parts": {"train": [], "val": [], "test": [], manifest.split: names}, "exclude": []}
-    # JSON is YAML. A field lists its alternatives: images are of three kinds, labels one number or a list.
+    # JSON is valid YAML. Each field lists its alternatives: three image formats; one label or a list of labels.
     kind, fields = "ImageSample", {"image": ",".join(IMAGE_EXTENSIONS)}
     if manifest.classes:
         kind, fields = "ImageClassificationSample", {**fields, "label": "cls,json[labels]"}

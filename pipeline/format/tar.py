@@ -1,12 +1,12 @@
-"""Tar shards: plain USTAR, two members per sample (its label and its image), the same input the same bytes.
+"""Tar shards: plain USTAR, two members per sample (its label and its image); the same input gives the same bytes.
 
-The label is `<key>.cls`, a class number, or, in a multi-label data set, `<key>.json`: `{"labels": [3, 7]}`. The image
-follows as `<key>.<ext>`. Where a build keeps metadata, `<key>.meta.json` stands between the two. An unlabelled data
+The label is `<key>.cls`, a class number; in a multi-label data set it is `<key>.json`: `{"labels": [3, 7]}`. The image
+follows as `<key>.<ext>`. If a build keeps metadata, `<key>.meta.json` is between label and image. An unlabelled data
 set has no label members.
 
-The layout is the one of webdataset. Beyond it, nothing of the machine or the moment gets in, the index falls out of
-the same pass, and a cut file does not pass unseen: a tar that ends at a member boundary reads as a shorter tar
-everywhere else. The headers are the standard library's; docs/decisions/0004-tar-writer.md says why not webdataset's.
+The layout is that of webdataset. In addition, the bytes do not depend on machine or time, the index is made in the same
+pass, and truncation is always detected. (Other readers read a tar that is truncated between two members as a shorter
+tar.) Headers are those of the standard library; docs/decisions/0004-tar-writer.md says why.
 """
 
 import json
@@ -25,19 +25,19 @@ from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, UNLABELLED, Index
 from pipeline.format.sidecars import IMAGE_EXTENSIONS, Member, dali_index, dali_row
 
 Label = int | tuple[int, ...] | None
-"""A position in the manifest's classes; in a multi-label data set all of them in ascending order; None: unlabelled."""
+"""A position in the manifest's classes; in a multi-label data set, all positions, ascending; None if unlabelled."""
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
 _BEFORE_AN_IMAGE: tuple[list[str], ...] = ([], ["cls"], ["json"], [_METADATA], ["cls", _METADATA], ["json", _METADATA])
 _MAX_MEMBERS = 3
 HEADER_BYTES = tarfile.BLOCKSIZE
-_NAME_BYTES = 100  # of a header; the name ends at the first zero byte
+_NAME_BYTES = 100  # the name field of a header; the name ends at the first zero byte
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _blank_header() -> bytes:
-    """Of a file without name and content. Time, user and group are the numbers 0."""
+    """The header of an empty file without a name. Time, user and group are 0."""
     info = tarfile.TarInfo("")
     info.mode, info.uname, info.gname = 0o644, "root", "root"
     return info.tobuf(tarfile.USTAR_FORMAT)
@@ -48,7 +48,7 @@ _BLANK_SUM = int(_BLANK_HEADER[148:154], 8)
 
 
 class TarError(UserError):
-    """A shard is truncated or is no tar of this layout; the message names the file and the fault."""
+    """A shard is truncated, or does not have this layout. The message names the file and the fault."""
 
 
 class TarSample(NamedTuple):
@@ -57,24 +57,24 @@ class TarSample(NamedTuple):
     key: str
     ext: str
     offset: int
-    """Of the first byte of the image inside the tar."""
+    """First byte of the image in the tar."""
     image: bytes
     label: Label
     metadata: bytes
-    """JSON text; empty where the build kept none."""
+    """JSON text; empty if the build kept none."""
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """All of them: one, unless the data set is a multi-label one, or unlabelled."""
+        """All labels: one, or any number in a multi-label data set, or none if unlabelled."""
         return (self.label,) if isinstance(self.label, int) else self.label or ()
 
     def class_names(self, classes: Sequence[str]) -> tuple[str, ...]:
-        """The names of its labels; a number where there is no such class."""
+        """The names of the labels; a label without a class is given as a number."""
         return tuple(classes[label] if 0 <= label < len(classes) else str(label) for label in self.labels)
 
 
 class ShardWriter:
-    """Writes one shard, front to back, holding one image at a time.
+    """Writes one shard from front to back, with one image in memory at a time.
 
     After `close` (or the `with` block) `sha256`, `num_bytes`, `index` and `dali_index` describe the finished file.
     """
@@ -96,7 +96,7 @@ class ShardWriter:
         orientation: int,
         metadata: bytes = b"",
     ) -> None:
-        """Append one encoded image, its size in pixels as stored and its EXIF orientation (1: none)."""
+        """Append a sample: encoded image, size in pixels as stored, and EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
         members = []
         if isinstance(label, int):
@@ -110,7 +110,7 @@ class ShardWriter:
         self._dali_rows += dali_row(*members)
 
     def _write_member(self, name: str, content: bytes) -> Member:
-        """Append a file."""
+        """Append one file to the tar."""
         self._hashing.write(_header(name, len(content)))
         member = Member(name, self._hashing.num_bytes, len(content))
         self._hashing.write(content)
@@ -118,7 +118,7 @@ class ShardWriter:
         return member
 
     def close(self) -> None:
-        """Write the end-of-archive mark, fill up the last record and close the file."""
+        """Write the end-of-archive mark, pad the last record and close the file."""
         self._hashing.write(_END_MARK)
         self._hashing.write(bytes(-self._hashing.num_bytes % tarfile.RECORDSIZE))
         self._file.close()
@@ -133,27 +133,27 @@ class ShardWriter:
 
     @property
     def sha256(self) -> str:
-        """Of the tar file, in hex."""
+        """Hash of the tar file, in hex."""
         return self._hashing.hexdigest
 
     @property
     def num_bytes(self) -> int:
-        """Of the tar file."""
+        """Size of the tar file."""
         return self._hashing.num_bytes
 
     @property
     def index(self) -> Index:
-        """One row a sample, in the order of the tar."""
+        """One row per sample, in the order of the tar."""
         return np.array(self._rows, dtype=INDEX_DTYPE)
 
     @property
     def dali_index(self) -> bytes:
-        """The index that DALI wants beside the tar."""
+        """The index that DALI needs beside the tar."""
         return dali_index(bytes(self._dali_rows), len(self._rows))
 
 
 def _header(name: str, num_bytes: int) -> bytes:
-    """What `TarInfo.tobuf` gives for a short name, at a tenth of the time."""
+    """The same bytes as `TarInfo.tobuf` for a short name, ten times as fast."""
     header, encoded, size = bytearray(_BLANK_HEADER), name.encode(), b"%011o" % num_bytes
     header[: len(encoded)] = encoded
     header[124:135] = size
@@ -162,17 +162,17 @@ def _header(name: str, num_bytes: int) -> bytes:
 
 
 def index_label(label: Label) -> int:
-    """What the index says of a label: itself, or `UNLABELLED`, or `MULTI_LABEL`, for then only the tar has them."""
+    """The label as the index stores it: the label, or `UNLABELLED`, or `MULTI_LABEL` (labels are in the tar only)."""
     if label is None:
         return UNLABELLED
     return label if isinstance(label, int) else MULTI_LABEL
 
 
 def iter_samples(path: str | Path) -> Iterator[TarSample]:
-    """Read a shard front to back with the standard library, trusting no index.
+    """Read a shard from front to back with the standard library, without its index.
 
     Raises:
-        TarError: the file is cut (also exactly between two members), no tar, or its members do not pair up.
+        TarError: the file is truncated (also exactly between two members) or no tar, or a label or image is missing.
     """
     try:
         with tarfile.open(path, "r:") as tar:
@@ -183,7 +183,7 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
         raise TarError(f"shard {path} is not a whole tar file: {error}") from None
     except OSError as error:
         raise TarError(f"cannot read shard {path}: {error.strerror or error}") from None
-    with open(path, "rb") as file:  # tarfile takes garbage or a missing end mark for the end
+    with open(path, "rb") as file:  # tarfile accepts garbage, or a missing end mark, as the end
         file.seek(end)
         tail = file.read(2 * tarfile.RECORDSIZE + 1)
     if not tail.startswith(_END_MARK) or tail.strip(b"\0") or len(tail) > 2 * tarfile.RECORDSIZE:
@@ -191,10 +191,10 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
 
 
 def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
-    """The one sample whose members are `data`, the bytes of a shard from `begin` on; `shard` is for the message.
+    """Parse one sample from `data`, all bytes of its members; they begin at byte `begin` of `shard`.
 
     Raises:
-        TarError: they are not the whole members of one sample of this layout.
+        TarError: the bytes are not the complete members of one sample of this layout.
     """
     members: list[_Member] = []
     place = 0
@@ -208,7 +208,7 @@ def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise TarError(f"shard {shard} has no sample at byte {begin}: {error}") from None
     if not 1 <= len(members) <= _MAX_MEMBERS:
-        raise TarError(f"shard {shard} has {len(members)} files where the one sample at byte {begin} should be")
+        raise TarError(f"shard {shard} has {len(members)} files where one sample should be, at byte {begin}")
     sample = _sample(shard, members)
     if not KEY_PATTERN.fullmatch(sample.key):
         raise TarError(f"shard {shard}: member {members[0].name} does not have the name of a sample")
@@ -216,7 +216,7 @@ def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
 
 
 def parse_key(header: bytes | memoryview) -> str:
-    """The key of a sample, from the header, `HEADER_BYTES` long, before the content of any of its members."""
+    """The key of a sample, from the header of any of its members, `HEADER_BYTES` long."""
     return str(bytes(header[:_NAME_BYTES]).partition(b".")[0], "ascii", "replace")
 
 
@@ -224,7 +224,7 @@ class _Member(NamedTuple):
     name: str
     offset: int
     num_bytes: int
-    """As the header says."""
+    """Size according to the header; `content` may be shorter."""
     content: bytes
 
 
@@ -240,7 +240,7 @@ def _read_sample(path: str | Path, tar: tarfile.TarFile, first: tarfile.TarInfo)
 
 
 def _sample(path: str | Path, members: Sequence[_Member]) -> TarSample:
-    """Its label and its metadata, if it has them, and its image."""
+    """The sample of these members: label and metadata, if present, and image."""
     *before, image = members
     key, _, ext = image.name.partition(".")
     suffixes = [member.name.removeprefix(f"{key}.") for member in before]
@@ -254,11 +254,11 @@ def _sample(path: str | Path, members: Sequence[_Member]) -> TarSample:
 
 
 def _parse_label(suffix: str, content: bytes) -> Label | None:
-    """None if garbled."""
+    """The label; None if garbled."""
     if suffix == "cls":
         return int(content) if content.isdigit() else None
     try:
         labels = json.loads(content)["labels"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return tuple(labels) if isinstance(labels, list) and all(type(label) is int for label in labels) else None

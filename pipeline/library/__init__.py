@@ -1,1 +1,1 @@
-"""Ways into the data path for code of your own: in one call, as a list, as a stage of webdataset (docs/library.md)."""
+"""The data path for users' own code: in one call, as a list, as a stage of webdataset (docs/library.md)."""

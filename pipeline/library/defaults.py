@@ -1,4 +1,4 @@
-"""What a URL alone means, where a config is asked for."""
+"""The config for a URL alone."""
 
 import math
 
@@ -7,7 +7,7 @@ from pipeline.stream import StreamConfig
 
 
 def stream_config(data: str | StreamConfig, global_batch: int) -> StreamConfig:
-    """A config as it is; for a URL the defaults, with as many lanes of those as divide the batch."""
+    """A config is returned as it is. A URL gets the defaults, with lanes reduced to a divisor of the batch."""
     if isinstance(data, StreamConfig):
         return data
     return StreamConfig(shards=data, order=OrderConfig(lanes=math.gcd(OrderConfig().lanes, global_batch)))

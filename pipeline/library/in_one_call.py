@@ -1,4 +1,4 @@
-"""The way from a URL to batches, and from encoded images to views, in one call each."""
+"""From a URL to batches, and from encoded images to views, in one call each."""
 
 import io
 from collections.abc import Sequence
@@ -44,23 +44,23 @@ def view_loader(
     """Batches of augmented views from finished shards. Close it, or use it as a context manager.
 
     Args:
-        data: URL or folder of the shards; or a config, for everything else that can be said.
-        global_batch: Samples of one step over all ranks; a rank gets its share of them.
+        data: URL or folder of the shards; or a config, for all other settings.
+        global_batch: Samples per step over all ranks; each rank gets its share.
         recipe: The views: a name in `RECIPES`, or a config.
-        seed: Of the order and of the views.
-        shuffle: False reads every sample once, by id, as an evaluation does; a batch's `mask` then says where the last
-            one is filled up.
-        rank: Of this process; without it that of torch.distributed, once it is initialised, or of `torchrun`.
-        world_size: How many ranks there are.
-        device: Where the views are handed over.
-        transform: Own augmentation: a function from the stacked views to those that are handed over. It is called on
-            `device`, in the background, ahead of the training step.
+        seed: Seed of the order and of the views.
+        shuffle: False reads every sample once, by id, for an evaluation. The last batch is padded, and its `mask` is
+            False at the padding.
+        rank: Rank of this process. Default: the rank in torch.distributed, if initialised, else `torchrun`'s.
+        world_size: Number of ranks.
+        device: Device of the views.
+        transform: Own augmentation: a function from the stacked views to new ones. It is called on `device`, in the
+            background, ahead of the training step.
 
     Raises:
         ManifestError, StoreError: there is no readable manifest.
         OrderError: batch, lanes and ranks do not fit, or a data set is too small.
         ConfigError: there is no such recipe.
-        ExecutorError: executor or device are not there.
+        ExecutorError: there is no such executor or device.
     """
     config = data if isinstance(data, DataConfig) else DataConfig(stream=stream_config(data, global_batch))
     where = _device(device)
@@ -83,25 +83,25 @@ def views(
     num_threads: int = 4,
     device: torch.device | str = "cpu",
 ) -> list[torch.Tensor]:
-    """The augmented views of encoded images (JPEG, PNG, WebP, what PIL reads).
+    """The augmented views of encoded images (JPEG, PNG, WebP, and all other formats that PIL reads).
 
-    An image's views depend on (seed, epoch, its id) and on nothing else, so with the ids of a data set they are those
-    that a loader gives. `ids` are 0, 1, ... if they are not given.
+    The views of an image depend only on seed, epoch and its id. So with the ids of a data set they equal the views of a
+    loader. The default `ids` are 0, 1, ...
 
     Returns:
-        One tensor a group of equal sizes, float32 [V, B, 3, H, W], normalised, on `device`.
+        One tensor per group of equal sizes, float32 [V, B, 3, H, W], normalised, on `device`.
 
     Raises:
         ImageError: an image cannot be decoded.
         ConfigError: there is no such recipe.
-        ExecutorError: executor or device are not there.
+        ExecutorError: there is no such executor or device.
     """
     where = _device(device)
     planner = build_planner(_recipe(recipe), seed)
     heights, widths, orientations = _headers(images)
     numbers = np.arange(len(images)) if ids is None else np.array(ids, np.int64)
     if len(numbers) != len(images):
-        raise ImageError(f"there are {len(images)} images and {len(numbers)} ids; give one for each image")
+        raise ImageError(f"there are {len(images)} images and {len(numbers)} ids; give one id for each image")
     plan = planner(epoch, numbers, heights, widths, orientations)
     at_work = build_executor(executor, num_threads, where)
     try:
@@ -144,5 +144,5 @@ def _device(device: torch.device | str) -> torch.device:
     except RuntimeError:
         raise ExecutorError(f"there is no device {device!r}; choose 'cpu' or 'cuda'") from None
     if where.type == "cuda" and not torch.cuda.is_available():
-        raise ExecutorError("there is no CUDA device here; use device 'cpu'")
+        raise ExecutorError("there is no CUDA device on this machine; use device 'cpu'")
     return where

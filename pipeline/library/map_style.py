@@ -1,4 +1,4 @@
-"""A finished data set as a list of samples, for notebooks and for whoever wants single samples by their number."""
+"""A finished data set as a list of samples, for notebooks and for random access."""
 
 import io
 import json
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
@@ -20,11 +20,11 @@ from pipeline.shards.remote import RemoteShards
 from pipeline.shards.samples import SampleReader
 from pipeline.store import Store
 
-_CHUNK = 64  # samples that are read at once by an iteration: neighbours come in one request
+_CHUNK = 64  # samples that an iteration reads at once: neighbours come in one request
 
 
 class ImageError(UserError):
-    """Images cannot be decoded, or there are none."""
+    """An image cannot be decoded, or no image was given."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +32,40 @@ class Sample:
     """One sample of a data set."""
 
     id: int
-    """Its number in the data set, as in the `ids` of a batch."""
+    """Number of the sample in the data set, as in the `ids` of a batch."""
     key: str
     label: Label
-    """A position in the classes; in a multi-label data set a tuple of them; None in an unlabelled one."""
+    """A position in the classes; a tuple of positions in a multi-label data set; None in an unlabelled data set."""
     class_names: tuple[str, ...]
-    """Of its label or labels."""
+    """The name of each label."""
     metadata: dict[str, Any]
-    """What the build kept; empty where it kept nothing."""
+    """Metadata that the build kept; empty if it kept none."""
     ext: str
     """Kind of the image file: "jpg", "png" or "webp"."""
     encoded: bytes = field(repr=False)
     """The image file."""
 
     def image(self) -> Image.Image:
-        """The decoded image, RGB, as it is stored: not turned by its EXIF orientation.
+        """The decoded image, RGB, as stored: the EXIF orientation is not applied.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: the image cannot be decoded.
         """
         try:
             return Image.open(io.BytesIO(self.encoded)).convert("RGB")
-        except Exception as error:  # garbled bytes make decoders raise all there is
+        except Exception as error:  # decoders raise many kinds of errors on garbled bytes
             raise ImageError(f"sample {self.id} ({self.key}) cannot be decoded: {error}") from None
 
 
 class Shards:
     """The samples of the data set at `url`: `shards[i]`, `len(shards)`, `for sample in shards`.
 
-    A map-style data set in torch's sense, which needs no torch: it may be pickled and used by worker processes. Only
-    what is asked for is read, by range. Indexes are verified, images are not: `shard-builder verify` does that.
+    It works as a map-style data set of torch, but needs no torch. It may be pickled and used by worker processes. Only
+    the samples that you ask for are read, by range. Indexes are verified, images are not: use `shard-builder verify`.
 
     Raises:
-        ManifestError, StoreError: there is no readable manifest. Reading samples also raises `ShardIndexError` and
-            `TarError`, where index or tar are not what the manifest and the index say.
+        ManifestError, StoreError: there is no readable manifest. Reading a sample also raises `ShardIndexError` if an
+            index does not match the manifest, and `TarError` if a tar does not match its index.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -75,7 +75,7 @@ class Shards:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes; labels are positions in it."""
+        """The names of the classes; labels are positions in this tuple."""
         return self.manifest.classes
 
     def __repr__(self) -> str:
@@ -85,19 +85,19 @@ class Shards:
         return self.manifest.num_samples
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: SupportsIndex) -> Sample: ...
 
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
 
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """As a list: from the end where negative, `IndexError` where there is none, several with a slice."""
+    def __getitem__(self, index: SupportsIndex | slice) -> Sample | list[Sample]:
+        """As for a list: negative numbers count from the end, slices give lists, and `IndexError` ends the list."""
         if isinstance(index, slice):
             return self.__getitems__(range(len(self))[index])
         return self.__getitems__([operator.index(index)])[0]
 
     def __getitems__(self, indexes: Sequence[int]) -> list[Sample]:
-        """Several at once, which torch's `DataLoader` asks for: of an object store by parallel requests."""
+        """Several samples at once, in parallel requests to an object store; torch's `DataLoader` calls this."""
         ids = [self._number(index) for index in indexes]
         samples = self._reader_here().samples(np.array(ids, np.int64)) if ids else []
         return [self._described(i, sample) for i, sample in zip(ids, samples, strict=True)]
@@ -118,7 +118,7 @@ class Shards:
         return SampleReader(RemoteShards(self._store, self.manifest), self.manifest.shards)
 
     def _reader_here(self) -> SampleReader:
-        """The reader of this process: a forked one may inherit a lock that is held."""
+        """The reader of this process. After a fork it is new: the inherited one may hold a lock."""
         if self._pid != os.getpid():
             self._reader = self._new_reader()
         return self._reader
@@ -133,7 +133,7 @@ class Shards:
         try:
             metadata = json.loads(sample.metadata) if sample.metadata else {}
         except ValueError:
-            raise TarError(f"the metadata of sample {i} ({sample.key}) of {self._store.url} are not JSON") from None
+            raise TarError(f"the metadata of sample {i} ({sample.key}) of {self._store.url} is not JSON") from None
         return Sample(
             id=i,
             key=sample.key,

@@ -1,4 +1,4 @@
-"""A first stage for pipelines of the `webdataset` package: samples in exact order, out of the fault-tolerant store.
+"""A first stage for pipelines of the `webdataset` package: samples in exact order, from the fault-tolerant store.
 
     source = WebdatasetSource(url, global_batch=256, seed=0)
     stages = wds.decode("rgb"), wds.to_tuple("jpg;png;webp", "cls"), wds.batched(source.batch_size)
@@ -8,9 +8,9 @@ A step is `batch_size` samples in a row. Worker process w of W yields the steps 
 takes one batch of each worker in turn. So the batches come in the same order with any number of workers, provided that
 the stages make one batch of each step. Stages that shuffle, or drop samples, mix the samples of several steps.
 
-Without worker processes each loop goes on where the one before ended. A worker process has a copy of the source, so
-with them the source does not know how far the training loop is. Then say before each loop where it begins: `set_epoch`
-or `load_state_dict`. A second loop from the same place is refused.
+Without worker processes each loop continues where the last loop ended. Worker processes have copies of the source, so
+the source in the main process does not know the position of the training loop. Then call `set_epoch` or
+`load_state_dict` before each loop. A second loop from the same place is refused.
 """
 
 import json
@@ -30,11 +30,11 @@ _MAX_WORKERS = 256
 
 
 class WebdatasetSource:
-    """Dicts of bytes, as webdataset's own first stages yield them; iterate, or put it first into a `DataPipeline`.
+    """Yields dicts of bytes, as webdataset's own first stages do. Iterate over it, or put it first in a `DataPipeline`.
 
-    A dict has "__key__", "__url__" (of the tar), the image under "jpg", "png" or "webp", the label under "cls" (a
-    number), or "json" in a multi-label data set, and "meta.json" where the build kept metadata. Where the data set is
-    unlabelled there is no label.
+    A dict has "__key__"; "__url__" of the tar; the image under "jpg", "png" or "webp"; the label under "cls" (a
+    number), or under "json" in a multi-label data set; and "meta.json" if the build kept metadata. In an unlabelled
+    data set there is no label.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class WebdatasetSource:
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        """`data` is a URL or folder, or a config. Without `rank` it is found, see `pipeline.stream.ranks`.
+        """`data` is a URL, a folder, or a config. For the default `rank`, see `pipeline.stream.ranks`.
 
         Raises:
             ManifestError, StoreError: there is no readable manifest.
@@ -69,43 +69,43 @@ class WebdatasetSource:
         return self._progress.position // self.steps_per_epoch
 
     def __iter__(self) -> Generator[dict[str, Any]]:
-        """The samples of this rank, or worker process, for the rest of the epoch; raises as `SampleStream`."""
+        """The rest of the epoch: samples of this rank, or of this worker process. Raises as `SampleStream`."""
         worker = _worker()
         if worker is None:
             return self._samples()
         return self._samples_of_worker(*worker)
 
-    __call__ = __iter__  # how webdataset asks a stage that is none of its own classes
+    __call__ = __iter__  # webdataset calls stages that are not its own classes
 
     def set_epoch(self, epoch: int) -> None:
-        """The next loop is that of `epoch`, from its beginning.
+        """Begin the next loop at the start of `epoch`.
 
         Raises:
-            OrderError: it is no number of an epoch.
+            OrderError: `epoch` is not a whole number from 0 on.
         """
         if type(epoch) is not int or epoch < 0:
-            raise OrderError(f"{epoch!r} is no epoch: they are whole numbers from 0 on")
+            raise OrderError(f"{epoch!r} is not an epoch; give a whole number from 0 on")
         self.load_state_dict({**self._main_stream().state_dict(0), "position": epoch * self.steps_per_epoch})
 
     def state_dict(self, position: int | None = None) -> dict[str, Any]:
-        """The state after `position` steps from the beginning of the run (default: those handed over so far).
+        """The state after `position` steps of the run (default: the steps yielded so far).
 
         Raises:
-            IterationError: worker processes are at work, and `position` is not said.
-            OrderError: that is no number of steps.
+            IterationError: there are worker processes, and `position` is missing.
+            OrderError: `position` is not a number of steps.
         """
         if position is None and self._progress.is_in_workers:
             raise IterationError(
-                "worker processes read ahead of the training loop, so the source does not know how far that is; "
-                "say how many steps were taken since the run began: state_dict(position)"
+                "worker processes read ahead, so the source does not know the position of the training loop; "
+                "give the number of steps taken since the run began: state_dict(position)"
             )
         return self._main_stream().state_dict(self._progress.position if position is None else position)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, with the next loop.
+        """Begin the next loop where `state_dict` was taken.
 
         Raises:
-            OrderError: the state belongs to another data set or order, or is none.
+            OrderError: this is not a state, or it belongs to another data set or order.
         """
         stream = self._main_stream()
         stream.load_state_dict(state_dict)
@@ -132,7 +132,7 @@ class WebdatasetSource:
         stream.position = progress.position
         for step in stream.whole_samples(self._stop(), 1):
             for num_left, found in zip(range(len(step))[::-1], step, strict=True):
-                progress.position += not num_left  # before the last: a stage that makes batches asks for no more
+                progress.position += not num_left  # before the last yield: a batching stage does not ask again
                 yield _as_dict(found)
                 self._loops.check(loop)
 
@@ -148,9 +148,9 @@ class WebdatasetSource:
 
 
 class _Progress:
-    """Where the next loop begins, in memory that the worker processes share, and which of them have begun it.
+    """Where the next loop begins, and which workers have begun it, in memory that all processes share.
 
-    Each worker has a slot and nobody else writes there, so no lock is needed.
+    Only worker i writes slot i, so no lock is needed.
     """
 
     def __init__(self) -> None:
@@ -171,18 +171,18 @@ class _Progress:
         return self._shared[1] in self._shared[2:]
 
     def restart(self, position: int) -> None:
-        """The next loop begins here."""
+        """Begin the next loop at `position`."""
         self._shared[0] = position
-        self._shared[1] += 1  # no worker has begun this one
+        self._shared[1] += 1  # a new number: no worker has begun this loop
 
     def begin_in_worker(self, worker: int) -> None:
-        """Raise `IterationError` if this worker, in this or another process, has begun from here before."""
+        """Raise `IterationError` if this worker number has begun this loop before, in this or another process."""
         if worker >= _MAX_WORKERS:
-            raise IterationError(f"the source divides its samples over {_MAX_WORKERS} worker processes at most")
+            raise IterationError(f"the source works with at most {_MAX_WORKERS} worker processes; lower num_workers")
         if self._shared[2 + worker] == self._shared[1]:
             raise IterationError(
-                "worker processes have begun this part of the data before, and would repeat it; say where the next "
-                "loop begins: source.set_epoch(epoch), or source.load_state_dict(state)"
+                "worker processes have read from this position before and would repeat the samples; before each loop "
+                "call source.set_epoch(epoch) or source.load_state_dict(state)"
             )
         self._shared[2 + worker] = self._shared[1]
 
@@ -199,7 +199,7 @@ def _as_dict(found: tuple[str, TarSample]) -> dict[str, Any]:
 
 
 def _worker() -> tuple[int, int] | None:
-    """Number of this worker process of a torch `DataLoader`, and of how many; None elsewhere."""
-    module = sys.modules.get("torch.utils.data")  # not imported: a worker process has done so
+    """Number of this worker process of a torch `DataLoader`, and number of workers; None in other processes."""
+    module = sys.modules.get("torch.utils.data")  # not imported: a worker process has imported it already
     info = module.get_worker_info() if module is not None else None
     return (info.id, info.num_workers) if info is not None else None

@@ -1,4 +1,4 @@
-"""Items made ahead of their use, in order, by one background thread."""
+"""One background thread that produces items ahead of their use, in order."""
 
 import queue
 import threading
@@ -10,30 +10,30 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """What `items()` yields, up to `capacity` of them made before they are asked for.
+    """The items of `items()`, with at most `capacity` of them produced in advance.
 
-    The thread ends with `stop`, when this object is dropped, and before the interpreter exits: a thread that is cut
-    off inside of torch ends the process with an abort.
+    The thread ends with `stop`, when this object is garbage-collected, and before the interpreter exits. (A thread that
+    is killed inside torch aborts the process.)
     """
 
     def __init__(self, items: Callable[[], Generator[T]], capacity: int, name: str) -> None:
         self._results: queue.Queue[T | BaseException] = queue.Queue(capacity)
         stopping = threading.Event()
-        # The thread must not refer to this object, or it could never be dropped.
+        # The thread must not refer to this object, or the object would never be garbage-collected.
         arguments = (items, self._results, stopping)
         thread = threading.Thread(target=_make, args=arguments, name=name, daemon=True)
         self._end = weakref.finalize(self, _end, thread, stopping)
         thread.start()
 
     def __len__(self) -> int:
-        """How many are ready."""
+        """Number of items that are ready."""
         return self._results.qsize()
 
     def get(self, timeout_s: float) -> T:
-        """The next item. What `items` raises is raised here, in its turn.
+        """The next item. An exception of `items` is raised here, after the items before it.
 
         Raises:
-            queue.Empty: there was none for so long.
+            queue.Empty: no item came within `timeout_s` seconds.
         """
         item = self._results.get(timeout=timeout_s)
         if isinstance(item, BaseException):
@@ -41,13 +41,13 @@ class Ahead(Generic[T]):
         return item
 
     def stop(self) -> None:
-        """End the thread, and with it the iterator of `items`; returns once it has ended."""
+        """End the thread and the iterator of `items`; returns once both have ended."""
         self._end()
 
 
 def _end(thread: threading.Thread, stopping: threading.Event) -> None:
     stopping.set()
-    if thread is not threading.current_thread():  # the garbage collector runs in any thread
+    if thread is not threading.current_thread():  # the garbage collector may run in this very thread
         thread.join()
 
 
@@ -60,7 +60,7 @@ def _make(
             for item in source:
                 if not _put(results, item, stopping):
                     return
-                del item  # or the next would be made beside it, in memory of its own
+                del item  # so that the next item can reuse its memory
         finally:
             source.close()
     except BaseException as error:
@@ -68,7 +68,7 @@ def _make(
 
 
 def _put(results: "queue.Queue[T | BaseException]", item: T | BaseException, stopping: threading.Event) -> bool:
-    """Put, unless the consumer has gone; False then."""
+    """Put the item. False: the consumer has stopped."""
     while not stopping.is_set():
         try:
             results.put(item, timeout=0.1)

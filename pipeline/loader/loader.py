@@ -3,8 +3,8 @@
     SampleStream ──> plan (numpy) ──> executor (threads or DALI) ──> bounded queue ──> training step
          └─ threads: fetch shards, read samples     └─ one background thread drives both
 
-The loader's state is the stream's, counted at the training step: batches that wait in the queue are made again after a
-resume. `pipeline` tells the whole data path.
+The loader's state is the stream's state at the training step. Batches still in the queue are made again after a resume.
+The docstring of `pipeline` describes the whole data path.
 """
 
 import logging
@@ -32,7 +32,7 @@ from pipeline.stream import SampleStream, StreamConfig
 from pipeline.stream.encoded import ReadKeys
 
 Transform = Callable[[list[torch.Tensor]], list[torch.Tensor]]
-"""Own augmentation: the stacked views of a batch, on the device, to those that are handed over."""
+"""Own augmentation: a function from the stacked views of a batch, on the device, to new ones."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class DataConfig(Config):
 
     Attributes:
         stream: Where the samples come from.
-        executor: What renders the views: "cpu", "dali" or "reference".
-        output: How views wait and travel to the device: "float32", "float16" at half the bytes and 11 bits of
-            precision, or "uint8" at a quarter of the bytes, normalised on the device with the result of "float32".
+        executor: The executor that renders the views: "cpu", "dali" or "reference".
+        output: Type of the views in the queue and on the way to the device: "float32"; "float16", with half the bytes
+            and 11 bits of precision; or "uint8", with a quarter of the bytes and the same result as "float32".
         num_threads: Threads of the executor.
         queue_batches: Finished batches that may wait for the training step.
-        watchdog_s: After this many seconds without a batch, and again each time, the log says what is waited for.
+        watchdog_s: Time without a batch after which the log names the work in progress; repeated at this interval.
     """
 
     stream: StreamConfig
@@ -64,30 +64,30 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """What a step trains on. B samples of this rank, V views a group."""
+    """The data of one training step: B samples of this rank, V views per group."""
 
     epoch: int
     step: int
     ids: NDArray[np.int64]  # [B]
     data_sets: NDArray[np.int64]  # [B], the number of each sample's data set in `StreamConfig.sources`
-    mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
+    mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is padded
     labels: torch.Tensor  # int64 [B], see EncodedBatch
-    views: list[torch.Tensor]  # one a group of equal sizes: float32 [V, B, 3, H, W], normalised
+    views: list[torch.Tensor]  # one per group of equal sizes: float32 [V, B, 3, H, W], normalised
     num_encoded_bytes: int
     read_keys: ReadKeys = field(repr=False)
 
     @cached_property
     def keys(self) -> list[str]:
-        """The keys [B]. They are read from the shards when asked for, so a step that does not ask pays nothing."""
+        """The keys [B], read from the shards at first use, so they cost nothing otherwise."""
         return self.read_keys(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """The batch with its tensors on `device`, as `torch.Tensor.to`."""
+        """A copy with its tensors on `device`, as `torch.Tensor.to`."""
         labels, *views = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.labels, *self.views))
         return replace(self, labels=labels, views=views)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled batch has its keys with it: it cannot ask the shards of this process."""
+        """A pickled batch contains its keys, since another process cannot use these open shards."""
         keys = dict(zip(self.ids.tolist(), self.keys, strict=True))
         return {**self.__dict__, "read_keys": partial(_look_up, keys)}
 
@@ -95,8 +95,8 @@ class ViewBatch:
 class ViewLoader(IterableDataset[ViewBatch]):
     """The batches of one rank: `for batch in loader` runs one epoch, see `__iter__`.
 
-    Use as a context manager, or call `close`. In torch's terms it is an `IterableDataset` of whole batches, so
-    `DataLoader(loader, batch_size=None)` and torchdata's `StatefulDataLoader` take it, without worker processes.
+    Use it as a context manager, or call `close`. For torch it is an `IterableDataset` of whole batches, so
+    `DataLoader(loader, batch_size=None)` and torchdata's `StatefulDataLoader` accept it, without worker processes.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ViewLoader(IterableDataset[ViewBatch]):
         """`transform` runs in the background thread, ahead of the training step."""
         self._stream, self._executor = stream, executor
         self._queue_batches, self._watchdog_s = queue_batches, watchdog_s
-        # The background thread must not refer to the loader, or one that is dropped would never end.
+        # The background thread must not refer to the loader, or the loader would never be garbage-collected.
         self._make = partial(_batches, stream, planner, executor, partial(_deliver, device, transform))
         self._position = stream.position
         self._loops = Loops("loader")
@@ -121,7 +121,7 @@ class ViewLoader(IterableDataset[ViewBatch]):
 
     @property
     def stream(self) -> SampleStream:
-        """Where the samples come from. Its position is that of the background thread, ahead of the loader's."""
+        """The source of the samples. Its position is that of the background thread, ahead of the loader's position."""
         return self._stream
 
     @property
@@ -140,14 +140,14 @@ class ViewLoader(IterableDataset[ViewBatch]):
         return self._stream.num_samples
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training step stands: a few integers."""
+        """The position of the training step and the identity of the order, as plain values."""
         return self._stream.state_dict(self._position)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict` with the next loop; loops that have begun are over.
+        """Begin the next loop at `state_dict`; loops that have begun are ended.
 
         Raises:
-            OrderError: the state belongs to another data set or order, or is none.
+            OrderError: this is not a state, or it belongs to another data set or order.
         """
         position = self._stream.read_state(state_dict)
         self._loops.end_all()
@@ -159,19 +159,18 @@ class ViewLoader(IterableDataset[ViewBatch]):
         return self._stream.steps_per_epoch
 
     def __iter__(self) -> Generator[ViewBatch]:
-        """The rest of the epoch that the position is in: all of it, unless a loop was left or a state loaded within.
+        """One epoch, or its rest if a loop was left or a state was loaded within the epoch.
 
-        A loop may be left anywhere, and the next one goes on with the next batch. Between two loops the background
-        thread keeps the batches that it has made.
+        A loop may be left anywhere; the next loop continues with the next batch. Batches that are already made are kept
+        between two loops.
 
         Raises:
-            IterationError: another loop has begun since, this is not the process that opened the loader, or it is
-                closed.
+            IterationError: another loop has begun, another process opened the loader, or the loader is closed.
         """
         return self._run(endless=False)
 
     def forever(self) -> Generator[ViewBatch]:
-        """As a loop over the loader, but one epoch after the other, without end."""
+        """As a loop over the loader, but one epoch after another, without end."""
         return self._run(endless=True)
 
     def _run(self, endless: bool) -> Generator[ViewBatch]:
@@ -182,7 +181,7 @@ class ViewLoader(IterableDataset[ViewBatch]):
 
     def _next(self) -> ViewBatch:
         if self._is_closed:
-            raise IterationError("this loader is closed; open another one")
+            raise IterationError("this loader is closed; open a new one")
         if self._ahead is None:
             self._stream.position = self._position
             self._ahead = Ahead(self._make, self._queue_batches, "view-loader")
@@ -190,7 +189,7 @@ class ViewLoader(IterableDataset[ViewBatch]):
         begin = time.perf_counter()
         try:
             batch = self._wait(self._ahead)
-        except BaseException:  # Ctrl-C too: what was taken out of the queue, or not, is made again
+        except BaseException:  # also Ctrl-C: the batch may have left the queue, so it is made again
             self._halt()
             raise
         telemetry.LOADER_WAIT_SECONDS.observe(time.perf_counter() - begin)
@@ -200,21 +199,21 @@ class ViewLoader(IterableDataset[ViewBatch]):
         return batch
 
     def _wait(self, ahead: Ahead[ViewBatch]) -> ViewBatch:
-        """The next batch; while it does not come, say what everyone waits for."""
+        """The next batch. While none comes, log the work in progress every `watchdog_s` seconds."""
         begin_s = time.monotonic()
         while True:
             try:
                 return ahead.get(self._watchdog_s)
             except queue.Empty:
                 _log.warning(
-                    "rank %d has had no batch for %.0f s; under way: %s",
+                    "rank %d has had no batch for %.0f s; in progress: %s",
                     self._stream.rank,
                     time.monotonic() - begin_s,
                     waiting.describe(),
                 )
 
     def _halt(self) -> None:
-        """End the background thread, and forget what it has made."""
+        """End the background thread and drop its batches."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
@@ -238,7 +237,7 @@ class ViewLoader(IterableDataset[ViewBatch]):
 def _batches(
     stream: SampleStream, planner: Planner, executor: Executor, deliver: Callable[[Rendered], ViewBatch]
 ) -> Generator[ViewBatch]:
-    """The batches of the stream from its position on, without end."""
+    """The batches of the stream from its current position, without end."""
     encoded = stream.forever()
     try:
         yield from map(deliver, render(encoded, planner, executor, stream.neighbour))
@@ -247,15 +246,15 @@ def _batches(
 
 
 def _deliver(device: torch.device, transform: Transform | None, rendered: Rendered) -> ViewBatch:
-    """Views on the device, as the training step gets them."""
+    """The batch for the training step: views on the device, normalised, transformed."""
     stacks, encoded = rendered
     views = [normalised(stack.to(device, non_blocking=True)) for stack in stacks]
     if transform is not None:
         views = transform(views)
         if not isinstance(views, list) or not all(isinstance(stack, torch.Tensor) for stack in views):
             raise TransformError(
-                f"the transform returned {type(views).__name__}; it has to return a list of the stacked views, "
-                "also where it changes them in place"
+                f"the transform returned {type(views).__name__}; it must return a list of the stacked views, "
+                "even if it changes them in place"
             )
     return ViewBatch(
         epoch=encoded.epoch,
@@ -284,7 +283,7 @@ def open_loader(
     """A loader as `config` describes it.
 
     Raises:
-        ExecutorError: there is no such executor, or it cannot run here.
+        ExecutorError: there is no such executor, or it cannot run on this machine.
     """
     executor = build_executor(config.executor, config.num_threads, device, config.output)
     return ViewLoader(stream, planner, executor, device, config.queue_batches, config.watchdog_s, transform)

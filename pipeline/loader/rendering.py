@@ -19,10 +19,9 @@ Rendered = tuple[list[torch.Tensor], EncodedBatch]
 def render(
     batches: Iterable[EncodedBatch], planner: Planner, executor: Executor, neighbour: Neighbour
 ) -> Iterator[Rendered]:
-    """Views of each batch, undecodable images replaced by their `neighbour`, and the batch so changed.
+    """Yield the views of each batch, and the batch. An undecodable image is replaced by its `neighbour` in both.
 
-    While the caller works on the views of one batch, the executor is at those of the next, if it can: nothing is made
-    ahead of the last.
+    The executor renders up to `batches_ahead` batches ahead of the caller, never past the last batch.
     """
     under_way: deque[_Rendering] = deque()
     for encoded in batches:
@@ -34,7 +33,7 @@ def render(
 
 
 class _Rendering:
-    """A batch under way. Both steps end because `neighbour` raises when its budget is spent."""
+    """A batch in progress. The loops below end, since `neighbour` raises after too many bad images."""
 
     def __init__(self, batch: EncodedBatch, planner: Planner, executor: Executor, neighbour: Neighbour) -> None:
         self._batch, self._planner, self._executor, self._neighbour = batch, planner, executor, neighbour

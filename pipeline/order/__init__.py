@@ -1,4 +1,4 @@
-"""Which sample is trained on at which step: pure functions of integers (docs/order.md)."""
+"""The order of samples: which sample at which step, as pure functions of integers (docs/order.md)."""
 
 from pipeline.order.lanes import Order, OrderConfig, OrderError, SampleOrder, SequentialOrder, rank_slice
 from pipeline.order.mixture import MixtureOrder

@@ -1,15 +1,15 @@
-"""Sample order: which sample is trained on at which step, as a pure function of (seed, epoch, step).
+"""The order of samples: which sample at which step, as a pure function of (seed, epoch, step).
 
     shards, permuted for the epoch   | 7 | 2 | 9 | 0 | 4 | 1 | 8 | 3 | 5 | 6 |     one long line of samples
     cut into C lanes                 |---- lane 0 ----|---- lane 1 ----|..
-    each lane shuffled in blocks     |~~~~~~~~|~~~~~~~|~~~~~~~~|~~~~~~~|..         block_shards shards a block
+    each lane shuffled in blocks     |~~~~~~~~|~~~~~~~|~~~~~~~~|~~~~~~~|..         block_shards shards per block
     step t                            ^g               ^g                          g = G / C samples of every lane
     rank r of W                       its W-th part of those G samples, in order
 
-The union over the ranks of a step is therefore the same list for every world size, every rank has the same number
-of steps, and the position in a run is one integer. Memory is O(shards + one block a lane), seeking is O(1).
-The tail of an epoch that does not fill a global batch (fewer than G samples) is left out; as the shards are
-permuted anew, it is another tail each epoch.
+So all ranks together train on the same samples for every world size, every rank has the same number of steps, and the
+position in a run is one integer. Memory is O(shards + one block per lane), seeking is O(1). The tail of an epoch that
+does not fill a global batch (fewer than G samples) is left out. The shards are permuted anew each epoch, so the tail
+holds other samples each time.
 """
 
 from abc import ABC, abstractmethod
@@ -25,19 +25,19 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.philox import Domain, permutation
 
-_NO_BATCH = "a global batch of {} samples is none; choose 1 or more"
+_NO_BATCH = "a global batch of {} samples is too small; choose 1 or more"
 
 
 class OrderError(UserError):
-    """Batch, lanes, world size and data set do not fit each other, or a saved position belongs to another order."""
+    """Batch, lanes, world size and data set do not fit together, or a saved state belongs to another order."""
 
 
 class OrderConfig(Config):
-    """How samples mix: over `lanes * block_shards` shards at any time. Part of a run's identity.
+    """How samples mix: over `lanes * block_shards` shards at any time. Part of the identity of a run.
 
     Attributes:
-        lanes: Places of the data set that are read at the same time. Divides the global batch; a run whose batch 8 does
-            not divide has fewer by default.
+        lanes: Places of the data set that are read at the same time. Must divide the global batch; the default is lower
+            if 8 does not divide it.
         block_shards: Length of the blocks within which a lane is shuffled.
     """
 
@@ -46,10 +46,10 @@ class OrderConfig(Config):
 
 
 class Order(ABC):
-    """What a stream needs to know: steps, and the samples of each."""
+    """The interface between an order and a stream: the number of steps, and the samples of each step."""
 
     num_steps: int
-    """Of an epoch."""
+    """Steps per epoch."""
     global_batch: int
 
     @abstractmethod
@@ -57,21 +57,21 @@ class Order(ABC):
         """Ids of the whole global batch, int64 [G]; rank r of W trains on `rank_slice` of it."""
 
     def passes(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """How often its data set was gone through before each sample of `batch`, int64 [G].
+        """The pass over its data set that each sample of `batch` belongs to, from 0, int64 [G].
 
-        The same sample never comes twice in one pass, so (id, pass) is a key for what is random about its views.
+        A sample occurs at most once per pass, so (id, pass) is the key of the random numbers of its views.
         """
         del step
         return np.full(self.global_batch, epoch)
 
     def mask(self, step: int) -> NDArray[np.bool_]:
-        """Which places of `batch` count, bool [G]: False where a batch is filled up."""
+        """Whether each place of `batch` counts, bool [G]: False where the batch is padded."""
         del step
         return np.ones(self.global_batch, dtype=bool)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain values that tell this order from others of the same data and batch size."""
+        """Plain values that distinguish this order from others of the same data and batch size."""
         return {}
 
 
@@ -93,7 +93,7 @@ def rank_slice(global_batch: int, rank: int, world_size: int) -> slice:
 
 
 def check_batch(global_batch: int, num_samples: int, config: OrderConfig) -> None:
-    """Raise `OrderError` where a batch is empty, no multiple of the lanes, or larger than the data."""
+    """Raise `OrderError` if the batch is empty, not a multiple of the lanes, or larger than the data."""
     if global_batch < 1:
         raise OrderError(_NO_BATCH.format(global_batch))
     if global_batch % config.lanes:
@@ -106,9 +106,9 @@ def check_batch(global_batch: int, num_samples: int, config: OrderConfig) -> Non
 
 
 class Lanes:
-    """A data set as C lanes of `size` samples; each pass over it permutes the shards and mixes the lanes anew.
+    """A data set as C lanes of `size` samples. Each pass permutes the shards and shuffles the lanes anew.
 
-    A sample's id is its position in the manifest: shard by shard, 0..N-1.
+    The id of a sample is its position in the manifest: shard by shard, 0..N-1.
     """
 
     def __init__(self, shard_sizes: Sequence[int], size: int, seed: int, config: OrderConfig) -> None:
@@ -116,9 +116,9 @@ class Lanes:
         self.size, self._num_lanes, self._seed = size, config.lanes, seed
         self._shard_starts = np.concatenate([[0], np.cumsum(self._sizes)])
         wanted = config.block_shards * int(self._sizes.sum()) / len(self._sizes)
-        # Blocks of equal size: a small one at the end of a lane would mix badly.
+        # Blocks of equal size: a small block at the end of a lane would mix badly.
         self._block_size = -(-size // max(1, round(size / wanted)))
-        # Two passes' shards and two blocks a lane cover a look-ahead across either boundary.
+        # The shards of two passes, and two blocks per lane, are enough for a look-ahead across a boundary.
         self._line = lru_cache(maxsize=2)(self._permute_shards)
         self._block = lru_cache(maxsize=2 * config.lanes)(self._permute_block)
 
@@ -129,7 +129,7 @@ class Lanes:
         return self._ids_at(number, np.stack(lanes))
 
     def _positions(self, number: int, lane: int, start: int, stop: int) -> NDArray[np.int64]:
-        """Positions on the line of the pass; they may span several blocks."""
+        """Positions on the line of the pass, from one or several blocks."""
         parts = []
         for block in range(start // self._block_size, (stop - 1) // self._block_size + 1):
             first = block * self._block_size
@@ -180,7 +180,7 @@ class SampleOrder(Order):
 
 
 class SequentialOrder(Order):
-    """The evaluation order: every sample once, by id; the last batch is filled up, and `mask` says with what."""
+    """The evaluation order: every sample once, by id. The last batch is padded; `mask` is False at the padding."""
 
     def __init__(self, num_samples: int, global_batch: int) -> None:
         if global_batch < 1:
@@ -189,12 +189,12 @@ class SequentialOrder(Order):
         self.num_steps = -(-num_samples // global_batch)
 
     def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Ids of one batch, int64 [G]; a repeated id names the same sample, so writing results by id is exact."""
+        """Ids of one batch, int64 [G]. Padding repeats the last id, so results stored by id stay correct."""
         del epoch
         return np.minimum(self._places(step), self.num_samples - 1)
 
     def mask(self, step: int) -> NDArray[np.bool_]:
-        """Which places of a batch count, bool [G]: False where the last batch is filled up."""
+        """Whether each place of a batch counts, bool [G]: False where the last batch is padded."""
         return self._places(step) < self.num_samples
 
     def _places(self, step: int) -> NDArray[np.int64]:

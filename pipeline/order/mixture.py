@@ -2,12 +2,12 @@
 
     global places of a lane    | step 0: g = G / C        | step 1                   | ..
     shares 5/8 and 3/8         | A A B A B A A B           | A B A B A A B A          |      g = 8
-    A, its own lanes           | pass 0 ....................................| pass 1 ...      each data set wraps
-    B, its own lanes           | pass 0 ......| pass 1 ......| pass 2 ......| ..              when it is used up
+    A, its own lanes           | pass 0 ....................................| pass 1 ...      each data set starts
+    B, its own lanes           | pass 0 ......| pass 1 ......| pass 2 ......| ..              again at its end
 
-Each data set is cut into lanes of its own (`lanes.Lanes`), and lane c of the batch is filled from lane c of
-each. How many of a lane's first T places belong to a data set is a closed formula of T, so a position needs no
-history: all that holds for one data set (`docs/order.md`) holds for a mixture.
+Each data set is cut into its own lanes (`lanes.Lanes`). Lane c of the batch is filled from lane c of each data set. A
+closed formula says how many of a lane's first T places each data set fills. So a position needs no history, and a
+mixture has all properties of a single data set (docs/order.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,10 +23,10 @@ from pipeline.philox import Domain, words
 
 
 class MixtureOrder(Order):
-    """The training order of several data sets. Ids count through them: those of the second begin where the first ends.
+    """The training order of several data sets. Ids continue from one data set to the next.
 
-    An epoch is as many samples as all data sets have together; some come more than once in it and some not at all,
-    as their weights say. `passes` counts for each data set by itself.
+    An epoch has as many samples as all data sets together. Depending on the weights, some samples come more than once
+    per epoch and some not at all. `passes` counts for each data set separately.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MixtureOrder(Order):
         global_batch: int,
         config: OrderConfig,
     ) -> None:
-        """`data_sets` has the samples of each shard of each; only the ratios of the `weights` (> 0) matter."""
+        """`data_sets`: samples per shard of each data set. `weights`: above 0; only their ratios matter."""
         assert len(data_sets) == len(weights)
         sizes = [sum(shard_sizes) for shard_sizes in data_sets]
         self.seed, self.global_batch, self.config = seed, global_batch, config
@@ -68,7 +68,7 @@ class MixtureOrder(Order):
         return np.concatenate(columns, axis=1)[:, self._places(epoch, step)].ravel()
 
     def passes(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """How often its data set was gone through before each sample of `batch`, int64 [G]."""
+        """The pass over its data set that each sample of `batch` belongs to, from 0, int64 [G]."""
         stretches = [s for k in range(len(self._lanes)) for s in self._stretches(k, epoch, step)]
         lane = np.concatenate([np.full(stop - start, number) for number, start, stop in stretches])
         return np.tile(lane[self._places(epoch, step)], self.config.lanes)
@@ -79,10 +79,10 @@ class MixtureOrder(Order):
         return {"seed": self.seed, **self.config.model_dump(), "shares": [str(share) for share in self._shares]}
 
     def taken(self, places: int) -> list[int]:
-        """How many of the first `places` of every lane each data set fills; they add up.
+        """How many of the first `places` of every lane each data set fills; the sum is `places`.
 
-        The first data set takes its share of all, rounded down, the next one its share of the rest, and so on. Each
-        number grows with `places`, and differs from the exact share by less than the number of data sets.
+        The first data set takes its share of all places, rounded down; the next takes its share of the rest, and so on.
+        Each number grows with `places`, and differs from the exact share by less than the number of data sets.
         """
         counts, rest = [], places
         for share in self._shares_of_rest:
@@ -97,7 +97,7 @@ class MixtureOrder(Order):
         return list(zip(self.taken(begin), self.taken(begin + self._samples_per_step), strict=True))
 
     def _stretches(self, k: int, epoch: int, step: int) -> Iterator[tuple[int, int, int]]:
-        """What the step takes from each lane of data set `k`: (pass, start, stop), more than one where it wraps."""
+        """The parts of each lane of data set `k` that the step takes: (pass, start, stop); several if a pass ends."""
         size, (begin, end) = self._lanes[k].size, self._counts(epoch, step)[k]
         while begin < end:
             number, start = divmod(begin, size)
@@ -106,12 +106,12 @@ class MixtureOrder(Order):
             begin += stop - start
 
     def _places(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """The order within a lane, int64 [g]: data sets spread evenly, so that parts of a lane are fair mixtures."""
+        """The order within a lane, int64 [g]. It spreads data sets evenly, so that each part of a lane is a mixture."""
         counts = [end - begin for begin, end in self._counts(epoch, step)]
         return np.argsort(np.concatenate([(np.arange(count) + 0.5) / count for count in counts]), kind="stable")
 
 
 def _own_seed(seed: int, k: int) -> int:
-    """Data sets with equal shards shall not be permuted alike."""
+    """A different seed per data set, so that data sets with equal shards are permuted differently."""
     low, high = words(seed, Domain.MIXTURE, k, num_words=2).tolist()
     return int(low) | int(high) << 32

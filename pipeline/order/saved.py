@@ -1,17 +1,17 @@
-"""The saved state of a stream: what tells its order from others, and a position. Anything else is refused."""
+"""The saved state of a stream: the identity of its order, and a position. Anything else is refused."""
 
 from typing import Any
 
 from pipeline.order.lanes import OrderError
 
-_MAX_EPOCHS = 2**32  # the random numbers of more would begin again
+_MAX_EPOCHS = 2**32  # after more epochs the random numbers would repeat
 
 
 def read_position(saved: Any, identity: dict[str, Any], num_steps: int) -> int:
-    """The position in `saved`, a state of the order of this `identity` with epochs of `num_steps`.
+    """The position in `saved`, the state of an order with this `identity` and epochs of `num_steps`.
 
     Raises:
-        OrderError: it is the state of another order, or no state at all.
+        OrderError: `saved` is the state of another order, or not a state.
     """
     if not isinstance(saved, dict):
         raise OrderError(f"cannot resume: {_short(saved)} is not the state of a stream, which is a dict")
@@ -25,15 +25,15 @@ def read_position(saved: Any, identity: dict[str, Any], num_steps: int) -> int:
     position = _get(saved, "position")
     if unknown := saved.keys() - {*identity, "position"}:
         name = min(map(str, unknown))
-        raise OrderError(f"cannot resume: the state has a '{name}', which the state of a stream like this has not")
+        raise OrderError(f"cannot resume: the state has an unknown '{name}', so it is not the state of such a stream")
     return check_position(position, num_steps, "cannot resume: ")
 
 
 def check_position(position: Any, num_steps: int, prefix: str = "") -> int:
-    """The position, if it is one in epochs of `num_steps`; `prefix` is for the message.
+    """Check a position in a run with epochs of `num_steps`, and return it; `prefix` is for the message.
 
     Raises:
-        OrderError: it is not.
+        OrderError: it is not a number of steps.
     """
     if type(position) is not int or not 0 <= position < _MAX_EPOCHS * num_steps:
         raise OrderError(
@@ -45,7 +45,7 @@ def check_position(position: Any, num_steps: int, prefix: str = "") -> int:
 
 def _get(saved: dict[Any, Any], name: str) -> Any:
     if name not in saved:
-        raise OrderError(f"cannot resume: the state has no '{name}', so it is not the state of a stream like this")
+        raise OrderError(f"cannot resume: the state has no '{name}', so it is not the state of such a stream")
     return saved[name]
 
 

@@ -1,1 +1,1 @@
-"""Finished data sets: their shards on the local disk or read by range, fetched ahead of use."""
+"""Finished data sets: shards on the local disk or read by range, fetched before use."""

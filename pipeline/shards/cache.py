@@ -1,13 +1,12 @@
-"""Shards on local disk: downloaded once a node, verified before use, evicted when the disk budget is spent.
+"""Shards on local disk: downloaded once per node, verified before use, evicted when the disk budget is spent.
 
-The ranks of a node share one directory. A lock file a shard makes sure that one of them downloads while the others
-wait; a shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest.
+The ranks of a node share one directory. There is one lock file per shard, so that one rank downloads while the others
+wait. A shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest.
 
-A shard that some rank needs soon is pinned: that rank holds a shared lock on the file, which the kernel drops when it
-dies. Of the others the one released last is evicted first. An epoch reads every shard once, in an order of its own, so
-those released last are the ones whose turn comes only in the next epoch. A shard that is evicted while it is read
-stays readable: a mapped file stays whole.
-Where the store is a local folder nothing is copied: the shard is verified in place.
+A rank pins the shards that it needs soon: it holds a shared lock on the file, which the kernel drops when the process
+dies. Among the unpinned shards, the one released last is evicted first: an epoch reads every shard once, so the shard
+just released is needed last. A shard that is evicted while it is read stays readable, since its file is mapped.
+If the store is a local folder, nothing is copied: shards are verified in place.
 """
 
 import contextlib
@@ -39,11 +38,11 @@ _log = logging.getLogger(__name__)
 
 
 class CacheConfig(Config):
-    """The local copy of shards that lie in a remote store.
+    """The local copy of shards of a remote store.
 
     Attributes:
         folder: Local folder, shared by the ranks of a node.
-        max_bytes: Size that it is kept under, all data sets together; also as 200GB.
+        max_bytes: Size limit for all data sets together; may be written as 200GB.
     """
 
     folder: str = CACHE_DIR
@@ -51,11 +50,11 @@ class CacheConfig(Config):
 
 
 class ShardCache:
-    """The shards of one manifest, opened on demand. Safe from many threads and many processes.
+    """The shards of one manifest, opened on demand. Safe with many threads and many processes.
 
-    `config` matters for remote stores only. Its `max_bytes` is a soft limit: pinned shards, and the one just fetched,
-    always stay. `is_full`: nothing else was left when the last one came.
-    `is_stored`: nobody waits for the images of a pinned shard.
+    `config` matters for remote stores only. Its `max_bytes` is a soft limit: pinned shards, and the shard just fetched,
+    always stay. `is_full`: over budget, and every other shard is pinned.
+    `is_stored`: images are on the local disk, so reading them sends no request.
     """
 
     is_stored = True
@@ -72,11 +71,11 @@ class ShardCache:
         self._shard_locks = [threading.Lock() for _ in manifest.shards]
 
     def shard(self, i: int) -> MappedShard:
-        """Shard `i`, fetched and verified if it is not here yet; blocks until it is.
+        """Shard `i`. Blocks until it is fetched and verified, unless it is cached.
 
         Raises:
             CacheError: its size or hash differs from the manifest, or the directory cannot be used.
-            StoreError: the store does not deliver it, or the disk is full.
+            StoreError: the store cannot be read, or the disk is full.
         """
         with self._table_lock:
             if i in self._pinned:
@@ -92,7 +91,7 @@ class ShardCache:
         return self.shard(i)
 
     def pin(self, i: int) -> MappedShard:
-        """As `shard`, but no process evicts it before this one has called `release`."""
+        """As `shard`, but no process evicts the shard until this process calls `release`."""
         with self._shard_locks[i]:
             shard = self._open.get(i)
             if not shard or (self._is_remote and not shard.pin()):
@@ -101,13 +100,13 @@ class ShardCache:
             return shard
 
     def release(self, i: int) -> None:
-        """Undo `pin`, if it got so far."""
+        """Undo `pin`. Does nothing if the shard is not pinned."""
         if shard := self._pinned.pop(i, None):
             self._unpin(shard)
             self.is_full = False
 
     def num_bytes(self, shards: Iterable[int]) -> int:
-        """Size of these shards together."""
+        """Total size of these shards."""
         return sum(self._manifest.shards[i].num_bytes for i in shards)
 
     def _unpin(self, shard: MappedShard) -> None:
@@ -115,7 +114,7 @@ class ShardCache:
             shard.unpin()
 
     def _obtain(self, i: int) -> MappedShard:
-        """Shard `i`, opened, pinned and put into the table."""
+        """Open and pin shard `i`, and add it to the table."""
         shard = self._open_shard(self._manifest.shards[i])
         with self._table_lock:
             self._open[i] = shard
@@ -137,8 +136,8 @@ class ShardCache:
     def _obtain_local(self, entry: ShardEntry, tar: Path, index: Path) -> MappedShard:
         if not tar.exists() or not index.exists():
             raise CacheError(
-                f"shard {entry.name} of {self._store.url} is in the manifest but not there; "
-                "run 'shard-builder verify' on it"
+                f"shard {entry.name} of {self._store.url} is in the manifest but its files are missing; "
+                "run 'shard-builder verify' on the data set"
             )
         self._verify(entry.tar_name, tar.stat().st_size, sha256_file(tar), entry.sha256, entry.num_bytes)
         return MappedShard(tar, load_index(index, entry))
@@ -148,7 +147,7 @@ class ShardCache:
         with _process_lock(self._directory / f"{entry.name}.lock", entry.name):
             shard = self._open_cached(entry)
             telemetry.CACHE_LOOKUPS.labels("hit" if shard else "miss").inc()
-            while shard is None:  # again where another process evicts it at once
+            while shard is None:  # again if another process evicts it at once
                 self._download(entry.index_name, entry.index_sha256)
                 self._download(entry.tar_name, entry.sha256, entry.num_bytes)
                 shard = self._open_cached(entry)
@@ -157,7 +156,7 @@ class ShardCache:
         return shard
 
     def _open_cached(self, entry: ShardEntry) -> MappedShard | None:
-        """The shard, pinned, if the directory holds it whole."""
+        """The shard, pinned; None if the directory does not hold all of it."""
         tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
         try:
             if tar.stat().st_size != entry.num_bytes or not index.exists():
@@ -168,13 +167,13 @@ class ShardCache:
             return None
 
     def _download(self, name: str, sha256: str, num_bytes: int | None = None) -> None:
-        """Fetch and verify a file; one that is damaged twice is set aside as `NAME.damaged`, to be looked at."""
+        """Fetch and verify a file. If it is damaged twice, keep the bytes as `NAME.damaged` for inspection."""
         partial, damaged = self._directory / f"{name}.part", self._directory / f"{name}.damaged"
         try:
             try:
                 self._fetch(name, partial, sha256, num_bytes)
             except (CacheError, ReplacedObjectError) as error:
-                # On the way, perhaps: networks do that to one body in very many.
+                # Perhaps damaged on the way: networks rarely do that.
                 telemetry.STORE_ERRORS.labels(kind="damaged").inc()
                 _log.warning("%s; fetching it once more", error)
                 try:
@@ -197,7 +196,7 @@ class ShardCache:
     def _verify(self, name: str, actual_bytes: int, actual_sha256: str, sha256: str, num_bytes: int | None) -> None:
         if num_bytes is not None and actual_bytes != num_bytes:
             raise CacheError(
-                f"shard {name} of {self._store.url} has {actual_bytes} bytes, its manifest says {num_bytes}; "
+                f"shard {name} of {self._store.url} has {actual_bytes} bytes, but its manifest says {num_bytes}; "
                 "it was truncated or replaced: run 'shard-builder verify' and build it again"
             )
         if actual_sha256 != sha256:
@@ -207,7 +206,7 @@ class ShardCache:
             )
 
     def _evict(self) -> None:
-        """Remove shards until the budget holds, those released last first."""
+        """Remove unpinned shards until the cache is within its budget, the last released first."""
         tars = sorted(self._directory.glob("*.tar"), key=_last_use, reverse=True)
         total = sum(_num_bytes(tar) for tar in tars)
         for tar in tars:
@@ -220,7 +219,7 @@ class ShardCache:
         telemetry.CACHE_BYTES.labels(self._directory.name).set(total)
 
     def _close_evicted(self) -> None:
-        """Let go of shards that this or another rank evicted, so that their disk space is free."""
+        """Close shards that this or another rank has evicted, to free their disk space."""
         with self._table_lock:
             for i in [i for i, shard in self._open.items() if shard.is_evicted]:
                 del self._open[i]
@@ -228,7 +227,7 @@ class ShardCache:
 
 @contextlib.contextmanager
 def _process_lock(path: Path, shard: str) -> Iterator[None]:
-    """Hold `path` exclusively among processes; the kernel drops it when a holder dies, so no lock is ever stale."""
+    """Hold an exclusive lock on `path` among processes. The kernel drops it with its process, so no lock is stale."""
     with path.open("w") as file:
         with waiting.phase(f"wait for the rank of this node that downloads shard {shard}"):
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -236,10 +235,10 @@ def _process_lock(path: Path, shard: str) -> Iterator[None]:
 
 
 def _remove(tar: Path) -> bool:
-    """Remove a shard unless a process has pinned it or is about to."""
+    """Remove a shard. False: a process has pinned it, or is about to."""
     try:
         with contextlib.ExitStack() as stack:
-            # Whoever opens a shard holds its lock file until it is pinned.
+            # A process that opens a shard holds the lock file until the shard is pinned.
             for path, mode in ((tar.with_suffix(".lock"), "ab"), (tar, "rb+")):
                 fcntl.flock(stack.enter_context(path.open(mode)), fcntl.LOCK_EX | fcntl.LOCK_NB)
             tar.unlink()

@@ -1,7 +1,7 @@
-"""One data set or several behind one numbering of shards and samples.
+"""One or several data sets with common numbers for shards and samples.
 
-Shard numbers and sample ids count through the data sets, in their order: the shards of the second begin where those of
-the first end. Each data set has its own store, and its own folder in the cache.
+Shard numbers and sample ids continue from one data set to the next. Each data set has its own store, and its own folder
+in the cache.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +19,7 @@ from pipeline.store import MissingObjectError, Store
 
 @dataclass(frozen=True)
 class DataSet:
-    """Shards in a store, as their manifest names them."""
+    """A manifest, and the store that holds its shards."""
 
     store: Store
     manifest: Manifest
@@ -44,28 +44,28 @@ def read_manifest(store: Store) -> Manifest:
     """The manifest of the data set in `store`.
 
     Raises:
-        StoreError: it cannot be read; where there is none, the message says what that means.
+        StoreError: the manifest is missing or cannot be read.
         ManifestError: its content is wrong.
     """
     try:
         content = store.read(MANIFEST_NAME)
     except MissingObjectError as error:
         raise MissingObjectError(
-            f"{store.url} holds no {MANIFEST_NAME}: it is no data set, or its build has not finished; "
+            f"{store.url} holds no {MANIFEST_NAME}: it is not a data set, or its build has not finished; "
             f"run 'shard-builder build' (again) with this destination ({error})"
         ) from None
     return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
 
 
 def open_shards(store: Store, manifest: Manifest, cache: CacheConfig | None) -> ShardSource:
-    """The shards of `manifest`: cached, or, without a cache, read by range. Those of a local folder stay in place."""
+    """The shards of `manifest`: cached, or read by range without a cache. A local folder is always read in place."""
     if cache is None and store.local_path("") is None:
         return RemoteShards(store, manifest)
     return ShardCache(store, manifest, cache or CacheConfig())
 
 
 class JoinedDataSets:
-    """Data sets in a row. Each has a cache of its own, all of them together under the `max_bytes` of `cache`."""
+    """Several data sets as one. Each has its own cache; the `max_bytes` of `cache` is divided among the caches."""
 
     def __init__(self, parts: Sequence[DataSet], cache: CacheConfig | None) -> None:
         self.parts = parts
@@ -74,7 +74,7 @@ class JoinedDataSets:
             open_shards(part.store, part.manifest, share) for part, share in zip(parts, shares, strict=True)
         ]
         self.max_bytes = sum(cache.max_bytes for cache in self._caches)
-        # Of each shard its data set, and its number there.
+        # For each shard: its data set, and its number there.
         self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
         self.entries = [entry for part in parts for entry in part.manifest.shards]
         self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
@@ -88,16 +88,16 @@ class JoinedDataSets:
 
     @property
     def is_stored(self) -> bool:
-        """Whether all of the caches are, see `ShardCache`."""
+        """Whether all caches are stored, see `ShardCache`."""
         return all(cache.is_stored for cache in self._caches)
 
     @property
     def is_full(self) -> bool:
-        """Whether one of the caches is, see `ShardCache`."""
+        """Whether any cache is full, see `ShardCache`."""
         return any(cache.is_full for cache in self._caches)
 
     def shard(self, i: int) -> OpenShard:
-        """Shard `i` of all, as `ShardCache.shard`."""
+        """As `ShardCache.shard`; `i` counts through all data sets."""
         part, number = self._places[i]
         return self._caches[part].shard(number)
 
@@ -112,7 +112,7 @@ class JoinedDataSets:
         self._caches[part].release(number)
 
     def num_bytes(self, shards: Iterable[int]) -> int:
-        """Size of these shards together."""
+        """Total size of these shards."""
         return sum(self.entries[i].num_bytes for i in shards)
 
     def shard_of(self, ids: Any) -> Any:
@@ -124,33 +124,33 @@ class JoinedDataSets:
         return np.searchsorted(self._part_starts, ids, side="right") - 1
 
     def next_of(self, sample_id: int) -> int:
-        """The sample after this one in its data set; after the last comes the first."""
+        """The next sample in the same data set; the first sample after the last."""
         start, stop = self._part_starts[self.part_of(sample_id) :][:2].tolist()
         return start if sample_id + 1 == stop else sample_id + 1
 
     def url_of(self, sample_id: int) -> str:
-        """Where the tar of a sample lies."""
+        """The URL of the tar of a sample."""
         part, number = self._places[int(self.shard_of(sample_id))]
         return f"{self.parts[part].store.url}/{self.parts[part].manifest.shards[number].tar_name}"
 
     def name_of(self, sample_id: int) -> str:
-        """A sample in words."""
+        """The name of a sample for messages."""
         shard = int(self.shard_of(sample_id))
         part, number = self._places[shard]
         return f"image {sample_id - self.shard_starts[shard]} of shard {self.parts[part].manifest.shards[number].name}"
 
 
 def _shares(cache: CacheConfig | None, needs: Sequence[int]) -> list[CacheConfig | None]:
-    """The cache of each data set: where there is one, each has one, however small."""
+    """The cache config of each data set; at least one byte each."""
     if cache is None:
         return [None] * len(needs)
     return [cache.replace(max_bytes=max(share, 1)) for share in split_evenly(cache.max_bytes, needs)]
 
 
 def split_evenly(budget: int, needs: Sequence[int]) -> list[int]:
-    """Equal parts of a budget, but to none more than it needs: what that leaves is for the others.
+    """Divide a budget equally, but give no part more than it needs; the rest goes to the others.
 
-    Equal, because any data set has equally many shards in use at a time, whatever its share of the samples.
+    Equally, because every data set has the same number of shards in use, whatever its share of the samples.
     """
     parts = [0] * len(needs)
     ascending = sorted(range(len(needs)), key=lambda i: needs[i])

@@ -1,4 +1,4 @@
-"""What a stream needs of shards, wherever they lie: one that is open, and all of a data set."""
+"""The interfaces between a stream and shards, on disk or remote: an open shard, and all shards of a data set."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 
 
 class CacheError(UserError):
-    """A shard does not match its manifest, or the disk does not hold it."""
+    """A shard does not match its manifest, or the local disk cannot hold it."""
 
 
 class OpenShard(Protocol):
@@ -19,12 +19,12 @@ class OpenShard(Protocol):
     rows: NDArray[np.void]
 
     def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
-        """The bytes of the tar from each offset on, at least one; not to be written to. Safe from many threads."""
+        """The bytes at each offset of the tar, for at least one offset; read-only. Thread-safe."""
         ...
 
 
 class ShardSource(Protocol):
-    """The shards of a manifest, opened on demand; see `ShardCache`, whose methods these are."""
+    """The shards of a manifest, opened on demand. `ShardCache` documents the methods."""
 
     @property
     def is_stored(self) -> bool: ...

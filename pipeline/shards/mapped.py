@@ -14,26 +14,28 @@ from pipeline.shards.interface import CacheError
 
 
 class MappedShard:
-    """An open, verified shard: `index` (see `pipeline.format.index`) and the bytes of its images, which are mapped.
+    """An open, verified shard: its `index` (see `pipeline.format.index`), and its tar mapped into memory.
 
-    `rows` is the index again as `ROW_DTYPE`.
+    `rows` is the same index as `ROW_DTYPE`.
     """
 
     def __init__(self, path: Path, index: NDArray[np.void]) -> None:
-        self.path, self.index = path, index.view(np.ndarray)  # a plain view of the map is indexed much faster
+        self.path, self.index = path, index.view(np.ndarray)  # a plain array is indexed much faster than a memmap
         self.rows = self.index.view(ROW_DTYPE)
         self._file = os.open(path, os.O_RDONLY)
         self._map = mmap.mmap(self._file, 0, prot=mmap.PROT_READ)
         self._bytes = memoryview(self._map)
 
     def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
-        """See `OpenShard`: windows of the mapped file, valid after its eviction too.
+        """See `OpenShard`. The bytes are windows of the mapped file, and stay valid after eviction.
 
         Raises:
-            CacheError: the file is shorter than it was, and to touch its end would be the end of the process.
+            CacheError: the file was truncated; touching its missing pages would kill the process.
         """
         if os.fstat(self._file).st_size < len(self._bytes):
-            raise CacheError(f"{self.path} was cut short while it was read; see who writes there, and start again")
+            raise CacheError(
+                f"{self.path} was truncated while it was in use; find the program that writes there, and start again"
+            )
         images = []
         for offset, size in zip(offsets, sizes, strict=True):
             start = offset & -mmap.PAGESIZE
@@ -43,20 +45,20 @@ class MappedShard:
 
     @property
     def is_evicted(self) -> bool:
-        """Whether its file is gone: it still reads, but holds on to the disk space."""
+        """Whether the file is deleted. It can still be read, but its disk space is not freed."""
         return os.fstat(self._file).st_nlink == 0
 
     def pin(self) -> bool:
-        """Keep every process from evicting it until `unpin`. False: it is evicted already."""
+        """Keep all processes from evicting the shard until `unpin`. False: it is evicted already."""
         fcntl.flock(self._file, fcntl.LOCK_SH)
         return not self.is_evicted
 
     def unpin(self) -> None:
-        """Allow to evict it; it counts as used now."""
+        """Allow eviction, and record the time of release."""
         os.utime(self._file)
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def __del__(self) -> None:
-        # Closed with its last reader, so that eviction from the table never cuts a read short.
+        # Closed only when the last reader is gone, so that eviction never breaks a read.
         if hasattr(self, "_file"):
             os.close(self._file)

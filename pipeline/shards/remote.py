@@ -1,8 +1,8 @@
-"""Shards that are never stored: the images of a step are read from the store by range, for disks that are too small.
+"""Shards without a local copy, for disks that are too small: images are read from the store by range.
 
-`data.stream.cache: off` chooses this. Indexes are fetched whole, verified, and kept in memory. The bytes of images
-cannot be verified: the manifest's hash is that of a whole shard. Each image costs a request, unless its neighbour is
-wanted too.
+`data.stream.cache: off` selects this. Indexes are fetched whole, verified, and kept in memory. The bytes of images
+cannot be verified, since the manifest has hashes of whole shards only. Each image costs one request; neighbours share a
+request.
 """
 
 import logging
@@ -18,14 +18,14 @@ from pipeline.format.index import ROW_DTYPE, Index, ShardIndexError, index_from_
 from pipeline.format.manifest import Manifest
 from pipeline.store import Store
 
-_GAP_BYTES = 64 * 2**10  # read along rather than asked for in two requests
+_GAP_BYTES = 64 * 2**10  # a smaller gap between two images is read too, which is cheaper than a second request
 _MAX_INDEXES = 1024
 
 _log = logging.getLogger(__name__)
 
 
 class RemoteShard:
-    """The index of a shard, and its images by range."""
+    """A shard whose index is in memory, and whose images are read by range."""
 
     def __init__(self, store: Store, name: str, index: Index) -> None:
         self._store, self._name, self.rows = store, name, index.view(ROW_DTYPE)
@@ -34,7 +34,7 @@ class RemoteShard:
         """See `OpenShard`; neighbours come in one request.
 
         Raises:
-            StoreError: the store does not deliver them.
+            StoreError: the store cannot be read.
         """
         starts = np.array(offsets, np.int64)
         stops = starts + np.array(sizes, np.int64)
@@ -50,7 +50,7 @@ class RemoteShard:
 
 
 class RemoteShards:
-    """The shards of one manifest, of which only indexes are kept. Safe from many threads."""
+    """The shards of one manifest, with only their indexes in memory. Thread-safe."""
 
     is_stored, max_bytes, is_full = False, sys.maxsize, False
 
@@ -60,11 +60,11 @@ class RemoteShards:
         self._lock = threading.Lock()
 
     def shard(self, i: int) -> RemoteShard:
-        """Shard `i`, its index fetched and verified.
+        """Shard `i`, with its index fetched and verified.
 
         Raises:
-            ShardIndexError: the index is not the one of the manifest, twice in succession.
-            StoreError: the store does not deliver it.
+            ShardIndexError: the index does not match the manifest, twice in succession.
+            StoreError: the store cannot be read.
         """
         with self._lock:
             if i in self._open:
@@ -85,7 +85,7 @@ class RemoteShards:
         """Nothing to do."""
 
     def num_bytes(self, shards: Iterable[int]) -> int:
-        """Size of these shards together."""
+        """Total size of these shards."""
         return sum(self._manifest.shards[i].num_bytes for i in shards)
 
     def _fetch_index(self, i: int) -> Index:
@@ -93,7 +93,7 @@ class RemoteShards:
         source = f"{self._store.url}/{entry.index_name}"
         try:
             return index_from_bytes(self._store.read(entry.index_name), entry, source)
-        except ShardIndexError as error:  # on the way, perhaps
+        except ShardIndexError as error:  # perhaps damaged on the way
             telemetry.STORE_ERRORS.labels(kind="damaged").inc()
-            _log.warning("%s once more", error)
+            _log.warning("%s (trying once more now)", error)
             return index_from_bytes(self._store.read(entry.index_name), entry, source)

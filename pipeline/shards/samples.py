@@ -1,6 +1,6 @@
-"""Samples by their number: rows of the index, images, keys, or all that the tar has of a sample.
+"""Read samples by id: rows of the index, images, keys, or whole samples.
 
-A sample's number is its place in the data sets, shard by shard: what a batch calls its id.
+The id of a sample is its place in the data sets, shard by shard.
 """
 
 import itertools
@@ -17,24 +17,24 @@ from pipeline.format.tar import HEADER_BYTES, TarError, TarSample, parse_key, pa
 from pipeline.prefetch import prefetch
 from pipeline.shards.interface import OpenShard, ShardSource
 
-_NUM_REQUESTS = 16  # at once, where there is no cache
+_NUM_REQUESTS = 16  # at once, without a cache
 
 
 class Located(NamedTuple):
-    """Where some samples lie. N samples."""
+    """The location of N samples."""
 
     table: Index
-    """Their rows of the index [N]."""
+    """The row of the index of each sample [N]."""
     places: NDArray[np.int64]
-    """The number of each row in its shard [N]."""
+    """The number of each sample in its shard [N]."""
     runs: list[tuple[OpenShard, list[int]]]
-    """Each shard, and which of the N lie in it."""
+    """Each shard, and the places in [N] of its samples."""
 
 
 class SampleReader:
-    """Reads samples out of `shards`, which `entries` describe. Safe from many threads.
+    """Reads samples from `shards`, which `entries` describe. Thread-safe.
 
-    Every method raises `CacheError`, `ShardIndexError` or `StoreError` where a shard cannot be had.
+    Every method raises `CacheError`, `ShardIndexError` or `StoreError` if a shard cannot be opened or read.
     """
 
     def __init__(self, shards: ShardSource, entries: Sequence[ShardEntry]) -> None:
@@ -60,19 +60,16 @@ class SampleReader:
         return self._ranges(located, located.table["offset"].tolist(), located.table["size"].tolist())
 
     def keys(self, ids: NDArray[np.int64]) -> list[str]:
-        """The keys, which only the tars have: the header before each image is read.
-
-        A shard that is not here any more is fetched again.
-        """
+        """The keys. Only the tars have them, so the header of each image is read. Evicted shards are fetched again."""
         located = self.locate(ids)
         offsets = (located.table["offset"].astype(np.int64) - HEADER_BYTES).tolist()
         return [parse_key(header) for header in self._ranges(located, offsets, [HEADER_BYTES] * len(ids))]
 
     def samples(self, ids: NDArray[np.int64]) -> list[TarSample]:
-        """Each sample as it lies in its tar: key, label, metadata, image.
+        """Each whole sample from its tar: key, label, metadata, image.
 
         Raises:
-            TarError: one is not where the index says.
+            TarError: a sample is not where the index says.
         """
         located = self.locate(ids)
         begins = np.zeros(len(ids), np.int64)
@@ -99,7 +96,7 @@ class SampleReader:
         return sample
 
     def _ranges(self, located: Located, offsets: Sequence[int], sizes: Sequence[int]) -> list[Encoded]:
-        """These bytes of the tars that the samples lie in."""
+        """The bytes at these offsets in the tars of the samples."""
         contents: list[Encoded] = [b""] * len(offsets)
 
         def fill(run: tuple[OpenShard, list[int]]) -> None:
@@ -111,7 +108,7 @@ class SampleReader:
         if self._shards.is_stored or len(located.runs) == 1:
             for run in located.runs:
                 fill(run)
-        else:  # each is at least one request
+        else:  # each run is at least one request
             for _ in prefetch(fill, located.runs, _NUM_REQUESTS, len(located.runs), "read-ranges"):
                 pass
         return contents

@@ -1,9 +1,9 @@
-"""The shards of the steps to come: fetched in the order of their first use, pinned in the cache until their last.
+"""The shards of coming steps: fetched in the order of their first use, pinned in the cache until their last use.
 
     released | behind: being read | head | ahead: as many steps as `look_ahead_bytes` of shards not yet needed allow
              |------------- pinned: no rank of this node evicts these ------------|
 
-The order of the samples is known, so nothing is guessed, and no shard is fetched twice because another one came.
+The order of samples is known, so only shards that are needed are fetched, and no pinned shard is evicted too early.
 """
 
 import logging
@@ -13,18 +13,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from pipeline.shards.interface import OpenShard, ShardSource
 
-_SCAN_STEPS = 4  # looked at for each one handed out: soon far ahead, with little to do before the first
-_MAX_STEPS_AHEAD = 10_000  # where so few shards come that the bytes never add up
+_SCAN_STEPS = 4  # steps to look ahead per step yielded: the window grows fast, and the first step comes soon
+_MAX_STEPS_AHEAD = 10_000  # a limit where all shards together stay below the limit in bytes
 _MAX_SHARDS_AHEAD = 128  # each is an open file
 
 _log = logging.getLogger(__name__)
 
 Step = tuple[int, Sequence[int]]
-"""A position and the shards that its samples lie in."""
+"""A position, and the shards of its samples."""
 
 
 class ShardWindow:
-    """Fetches with `num_threads`. `num_behind`: steps handed out last whose shards are still being read."""
+    """Fetches shards with `num_threads`. `num_behind`: steps already yielded whose shards stay pinned."""
 
     def __init__(self, cache: ShardSource, look_ahead_bytes: int, num_threads: int, num_behind: int) -> None:
         self._cache, self._look_ahead_bytes, self._num_behind = cache, look_ahead_bytes, num_behind
@@ -35,10 +35,10 @@ class ShardWindow:
         self._has_warned = False
 
     def positions(self, steps: Iterator[Step]) -> Iterator[int]:
-        """The positions of endless `steps`, each once its shards are in the cache.
+        """Yield the position of each of the endless `steps` once its shards are in the cache.
 
-        The first exception of a download is raised where the step that needs it would have been handed out. Closing
-        the iterator drops what has not begun, waits for what has, and releases the shards.
+        The first exception of a download is raised where the step that needs the shard would have been yielded. Closing
+        the iterator waits for the downloads that have begun, drops the others, and releases the shards.
         """
         ahead, behind = deque[Step](), deque[Step]()
         following = next(steps)
@@ -51,7 +51,7 @@ class ShardWindow:
                     ahead.append(following)
                     following = next(steps)
                 step = ahead.popleft()
-                for shard in self._not_yet_needed.intersection(step[1]):  # the others have been waited for
+                for shard in self._not_yet_needed.intersection(step[1]):  # earlier steps waited for the others
                     self._shards[shard].result()
                 self._not_yet_needed.difference_update(step[1])
                 yield step[0]
@@ -81,8 +81,8 @@ class ShardWindow:
         if new and is_head and not self._has_warned and self._is_over_budget(set(new)):
             self._has_warned = True
             _log.warning(
-                "the %d bytes of shards that are needed at once leave no room in the %d of data.stream.cache.max_bytes "
-                "to fetch ahead, so training will wait; raise it, or lower data.stream.shard_look_ahead_bytes",
+                "the shards in use have %d bytes and leave no room to fetch ahead: data.stream.cache.max_bytes is %d; "
+                "training will wait for downloads: raise max_bytes, or lower data.stream.shard_look_ahead_bytes",
                 self._cache.num_bytes(self._shards.keys() | set(new)),
                 self._cache.max_bytes,
             )

@@ -1,4 +1,4 @@
-"""Files on a local disk that appear whole or not at all."""
+"""Atomic writes on a local disk: a file appears whole or not at all."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}  # ano
 
 
 def is_partial(name: str) -> bool:
-    """Whether this is no file of the store, but one that is (or was, when its writer was killed) being written."""
+    """Whether this is an unfinished file: it is still being written, or its writer was killed."""
     return any(part.endswith(_PARTIAL) for part in name.split("/"))
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path | None) -> Iterator[Path]:
-    """A folder that goes with the block: inside `parent`, where it counts as partial, else in `TMPDIR`."""
+    """A temporary folder for the block: inside `parent`, where it counts as partial; for None, in `TMPDIR`."""
     if parent:
         _make_folder(parent)
     with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=_PARTIAL, dir=parent) as folder:
@@ -28,13 +28,13 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
 
 
 def write_file(path: Path, source: bytes | Path, replace: bool) -> None:
-    """Give `path` the content of `source` in one step, on the disk when this returns.
+    """Write the content of `source` to `path` atomically, and flush it to the disk.
 
-    Without `replace` a source on the same file system is linked and not copied, so it must not change afterwards.
+    Without `replace`, a source on the same file system is linked and not copied, so it must not change afterwards.
 
     Raises:
         FileExistsError: the file exists, and `replace` is not set.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     _make_folder(path.parent)
     if isinstance(source, Path) and not replace and _link(source, path):

@@ -1,4 +1,4 @@
-"""The fsspec file system of a URL, set up as a store wants it: no retries, no listings kept, one for each process."""
+"""The fsspec file system of a URL, configured for a store: no retries, no cached listings, one per process."""
 
 import logging
 import os
@@ -20,39 +20,37 @@ _S3_OPTIONS: dict[str, Any] = {
         "read_timeout": _READ_TIMEOUT_S,
         "retries": {"total_max_attempts": 1},
         "max_pool_connections": 32,
-        # The manifest's SHA-256 covers every byte; many servers that speak S3 lack the newer checksums.
+        # The manifest's SHA-256 covers every byte, and many S3-compatible servers lack the newer checksums.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     },
 }
 
-_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}  # protocols whose addresses begin with one
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}  # protocols whose addresses begin with a bucket
 
-# A forked child must not even close the connections that it inherits: it shares the event queue of its parent and
-# would remove them from it, upon which the parent waits in vain for its next answer. So it keeps them for ever.
+# A forked child must never close the connections that it inherits. It shares the event queue of its parent: closing a
+# connection would remove it from that queue, and the parent would wait forever. So the child keeps the connections.
 _clients: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _inherited: list[Any] = []
 os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients.values()))
 
 
 class AddressError(ValueError):
-    """No file system can be made of a URL; the message completes "cannot use X as a store: ..."."""
+    """A URL does not give a file system. The message completes "cannot use X as a store: ..."."""
 
 
 def check_address(url: str) -> None:
-    """Refuse what fsspec would take for a local path, or for a place that nobody means.
+    """Refuse mistyped addresses, which fsspec would take for a local path or another place.
 
     Raises:
-        AddressError: it is empty, or has a protocol and no bucket, host or folder after it.
+        AddressError: the URL is empty, or nothing follows the protocol, or a slash is missing.
     """
     if not url.strip():
         raise AddressError("the address is empty; for this folder write '.'")
     if "\0" in url:
-        raise AddressError("a NUL byte is in it")
+        raise AddressError("the address contains a NUL byte")
     if one_slash := re.match(r"([a-z][a-z0-9+]+):(/(?!/)|$)", url):
-        raise AddressError(
-            f"after the protocol come two slashes; did you mean {one_slash[1]}://{url[one_slash.end() :]}?"
-        )
+        raise AddressError(f"the protocol needs two slashes; did you mean {one_slash[1]}://{url[one_slash.end() :]}?")
     protocol, separator, rest = url.partition("://")
     if separator and (not rest or (protocol in _BUCKETS and rest.startswith("/"))):
         raise AddressError(f"it names no {'bucket' if protocol in _BUCKETS else 'place'} after {protocol}://")
@@ -62,8 +60,8 @@ class Client:
     """File system and root path of a URL. Belongs to the process that made it: event loops do not survive a fork.
 
     Raises:
-        AddressError: the address is none, its protocol is unknown, or what that needs is not installed; or the file
-            system connects at once, and fails.
+        AddressError: the address is wrong, its protocol is unknown, the package for it is not installed, or the
+            connection fails.
     """
 
     def __init__(self, url: str) -> None:
@@ -73,11 +71,11 @@ class Client:
         options = _S3_OPTIONS if self.is_s3 else {}
         try:
             fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
-        except Exception as error:  # each of fsspec's file systems has its own
+        except Exception as error:  # each file system of fsspec has its own exceptions
             fault = explain(error)
             raise AddressError(fault.cause if fault else one_line(error)) from None
         if self.is_s3:
-            for library in ("botocore", "aiobotocore"):  # below this level they log signatures and session tokens
+            for library in ("botocore", "aiobotocore"):  # at DEBUG they log signatures and session tokens
                 logging.getLogger(library).setLevel(logging.INFO)
             fs.retries = 1
             _clients[id(fs)] = fs

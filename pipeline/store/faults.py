@@ -1,7 +1,6 @@
-"""What went wrong with a store: from the exceptions of botocore, aiohttp and the system to one cause.
+"""Faults of a store: one cause for each of the exceptions of botocore, aiohttp and the system.
 
-Exceptions are told apart by class name and HTTP status, so that no client library has to be imported (or even
-be installed) to explain the failures of another.
+Exceptions are recognised by class name and HTTP status, so no client library has to be imported or installed.
 """
 
 import errno
@@ -9,28 +8,28 @@ from typing import Any, NamedTuple
 
 
 class Fault(NamedTuple):
-    """One failed request: `kind` is the label of the metric, `cause` completes "cannot read X: ..."."""
+    """The cause of a failed request. `kind` is the label of the metric; `cause` completes "cannot read X: ..."."""
 
     kind: str
     cause: str
     transient: bool = False
     """Whether the same request may succeed later."""
     retry_after_s: float = 0.0
-    """How long the store asks to be left alone (header `Retry-After`)."""
+    """The pause that the store asks for (header `Retry-After`)."""
 
 
 class ShortBodyError(OSError):
-    """An object ends before the last byte that was asked for."""
+    """An object ends before the last byte of the request."""
 
 
 class MissingBucketError(OSError):
-    """There is no such object because its bucket is not there."""
+    """There is no such object because its bucket does not exist."""
 
 
-# Whether it comes back is for the caller to judge, who knows if it was there before.
+# Not transient: the caller decides whether to retry, since it knows whether the bucket existed before.
 _NO_BUCKET = Fault("bucket", "there is no such bucket")
 _MISSING = Fault("missing", "there is no such object")
-_DENIED = Fault("permission", "permission denied; check the keys and what they are allowed to do")
+_DENIED = Fault("permission", "permission denied; check the keys and their permissions")
 _FULL = Fault("disk_full", "the disk is full")
 _UNREACHABLE = Fault("connection", "the endpoint cannot be reached", transient=True)
 _BROKEN_OFF = Fault("cut", "the connection broke off", transient=True)
@@ -39,7 +38,7 @@ _NO_CREDENTIALS = Fault("credentials", "no usable AWS credentials; set AWS_ACCES
 _BY_CODE = {
     "NoSuchBucket": _NO_BUCKET,
     "InvalidAccessKeyId": Fault("permission", "the endpoint does not know this access key"),
-    "SignatureDoesNotMatch": Fault("permission", "the secret key does not fit the access key"),
+    "SignatureDoesNotMatch": Fault("permission", "the secret key does not belong to the access key"),
     "ExpiredToken": Fault("permission", "the session token has expired; get a new one"),
     "InvalidToken": Fault("permission", "the session token is not valid; get a new one, or unset AWS_SESSION_TOKEN"),
     "RequestTimeTooSkewed": Fault("permission", "the clock of this machine is wrong"),
@@ -51,14 +50,14 @@ _BY_STATUS = {
     401: _DENIED,
     403: _DENIED,
     404: _MISSING,
-    409: Fault("conflict", "another writer is at work on it", transient=True),
+    409: Fault("conflict", "another process is writing it", transient=True),
     412: Fault("replaced", "it was replaced by another object while it was read"),
     416: _BY_CODE["InvalidRange"],
     429: _BY_CODE["SlowDown"],
     503: _BY_CODE["SlowDown"],
 }
 _BY_ERRNO = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL}
-# In this order, along the base classes of the exception.
+# Looked up for the class of the exception, then for its base classes in order.
 _BY_CLASS = {
     "FileNotFoundError": _MISSING,
     "PermissionError": _DENIED,
@@ -91,7 +90,7 @@ _FOREIGN = ("OSError", "BotoCoreError", "ClientError")
 
 
 def explain(error: Exception) -> Fault | None:
-    """The cause of a failed request, or None where the exception is no fault of the store but our bug."""
+    """The cause of a failed request; None if the exception is our bug and not a fault of the store."""
     fault = _explain(error)
     return fault._replace(retry_after_s=_retry_after_s(error)) if fault and fault.transient else fault
 
@@ -99,7 +98,7 @@ def explain(error: Exception) -> Fault | None:
 def _explain(error: Exception) -> Fault | None:
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         hidden = _explain(error.__cause__)
-        if hidden and hidden.kind != "other":  # a KeyError, say, is how some look for a file
+        if hidden and hidden.kind != "other":  # some clients look up files in a dict: the cause is then a KeyError
             return hidden
     code, status = _answer(error)
     if fault := _BY_CODE.get(code) or _BY_STATUS.get(status):
@@ -123,7 +122,7 @@ def _explain(error: Exception) -> Fault | None:
 
 
 def _is_raised_outside(error: Exception) -> bool:
-    """Whether it comes out of a client library, which may raise anything, and not out of our own lines."""
+    """Whether a client library raised it, which may raise anything, and not our own code."""
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
@@ -131,7 +130,7 @@ def _is_raised_outside(error: Exception) -> bool:
 
 
 def is_missing(error: FileNotFoundError) -> bool:
-    """Whether there is no such object: fsspec's HTTP says "not found" of all that fails."""
+    """Whether the object is really missing: fsspec's HTTP file system says "not found" for every failure."""
     fault = explain(error)
     return fault is not None and fault.kind == _MISSING.kind
 
@@ -147,14 +146,14 @@ def is_past_end(error: Exception) -> bool:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an exception without line breaks, never empty, and not too long."""
+    """The message of an exception on one line, never empty, shortened if it is long."""
     strerror = getattr(error, "strerror", None)
     text = " ".join(str(strerror or error).split()) or type(error).__name__
     return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]} ..."
 
 
 def _answer(error: Exception) -> tuple[str, int]:
-    """Error code and HTTP status that the server answered with ("" and 0 where there was no answer)."""
+    """Error code and HTTP status of the server's answer; "" and 0 if there was no answer."""
     if response := _response(error):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return str(response.get("Error", {}).get("Code", "")), int(status)
@@ -163,14 +162,14 @@ def _answer(error: Exception) -> tuple[str, int]:
 
 
 def _retry_after_s(error: Exception) -> float:
-    """Seconds of the answer's `Retry-After`; 0 where there is none, or a date, which no object store sends."""
+    """Seconds of the answer's `Retry-After`; 0 if it is missing, or a date (no object store sends dates)."""
     headers = _response(error).get("ResponseMetadata", {}).get("HTTPHeaders", {})
     value = str(headers.get("retry-after", ""))
     return float(value) if value.isdecimal() else 0.0
 
 
 def _response(error: Exception) -> dict[str, Any]:
-    """What botocore parsed of the server's answer, empty where there was none."""
+    """The server's answer as parsed by botocore; empty if there was none."""
     for candidate in (error, error.__cause__):
         response: Any = getattr(candidate, "response", None)
         if isinstance(response, dict):

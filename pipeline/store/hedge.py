@@ -1,7 +1,7 @@
-"""Hedged requests: where an answer takes much longer than the recent ones, ask a second time and take what comes first.
+"""Hedged requests: if an answer is much slower than recent answers, send a second request and take the first answer.
 
-Most of the slow requests to an object store are bad luck with one server, and the next one is quick (Dean and Barroso,
-The Tail at Scale, 2013). Bounded, so that a store that is slow as a whole is not asked for twice as much.
+Most slow requests to an object store are due to one slow server, and a second request is fast (Dean and Barroso, The
+Tail at Scale, 2013). The number of second requests is bounded, so a slow store does not get twice the load.
 """
 
 import asyncio
@@ -15,21 +15,21 @@ from pipeline import telemetry
 _MIN_PATIENCE_S = 1.0
 _TIMES_P95 = 3.0
 _NUM_RECENT = 128
-_SHARE = 0.04  # of all requests may be second ones
-_MAX_CREDIT = 2.0  # that have been saved up, in requests
+_SHARE = 0.04  # largest share of second requests among all requests
+_MAX_CREDIT = 2.0  # unused second requests that can be saved for later
 
 R = TypeVar("R")
 
 
 class Hedge:
-    """The requests to one store; used from the event loop only, so nothing is locked."""
+    """The hedged requests to one store. Used from the event loop only, so there are no locks."""
 
     def __init__(self) -> None:
         self._recent_s: deque[float] = deque(maxlen=_NUM_RECENT)
         self._credit = _MAX_CREDIT
 
     async def first_of(self, request: Callable[[], Coroutine[Any, Any, R]]) -> R:
-        """The result of `request()`, or of a second one. Fails where all that were sent fail."""
+        """The result of `request()`, or of a second request. Fails if all requests sent fail."""
         begin_s, tasks = time.monotonic(), {asyncio.create_task(request())}
         self._credit = min(self._credit + _SHARE, _MAX_CREDIT)
         try:

@@ -1,4 +1,4 @@
-"""Parts of an object, read by range: each says of which version it is, so that no two versions are ever mixed."""
+"""Parts of an object, read by range. Each request names the version of the object, so versions are never mixed."""
 
 import os
 import threading
@@ -10,7 +10,7 @@ import fsspec
 from pipeline.store.client import Client
 from pipeline.store.faults import ShortBodyError, is_past_end
 
-_MAX_REQUESTS = 16  # of this process at once, over all objects
+_MAX_REQUESTS = 16  # at once in this process, over all objects
 
 _slots = threading.BoundedSemaphore(_MAX_REQUESTS)
 
@@ -20,25 +20,25 @@ def _new_slots() -> None:
     _slots = threading.BoundedSemaphore(_MAX_REQUESTS)
 
 
-# Those that were taken in the parent are never given back in the child.
+# In a forked child, slots taken by the parent's threads would never be released.
 os.register_at_fork(after_in_child=_new_slots)
 
 
 class Version(NamedTuple):
-    """The object that a range was read from. `etag` is empty where the store has none."""
+    """The version of an object. `etag` is empty if the store has no ETags."""
 
     num_bytes: int
     etag: str = ""
 
 
 def get(client: Client, path: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
-    """Bytes `start` to `stop`, fewer where the object ends before, in one request.
+    """Bytes `start` to `stop`, or fewer if the object ends before, in one request.
 
-    On S3 the answer tells the size, so that no other request has to; elsewhere the first range of an object asks.
+    On S3 the answer contains the size of the object. For other stores the first range of an object asks for the size.
 
     Raises:
-        ShortBodyError: fewer came than the object has.
-        Exception: those of the file system, which `pipeline.store.faults` explains; 412 where `version` is gone.
+        ShortBodyError: fewer bytes came than the object has.
+        Exception: of the file system, see `pipeline.store.faults`; status 412 if `version` was replaced.
     """
     fs = client.fs
     with _slots:
@@ -63,7 +63,7 @@ async def _get_s3(fs: Any, path: str, start: int, stop: int, version: Version | 
         raise
     async with answer["Body"] as body:
         data = await body.read()
-    content_range = answer.get("ContentRange", f"/{len(data)}")  # absent where the answer is the whole object
+    content_range = answer.get("ContentRange", f"/{len(data)}")  # missing if the answer is the whole object
     return data, Version(int(content_range.rpartition("/")[2]), answer.get("ETag", ""))
 
 

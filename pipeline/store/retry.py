@@ -1,6 +1,6 @@
-"""Requests that are tried again: what is worth it, how long to pause, and when to give up.
+"""Retries: which requests are tried again, how long the pauses are, and when to give up.
 
-The one layer of retries between us and a store; those inside its client are switched off.
+This is the only layer of retries; those inside the client are switched off.
 """
 
 import random
@@ -11,15 +11,15 @@ from typing import TypeVar
 from pipeline import telemetry, waiting
 from pipeline.store.faults import Fault, explain
 
-_PATIENCE_S = 60.0  # an endpoint that has answered before is restarting or busy: wait for it
-_PATIENCE_NEVER_REACHED_S = 8.0  # one that never has is probably a typing mistake: say so soon
+_PATIENCE_S = 60.0  # an endpoint that has answered before is probably restarting or busy: wait
+_PATIENCE_NEVER_REACHED_S = 8.0  # an endpoint that has never answered is probably mistyped: fail soon
 _MAX_PAUSE_S = 8.0
 
 R = TypeVar("R")
 
 
 class GaveUpError(Exception):
-    """A request failed for good: why, and after how many tries."""
+    """A request failed and is not tried again: the cause, and the number of tries."""
 
     def __init__(self, fault: Fault, num_tries: int) -> None:
         super().__init__(fault.cause)
@@ -27,16 +27,16 @@ class GaveUpError(Exception):
 
 
 class Retries:
-    """Runs the requests to one store. `has_been_read`: something came out of it, so its bucket is there."""
+    """Runs the requests to one store. `has_been_read`: a read has succeeded, so the bucket exists."""
 
     def __init__(self) -> None:
         self._reached = self.has_been_read = False
 
     def run(self, request: Callable[[], R], what: str) -> R:
-        """Run `request`, again after transient faults (full jitter), until it succeeds or patience ends.
+        """Run `request`. After transient faults, try again (full jitter) until it succeeds or patience ends.
 
         Raises:
-            GaveUpError: it failed for good. An exception that is our bug passes as it is.
+            GaveUpError: the request failed and is not tried again. An exception that is our bug passes unchanged.
         """
         attempt, failing_since_s = 0, 0.0
         while True:

@@ -1,8 +1,8 @@
 """Store: a folder of immutable objects, on a local disk or in object storage, over fsspec.
 
-One layer of retries, ours (`pipeline.store.retry`): the ones inside botocore and s3fs are switched off. So every
-failed request is counted, the wait is bounded, and a transfer that is cut loses one part only. Credentials and the
-endpoint come from the standard AWS chain (environment, profile, instance role) and from nowhere else.
+The only layer of retries is ours (`pipeline.store.retry`); those of botocore and s3fs are switched off. So every failed
+request is counted, the wait is bounded, and a broken connection loses one part only. Credentials and the endpoint come
+from the standard AWS chain only (environment, profile, instance role).
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from pipeline.store.faults import MissingBucketError, explain, is_conflict, is_m
 from pipeline.store.ranges import Version
 from pipeline.store.retry import GaveUpError, Retries
 
-_PART_BYTES = 8 * 2**20  # of one request
+_PART_BYTES = 8 * 2**20  # per request
 _MIN_PART_BYTES = 256 * 2**10
-_NUM_PARTS = 4  # of an object at once, and held in memory
-_UPLOAD_PART_BYTES = 16 * 2**20  # of which _NUM_PARTS are held in memory
+_NUM_PARTS = 4  # parts of an object that are requested at once and held in memory
+_UPLOAD_PART_BYTES = 16 * 2**20  # _NUM_PARTS of them are held in memory
 R = TypeVar("R")
 
 
@@ -34,18 +34,18 @@ class StoreError(UserError):
 
 
 class MissingObjectError(StoreError):
-    """There is no object of that name."""
+    """There is no object of this name."""
 
 
 class ReplacedObjectError(StoreError):
-    """Another object has taken its name since the first part of it was read."""
+    """Another object has replaced this one since its first part was read."""
 
 
 class Store:
-    """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any that fsspec knows.
+    """The objects below one URL: a local path, `file://`, `s3://bucket/prefix` or any other URL that fsspec knows.
 
-    Names are relative, with `/`. Every method raises `StoreError` once it gives up. Instances are cheap, may
-    be shared by threads, pickled, and used on both sides of a fork. `new_client` is for measuring other clients.
+    Names are relative, with `/`. Every method raises `StoreError` once it gives up. Instances are cheap, may be shared
+    by threads, pickled, and used on both sides of a fork. `new_client` is for measurements of other clients.
     """
 
     def __init__(self, url: str | Path, new_client: Callable[[str], Client] = Client) -> None:
@@ -77,12 +77,12 @@ class Store:
         return f"{self._client.root}/{name}" if name else self._client.root
 
     def local_path(self, name: str) -> Path | None:
-        """The file itself where the store is a local folder, else None."""
+        """The path of the object if the store is a local folder, else None."""
         return Path(self._path(name)) if self._client.is_local else None
 
     @contextlib.contextmanager
     def scratch_folder(self) -> Iterator[Path]:
-        """A temporary folder for files that will be `put_new`: in a local store, from where they can be linked."""
+        """A temporary folder for files for `put_new`. A local store has it inside, so that files can be linked."""
         with contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(scratch_folder(self.local_path("")))
@@ -91,7 +91,7 @@ class Store:
             yield folder
 
     def exists(self, name: str) -> bool:
-        """Whether there is an object of that name."""
+        """Whether there is an object of this name."""
         return self._info(name) is not None
 
     def size(self, name: str) -> int:
@@ -115,7 +115,7 @@ class Store:
         return num_bytes
 
     def read(self, name: str) -> bytes:
-        """A whole object; for small ones."""
+        """A whole object, for small objects."""
         return b"".join(self.parts(name))
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
@@ -130,7 +130,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, path: str | Path) -> Iterator[BinaryIO]:
-        """A new local file for what is read here; what the disk refuses becomes a `StoreError`, too."""
+        """A new local file to download to. Errors of the disk become `StoreError`s too."""
         try:
             with open(path, "wb") as file:
                 yield file
@@ -141,10 +141,10 @@ class Store:
     def parts(self, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes of an object from `start` to `stop`, in order, `_NUM_PARTS` requests at a time.
 
-        Each part is tried again by itself. A store with ETags is held to one version of the object.
+        Each part is retried separately. If the store has ETags, all parts are of one version of the object.
 
         Raises:
-            ReplacedObjectError: another version has taken its place since the first part.
+            ReplacedObjectError: another version has replaced the object since the first part.
         """
         first_stop = min(start + _PART_BYTES, stop) if stop is not None else start + _PART_BYTES
         first, version = self._part(name, start, first_stop, None)
@@ -162,12 +162,12 @@ class Store:
         )
 
     def list(self, prefix: str = "") -> list[str]:
-        """Names of all objects that begin with `prefix`, sorted; none where there is nothing."""
+        """Names of all objects that begin with `prefix`, sorted; an empty list if there are none."""
         folder = prefix.rpartition("/")[0]
 
         def find() -> list[str]:
             client = self._connect()
-            # By default fsspec takes a folder that cannot be read for an empty one; s3fs asks for all at once.
+            # By default fsspec treats an unreadable folder as empty. s3fs lists everything at once and needs no option.
             options = {} if client.is_s3 else {"on_error": "raise"}
             try:
                 return list(client.fs.find(self._path(folder), **options))
@@ -181,14 +181,14 @@ class Store:
         return sorted(name for name in names if name and name.startswith(prefix) and not is_partial(name))
 
     def put(self, name: str, source: bytes | Path) -> None:
-        """Write an object; one of that name is replaced, atomically."""
+        """Write an object; an existing object of this name is replaced atomically."""
         self._request("write", name, lambda: self._put(name, source, replace=True))
 
     def put_new(self, name: str, source: bytes | Path) -> bool:
-        """Write an object unless one of that name exists; of several writers one wins. False: it existed.
+        """Write an object unless the name exists; of several writers, one wins. False: the name existed.
 
-        On S3 this is `If-None-Match: *`. Other remote file systems check first, which is not atomic. A local file
-        may be linked instead of copied: leave it alone afterwards.
+        On S3 this is `If-None-Match: *`. Other remote file systems check first, which is not atomic. A local file may
+        be linked instead of copied: do not change it afterwards.
         """
 
         def create() -> bool:
@@ -203,7 +203,7 @@ class Store:
         return self._request("write", name, create)
 
     def delete(self, name: str) -> None:
-        """Remove an object; it is no error if there is none."""
+        """Remove an object. A missing object is no error."""
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
@@ -224,8 +224,8 @@ class Store:
         return self._request("read", name, ask)
 
     def _part(self, name: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
-        """The range, fewer bytes where the object ends before; a failure halves the next request, so a bad link
-        still delivers."""
+        """The range, or fewer bytes if the object ends before. A failure halves the next request, so that even a bad
+        connection makes progress."""
         step, chunks = stop - start, list[bytes]()
 
         def fetch() -> tuple[bytes, Version]:
@@ -261,7 +261,7 @@ class Store:
             fs.put_file(str(source), path, **options)
 
     def _request(self, verb: str, name: str, request: Callable[[], R]) -> R:
-        """Run `request` with retries; once they give up, raise the sentence."""
+        """Run `request` with retries; once they give up, raise a `StoreError` with one sentence."""
         try:
             return self._retries.run(request, f"{verb} {self._full(name)}")
         except GaveUpError as error:

@@ -1,4 +1,4 @@
-"""Encoded samples of one rank, step by step: a pure function of the position in the run."""
+"""The encoded samples of one rank, step by step: a pure function of the position in the run."""
 
 from pipeline.stream.stream import (
     SampleStream,

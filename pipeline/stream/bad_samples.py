@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: each is replaced by the next one of its data set, until there are too many."""
+"""Undecodable images: each is replaced by the next image of its data set, until there are too many."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ class TooManyBadSamples(UserError):
 class BadSamples:
     """Counts the different bad images of each data set since the process began.
 
-    A restarted run meets, and counts, the same images again.
+    A restarted run counts the same images again.
     """
 
     def __init__(self, data_sets: JoinedDataSets, max_fraction: float) -> None:
@@ -26,22 +26,22 @@ class BadSamples:
         self._bad: Sequence[set[int]] = [set() for _ in data_sets.parts]
 
     def substitute(self, sample_id: int, reason: str) -> int:
-        """The id of the sample that takes the place of this one, which is bad for the `reason` given.
+        """Count and log a bad sample, and return the id of its replacement; `reason` is for the log.
 
         Raises:
-            TooManyBadSamples: more than `max_fraction` of the data set, or all that there are, are bad.
+            TooManyBadSamples: more than `max_fraction` of the data set, or all of its images, are bad.
         """
         telemetry.LOADER_BAD_SAMPLES.inc()
         part, name = self._data_sets.part_of(sample_id), self._data_sets.name_of(sample_id)
         bad, fraction = self._bad[part], self._max_fraction
         if sample_id not in bad:
             bad.add(sample_id)
-            _log.warning("%s cannot be decoded and is replaced by the next one: %s", name, reason)
+            _log.warning("%s cannot be decoded and is replaced by the next image: %s", name, reason)
         data_set = self._data_sets.parts[part]
         num_samples = data_set.manifest.num_samples
         if len(bad) > min(math.ceil(fraction * num_samples), num_samples - 1):
             raise TooManyBadSamples(
                 f"{len(bad)} of the {num_samples} images of {data_set.store.url} could not be decoded, "
-                f"the newest being {name}; build the shards again or raise data.stream.max_bad_fraction from {fraction}"
+                f"the last was {name}; build the shards again or raise data.stream.max_bad_fraction from {fraction}"
             )
         return self._data_sets.next_of(sample_id)

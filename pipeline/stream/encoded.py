@@ -1,4 +1,4 @@
-"""One step's samples of one rank, before any pixel is touched."""
+"""The encoded samples of one rank in one step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from pipeline.buffers import Encoded
 
 ReadKeys = Callable[[NDArray[np.int64]], list[str]]
-"""Ids to keys."""
+"""A function from ids to keys."""
 
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """The samples of one rank in one step. B samples; `images` are the bytes as they lie in the shard."""
+    """The B samples of one rank in one step. `images` are the bytes as stored in the shard."""
 
     epoch: int
     step: int
     ids: NDArray[np.int64]  # [B]
     data_sets: NDArray[np.int64]  # [B], the number of each sample's data set in `StreamConfig.sources`
-    passes: NDArray[np.int64]  # [B], how often its data set was gone through before: with the id, the key of its views
-    mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is filled up
+    passes: NDArray[np.int64]  # [B], the pass over its data set, from 0; with the id, the key of the random views
+    mask: NDArray[np.bool_]  # [B], False where an evaluation's last batch is padded
     labels: NDArray[np.int32]  # [B], positions in the classes; or MULTI_LABEL, UNLABELLED of pipeline.format.index
     heights: NDArray[np.int64]  # [B], in pixels, before any EXIF rotation
     widths: NDArray[np.int64]  # [B]
@@ -32,5 +32,5 @@ class EncodedBatch:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The keys [B]. They are read from the shards when asked for, so a step that does not ask pays nothing."""
+        """The keys [B], read from the shards at first use, so they cost nothing otherwise."""
         return self.read_keys(self.ids)

@@ -1,7 +1,7 @@
 """Manifests -> order -> shards -> encoded samples: a stream that is a pure function of its position.
 
-One `EncodedBatch` per step. The state is a few integers, counts what was handed over and not what was read ahead, and
-is refused by another data set or order. `pipeline` tells where this stands on the data path.
+One `EncodedBatch` per step. The state is a position and the identity of the order; it counts batches yielded, not
+batches read ahead. Another data set or order refuses it. The docstring of `pipeline` describes the whole data path.
 """
 
 import itertools
@@ -35,7 +35,7 @@ class Source(Config):
 
     Attributes:
         url: URL or folder that holds a `manifest.json`.
-        weight: Its share of the samples of every step, in proportion to the weights of the others; at most a million.
+        weight: Its share of the samples of every step, relative to the other weights; at most a million.
     """
 
     url: str
@@ -43,18 +43,18 @@ class Source(Config):
 
 
 class StreamConfig(Config):
-    """Where the shards are and how they are brought here.
+    """Where the shards are, and how they are fetched.
 
     Attributes:
-        shards: URL or folder that holds a `manifest.json`; or several of them with weights, [{url: ..., weight: ...}],
-            of which every step has a mixture.
+        shards: URL or folder that holds a `manifest.json`; or a mixture of several with weights,
+            [{url: ..., weight: ...}].
         order: How samples mix.
-        cache: The local copy of the shards of a remote store; `off` keeps none and reads every image by range.
-        shard_look_ahead_bytes: How much is fetched ahead of the step that needs it, in whole shards; also as 4GB.
-        sample_look_ahead_steps: How many steps ahead the system is told to read encoded images from disk.
+        cache: The local copy of the shards of a remote store; `off` keeps no copy and reads every image by range.
+        shard_look_ahead_bytes: Amount of shards fetched before a step needs them; may be written as 4GB.
+        sample_look_ahead_steps: Steps ahead of use at which the system starts to read encoded images from disk.
         num_threads: Parallel downloads; without a cache, steps that are read at once.
         max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
-            Each process counts different images since it began.
+            Each process counts each bad image once.
     """
 
     shards: Annotated[
@@ -86,7 +86,7 @@ class StreamConfig(Config):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The data sets; a single one too."""
+        """The data sets, also if there is only one."""
         return (Source(url=self.shards, weight=1),) if isinstance(self.shards, str) else self.shards
 
 
@@ -101,7 +101,7 @@ class SampleStream:
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        """`rank` and `world_size`: without them they are found, see `pipeline.stream.ranks`.
+        """For the defaults of `rank` and `world_size`, see `pipeline.stream.ranks`.
 
         Raises:
             OrderError: there is no such rank, or the ranks do not divide the batch.
@@ -118,12 +118,12 @@ class SampleStream:
 
     @property
     def data_sets(self) -> Sequence[DataSet]:
-        """What it reads."""
+        """The data sets of the stream."""
         return self._cache.parts
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the data; the same on every rank. Of a mixture: as many as it has samples for."""
+        """Steps per epoch, the same on every rank: one pass over the data, or as many samples as a mixture has."""
         return self.order.num_steps
 
     @property
@@ -141,28 +141,28 @@ class SampleStream:
         return self.order.num_steps
 
     def __iter__(self) -> Generator[EncodedBatch]:
-        """The rest of the epoch that the position is in: all of it, unless a loop was left or a state loaded within.
+        """One epoch, or its rest if a loop was left or a state was loaded within the epoch.
 
-        A loop may be left anywhere, and the next one goes on with the next batch.
+        A loop may be left anywhere; the next loop continues with the next batch.
 
         Raises:
-            IterationError: another loop has begun since, or this is not the process that opened the stream.
+            IterationError: another loop has begun, or another process opened the stream.
         """
         return self._run(self._load, self._end_of_epoch)
 
     def forever(self) -> Generator[EncodedBatch]:
-        """As a loop over the stream, but one epoch after the other, without end."""
+        """As a loop over the stream, but one epoch after another, without end."""
         return self._run(self._load, lambda: math.inf)
 
     def whole_samples(self, stop: int, stride: int) -> Generator[list[tuple[str, TarSample]]]:
-        """Every `stride`-th step before position `stop`: of each sample the URL of its tar, and all that is there."""
+        """Every `stride`-th step before position `stop`: for each sample, the URL of its tar and the whole sample."""
         return self._run(self._load_whole, lambda: stop, stride)
 
     def _end_of_epoch(self) -> int:
         return (self.epoch + 1) * self.order.num_steps
 
     def _run(self, load: Callable[[int], T], find_stop: Callable[[], float], stride: int = 1) -> Generator[T]:
-        loop, stop = self._loops.begin(), find_stop()  # now that the first item is wanted
+        loop, stop = self._loops.begin(), find_stop()  # a generator: this runs at the first `next`
         self._ranks.check()
         if self.position >= stop:
             return
@@ -180,19 +180,19 @@ class SampleStream:
         self._loops.refuse_copy()
 
     def state_dict(self, position: int | None = None) -> dict[str, Any]:
-        """The state after `position` steps (default: those handed over so far).
+        """The state after `position` steps (default: the steps yielded so far).
 
         Raises:
-            OrderError: that is no number of steps.
+            OrderError: `position` is not a number of steps.
         """
         position = self.position if position is None else position
         return {**self._identity(), "position": check_position(position, self.order.num_steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken, with the next loop; loops that have begun are over.
+        """Begin the next loop where `state_dict` was taken; loops that have begun are ended.
 
         Raises:
-            OrderError: the state belongs to another data set, seed, batch size or mixing, or is none.
+            OrderError: this is not a state, or it belongs to another data set, seed, batch size or mixing.
         """
         self.position = self.read_state(state_dict)
         self._loops.end_all()
@@ -202,10 +202,10 @@ class SampleStream:
         return read_position(state_dict, self._identity(), self.order.num_steps)
 
     def neighbour(self, sample_id: int, reason: str) -> EncodedBatch:
-        """The deterministic replacement of a sample that cannot be decoded, for the `reason` given: the next one.
+        """The replacement of an undecodable sample, as a batch of one: the next sample. `reason` is for the log.
 
         Raises:
-            TooManyBadSamples: more than `max_bad_fraction` of them, or all that there are, cannot be decoded.
+            TooManyBadSamples: more than `max_bad_fraction` of the images, or all of them, cannot be decoded.
         """
         substitute = np.array([self._bad.substitute(sample_id, reason)])
         return self._read(0, 0, substitute, np.zeros(1, np.int64), np.ones(1, bool))
@@ -222,7 +222,7 @@ class SampleStream:
         return self.order.batch(epoch, step)[self._slice]
 
     def _with_shards_ahead(self, positions: Iterator[int]) -> Iterator[int]:
-        """The endless `positions`, each once the shards of its step are in the cache."""
+        """Yield each of the endless `positions` once the shards of its step are in the cache."""
 
         def steps() -> Iterator[tuple[int, list[int]]]:
             for here in positions:
@@ -287,7 +287,7 @@ def open_training_stream(
 def open_sequential_stream(
     config: StreamConfig, global_batch: int, rank: int | None = None, world_size: int | None = None
 ) -> SampleStream:
-    """The stream of an evaluation: every sample once, by id, in batches no larger than the data; see `mask`.
+    """The stream of an evaluation: every sample once, by id. Batches are no larger than the data; see `mask`.
 
     Raises:
         ManifestError, StoreError: there is no readable manifest at one of `config.sources`.

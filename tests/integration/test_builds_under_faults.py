@@ -39,7 +39,10 @@ def options(s3_server: Any, tiny_image_folder: Path) -> BuildOptions:
 @pytest.fixture
 def digest(options: BuildOptions, tmp_path: Path) -> str:
     """Of the undisturbed build."""
-    return build(BuildOptions("image-folder", options.source, "train", str(tmp_path / "calm"), 20_000)).manifest_digest
+    calm = BuildOptions("image-folder", options.source, "train", str(tmp_path / "calm"), 20_000)
+    manifest_digest = build(calm).manifest_digest
+    assert manifest_digest is not None
+    return manifest_digest
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,7 @@ def test_a_lost_answer_to_a_multipart_upload_is_no_conflict(
 @pytest.mark.parametrize(
     ("kind", "suffix", "sentence"),
     [
-        ("403", TAR, "train-000001.tar: permission denied; check the keys and what they are allowed to do"),
+        ("403", TAR, "train-000001.tar: permission denied; check the keys and their permissions"),
         ("403", "_build/plan.json", "cannot write .*plan.json: permission denied"),
         ("503", "_build/plan.json", r"the store asks to slow down \(gave up after \d+ tries\)"),
         ("503", TAR, r"shards failed or were not begun: .* the store asks to slow down \(gave up after"),

@@ -51,7 +51,7 @@ def test_nothing_secret_is_logged_whether_it_succeeds_or_fails(s3_server: Any, m
 
     wrong = s3_server.env | {"AWS_SECRET_ACCESS_KEY": secrets.token_hex(20)}
     run = run_stats(url, wrong)
-    assert run.returncode == 2 and "the secret key does not fit the access key" in run.stderr
+    assert run.returncode == 2 and "the secret key does not belong to the access key" in run.stderr
     assert_discreet(run, wrong["AWS_SECRET_ACCESS_KEY"])
 
 

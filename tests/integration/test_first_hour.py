@@ -30,7 +30,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def _train(photos: Path, output: Path, *overrides: str, num_ranks: int = 1) -> "subprocess.CompletedProcess[str]":
-    start = [BIN / "esvit-train"]
+    start: list[str | Path] = [BIN / "esvit-train"]
     if num_ranks > 1:
         start = [BIN / "torchrun", "--standalone", f"--nproc-per-node={num_ranks}", "-m", "esvit.train"]
     settings = [word for setting in (*SMALL, *overrides) for word in ("--set", setting)]

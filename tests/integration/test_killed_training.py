@@ -155,5 +155,5 @@ def test_a_run_falls_back_past_a_damaged_checkpoint(
     said = capsys.readouterr().out
     assert "step-00000008.pt cannot be read" in said and "falling back" in said
     assert "resuming from" in said and "step-00000004.pt" in said
-    assert "caution: these settings are not those of the checkpoint: mixup.alpha, schedule.epochs" in said
+    assert "caution: these settings differ from the checkpoint's: mixup.alpha, schedule.epochs" in said
     assert source.load(str(tmp_path / "checkpoints"))["step"] == 12

@@ -47,8 +47,8 @@ sys.stdin.read()
 @contextlib.contextmanager
 def _exporter(targets_dir: Path) -> Iterator[int]:
     """The port of a process that serves our metrics, announced as rank 3 of the run "test"."""
-    command = [sys.executable, "-c", EXPORTER, targets_dir]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", EXPORTER, str(targets_dir)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdout
         yield int(process.stdout.readline())

@@ -117,7 +117,7 @@ def test_energon(shards: Path, expected: list[Sample]) -> None:
 def test_energon_finds_nothing_to_complain_of(unlabelled: bool, tiny_image_folder: Path, tmp_path: Path) -> None:
     dest = tmp_path / "shards"
     build(BuildOptions("image-folder", tiny_image_folder, "train", str(dest), 20_000, unlabelled=unlabelled))
-    lint = [Path(sys.executable).with_name("energon"), "lint", dest]  # with its default options
+    lint: list[str | Path] = [Path(sys.executable).with_name("energon"), "lint", dest]  # with its default options
     done = subprocess.run(lint, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Skipping empty split part val" in done.stdout

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -75,7 +76,7 @@ def test_a_log_without_a_terminal_says_how_far_the_run_is(shards: str, tmp_path:
 
 def _interrupt(log: Path, command: list[str]) -> tuple[int, str]:
     """Send SIGINT once two more steps are logged; the exit status and all that was said."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     wanted = _num_logged(log) + 2
     with subprocess.Popen(command, env=environment(), text=True, **pipes) as process:
         deadline_s = time.monotonic() + 120

@@ -48,7 +48,8 @@ def test_own_parts_train_and_are_evaluated_with_a_word(folder: Path) -> None:
     done = run(folder, BIN / "esvit-train", "--config", "mine.yaml")
     assert done.returncode == 0, done.stderr
     assert "spread" in read_jsonl(folder / "runs/own-parts/log.jsonl")[-1]
-    knn = [BIN / "esvit-eval", "knn", "--checkpoint", "runs/own-parts/checkpoints", "--train", "shards", "--test"]
+    knn: list[str | Path] = [BIN / "esvit-eval", "knn", "--checkpoint", "runs/own-parts/checkpoints"]
+    knn += ["--train", "shards", "--test"]
     refused = run(folder, *knn, "shards", "--size", "32")
     assert refused.returncode == 2 and "add --allow-import my_parts" in refused.stderr
     allowed = run(folder, *knn, "shards", "--size", "32", "--json", "--allow-import", "my_parts")

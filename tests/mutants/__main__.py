@@ -1,9 +1,9 @@
-"""Mutation testing: does a test turn red for every change of the product that matters? `make mutants [SAMPLE=30]`.
+"""Mutation testing: does a test fail for every change of the product that matters? `make mutants [SAMPLE=30]`.
 
-Of the kept tools mutmut copes with this repository, but makes 398 mutants of the three files of `pipeline/order` alone,
-of which the six survivors were messages and `strict=`, and passes decorated functions by; cosmic-ray starts a Python
-that imports torch for each. So a table says what could go wrong (`mutants.table`), and every statement of the training
-step is deleted once (`mutants.deletions`).
+Why not an existing tool: mutmut runs here, but makes 398 mutants of the three files of `pipeline/order` alone (the six
+survivors were messages and `strict=`), and skips decorated functions; cosmic-ray starts a Python that imports torch for
+each mutant. So a table lists the changes (`mutants.table`), and every statement of the training step is deleted once
+(`mutants.deletions`).
 """
 
 import argparse
@@ -21,9 +21,9 @@ from mutants.workers import Verdict, baselines, open_pool, verdicts
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make mutants", description="Run the tests on every mutant of the product.")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="a fixed sample of N, for CI (0: all)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="those whose description contains TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="mutants whose description contains TEXT")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="mutants at once (2)")
-    parser.add_argument("--list", action="store_true", help="name the mutants and run none")
+    parser.add_argument("--list", action="store_true", help="list the mutants and run none")
     return parser.parse_args()
 
 
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _report(outcomes: dict[Mutant, Verdict]) -> int:
-    """One line per file, the survivors with their reasons, and what is wrong."""
+    """Print one line per file, the survivors with their reasons, and all errors."""
     made = Counter(mutant.file for mutant in outcomes)
     survived = Counter(mutant.file for mutant, verdict in outcomes.items() if verdict.outcome == "survived")
     sys.stdout.write("\n made  killed  survived  file\n")

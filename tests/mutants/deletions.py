@@ -1,7 +1,7 @@
-"""Mutants that lack one statement: those of the training step, every line of which has to be seen by a test.
+"""Mutants that lack one statement: a test must notice every statement of the training step.
 
-Of each function: every statement but docstrings and bare annotations, every decorator, and the header of every `with`
-and `if` (so that its block always runs, and without it).
+Deleted, one at a time, in each function: every statement except docstrings and bare annotations; every decorator; the
+header of every `with` and `if`, so that its block always runs.
 """
 
 import ast
@@ -38,7 +38,7 @@ class Deletion:
 def deletions(
     file: str, tests: Sequence[str], survivors: Mapping[str, str], functions: Sequence[str] = ()
 ) -> list[Deletion]:
-    """All of one file, or of some of its functions. `survivors` says of some names why no test can notice."""
+    """All deletions in one file, or in `functions` only. `survivors`: by name, why no test can notice."""
     source = (ROOT / file).read_text()
     found = [
         Deletion(file, tuple(tests), f"{function}: {name}", first, last, new, survivors.get(f"{function}: {name}", ""))

@@ -9,15 +9,15 @@ ROOT = Path(__file__).parents[2]
 
 
 class StaleMutantError(Exception):
-    """The source has changed, and the mutant says nothing about it any more."""
+    """The source has changed, and the mutant does not fit it any more."""
 
 
 class Mutant(Protocol):
-    """What can be done to a file of the product."""
+    """One change of one file of the product."""
 
     @property
     def file(self) -> str:
-        """Relative to the repository."""
+        """Path relative to the repository."""
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -25,7 +25,7 @@ class Mutant(Protocol):
 
     @property
     def survives(self) -> str:
-        """Why no test can notice; empty where one has to."""
+        """Why no test can notice the change; empty where a test must."""
 
     def applied(self, source: str) -> str:
         """The changed source of the file. Raises `StaleMutantError`."""
@@ -33,7 +33,7 @@ class Mutant(Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """`old`, which is in the file once, becomes `new`."""
+    """Replace `old`, which occurs once in the file, by `new`."""
 
     file: str
     tests: tuple[str, ...]

@@ -1,12 +1,12 @@
-"""The table of mutants: `table/*.txt`, a file per room, in the manner of a diff.
+"""The table of mutants: `table/*.txt`, one file per room, in a format like a diff.
 
     file pipeline/store/retry.py             the mutants that follow are of this file,
     test tests/unit/pipeline/store           and these tests have to notice them
 
-    -0.1 * 2**attempt                        what is in the file once,
-    +0.1 * attempt                           and what it becomes
+    -0.1 * 2**attempt                        text that occurs once in the file
+    +0.1 * attempt                           its replacement
 
-    -            file.flush()                whole lines, which go
+    -            file.flush()                whole lines, deleted
 
     -range(0, 10)
     +range(10)
@@ -19,7 +19,7 @@
     -clip_gradients: @torch.no_grad()        of these statements
     ?equivalent                              no test can notice it
 
-A snippet that is not in its file, or more than once, is an error: whoever changes the line changes the row.
+A snippet must occur exactly once in its file; otherwise it is an error. Who changes the line changes the row.
 """
 
 from collections.abc import Iterator
@@ -32,10 +32,10 @@ _FOLDER = Path(__file__).parent / "table"
 
 
 def all_mutants() -> list[Mutant]:
-    """Every mutant there is, room by room.
+    """All mutants, room by room.
 
     Raises:
-        StaleMutantError: a line of the table has no place in it, or a statement that is to survive is not there.
+        StaleMutantError: a line of the table is of no kind, or names a statement that does not exist.
     """
     return [mutant for path in sorted(_FOLDER.glob("*.txt")) for mutant in _read(path.read_text())]
 

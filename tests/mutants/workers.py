@@ -1,6 +1,6 @@
-"""Mutants at work: each in a copy of the repository, never in the working tree, with the tests that belong to it.
+"""Run the tests of each mutant in a copy of the repository, never in the working tree.
 
-A worker imports the large libraries once and forks a pytest for every mutant, which saves most of its time.
+A worker imports the large libraries once and forks a pytest per mutant: this saves most of the time.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ _PYTEST = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", _PLUGINS_A
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant: `outcome` is "killed", "timeout" or "survived"; `output` is pytest's."""
+    """Result of a mutant: `outcome` is "killed", "timeout" or "survived"; `output` is pytest's."""
 
     outcome: str
     seconds: float
@@ -39,10 +39,10 @@ class Verdict(NamedTuple):
 
 
 def baselines(pool: ProcessPoolExecutor, mutants: Iterable[Mutant]) -> dict[tuple[str, ...], float]:
-    """Seconds that each selection of tests takes on the unchanged product.
+    """Seconds per selection of tests on the unchanged product.
 
     Raises:
-        SystemExit: they fail there, so that they would kill every mutant.
+        SystemExit: tests fail there, and would kill every mutant.
     """
     selections = list(dict.fromkeys(mutant.tests for mutant in mutants))
     seconds = {}
@@ -56,7 +56,7 @@ def baselines(pool: ProcessPoolExecutor, mutants: Iterable[Mutant]) -> dict[tupl
 def verdicts(
     pool: ProcessPoolExecutor, mutants: Sequence[Mutant], seconds: dict[tuple[str, ...], float]
 ) -> Iterator[tuple[Mutant, Verdict]]:
-    """As they come."""
+    """Each mutant with its verdict, in order of completion."""
     limits = [max(_MIN_TIMEOUT_S, _TIMES_BASELINE * seconds[mutant.tests]) for mutant in mutants]
     futures: dict[Future[Verdict], Mutant] = {
         pool.submit(_try, mutant, limit): mutant for mutant, limit in zip(mutants, limits, strict=True)
@@ -72,6 +72,7 @@ def open_pool(num_workers: int, folder: Path) -> ProcessPoolExecutor:
 
 
 def _prepare(folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     _end_with_parent()
     copy = Path(tempfile.mkdtemp(dir=folder))
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -83,12 +84,11 @@ def _prepare(folder: Path) -> None:
     for name in _SLOWEST_IMPORTS:
         with suppress(ImportError):
             __import__(name)
-    assert not {"esvit", "pipeline", "tools"} & sys.modules.keys(), "the product is to be imported from the copy"
+    assert not {"esvit", "pipeline", "tools"} & sys.modules.keys(), "the product must be imported from the copy"
 
 
 def _end_with_parent() -> None:
-    """Be killed when the parent is, and by Ctrl-C at once."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Make this process die with its parent."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -128,7 +128,7 @@ def _pytest(tests: tuple[str, ...]) -> int:
     import pytest
     from hypothesis import Phase, settings
 
-    # The same examples every time, and no search for a smaller one where one has been found.
+    # The same examples every time, and no shrinking of a failing example.
     settings.register_profile("mutants", derandomize=True, database=None, phases=(Phase.explicit, Phase.generate))
     return int(pytest.main([*_PYTEST, *tests]))
 
@@ -140,6 +140,7 @@ def _fork(function: Callable[[], int], output: int) -> int:
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         _end_with_parent()
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -153,7 +154,7 @@ def _fork(function: Callable[[], int], output: int) -> int:
 
 
 def _wait(child: int, timeout_s: float) -> int | None:
-    """The exit status; None after the timeout. Nothing that the child started is left."""
+    """The exit status; None after the timeout. Ends all processes that the child started."""
     deadline_s, status = time.monotonic() + timeout_s, None
     while time.monotonic() < deadline_s:
         done, wait_status = os.waitpid(child, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""A campaign of faults: a stream of samples from a real S3 server behind a proxy that misbehaves all the time."""
+"""A campaign of faults: a stream of samples from a real S3 server, behind a proxy that injects faults all the time."""
 
 import hashlib
 import random
@@ -82,7 +82,7 @@ class Chaos:
 
 @dataclass
 class Report:
-    """What was injected, what the client noticed, and what came out."""
+    """Injected faults, errors that the client noticed, and the result."""
 
     injected: "Counter[str]"
     noticed: dict[str, float]
@@ -110,7 +110,7 @@ class Report:
 
 
 def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, bucket_gone_s: float) -> Report:
-    """Stream `num_samples` with faults; at a third the server is restarted, at two thirds its bucket goes away."""
+    """Stream `num_samples` with faults; after a third the server restarts, after two thirds its bucket is removed."""
     images, url = jpegs(_SHARDS * _SHARD_SAMPLES), server.new_url()
     manifest = write_shards(url, *(images[i::_SHARDS] for i in range(_SHARDS)))
     config = StreamConfig(
@@ -143,7 +143,7 @@ def run_campaign(server: Any, folder: Path, num_samples: int, late_s: float, buc
 
 
 def _expected_ids(config: StreamConfig, num_steps: int) -> list[list[int]]:
-    """The order without any I/O."""
+    """The ids of each step, computed without I/O."""
     order = open_training_stream(config, 0, GLOBAL_BATCH).order
     return [order.batch(*divmod(step, order.num_steps)).tolist() for step in range(num_steps)]
 

@@ -9,7 +9,7 @@ from tools.shard_builder import cli
 
 
 class Run:
-    """Runs `shard-builder` in this process and keeps what it wrote."""
+    """Runs `shard-builder` in this process and captures its output."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capsys = monkeypatch, capsys

@@ -1,6 +1,6 @@
-"""The console scripts, run inside a test's own process; their parsers; and the reference of their flags.
+"""Run the console scripts inside a test's own process; their parsers; and the reference of their flags.
 
-`.venv/bin/python tests/support/console.py` writes that reference into docs/commands.md.
+`.venv/bin/python tests/support/console.py` writes the reference into docs/commands.md.
 """
 
 import argparse
@@ -25,22 +25,22 @@ class Flag(NamedTuple):
     """One argument of one command."""
 
     command: str
-    """As it is typed, with its script."""
+    """The command as typed, script included."""
     action: argparse.Action
 
     @property
     def name(self) -> str:
-        """As it is typed."""
+        """The flag as typed."""
         return self.action.option_strings[-1] if self.action.option_strings else str(self.action.metavar)
 
     @property
     def takes_value(self) -> bool:
-        """Whether a word follows, or it is one."""
+        """Whether the flag takes a word, or is a positional word."""
         return self.action.nargs != 0
 
 
 class _Caught(Exception):
-    """Carries the parser out of the script."""
+    """Carries the parser out of the running script."""
 
 
 def main_of(script: str) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that does to chosen requests what networks and object stores do at times."""
+"""A proxy in front of an S3 server that injects the faults of networks and object stores into chosen requests."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 Kind = Literal[
     "503", "403", "expired", "no-bucket", "reset", "lost", "short", "corrupt", "slow", "late", "torn", "stall"
 ]
-"""An error answer; a reset before the server hears of it, or after it has acted; a body that is cut, or has a wrong
-byte, or takes its time, or begins late, or ends in a reset, or never ends."""
+"""An error answer; a reset before the request reaches the server, or after the server has acted; a body that is cut,
+has a wrong byte, is slow, begins late, ends in a reset, or never ends."""
 
 _ANSWERS = {
     "503": ("503 Slow Down", "SlowDown"),
@@ -27,7 +27,7 @@ _ANSWERS = {
 
 @dataclass
 class Fault:
-    """Befalls the next `times` requests of a method whose path and query end like `target`, a regular expression."""
+    """Hits the next `times` requests of a method whose path and query end with `target`, a regular expression."""
 
     kind: Kind
     method: str
@@ -43,7 +43,7 @@ class Fault:
 
 @dataclass
 class FaultProxy:
-    """Forwards to `server`; one request a connection. Where no fault is listed, `choose` may have one."""
+    """Forwards to `server`; one request per connection. If no listed fault hits, `choose` may give one."""
 
     server: str
     faults: list[Fault] = field(default_factory=list)

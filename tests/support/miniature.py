@@ -1,4 +1,4 @@
-"""Miniatures of data sets, in the layout of the real download, that remember what a reader has to find in them."""
+"""Miniature data sets in the layout of the real download, with the expected result of their reader."""
 
 import tarfile
 from collections import defaultdict
@@ -19,7 +19,7 @@ Found = list[tuple[tuple[str, ...], bytes]]
 
 
 class Miniature:
-    """A source folder in the making. Every image is another one."""
+    """A source folder, filled step by step. All images are different."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -27,35 +27,35 @@ class Miniature:
         self._num_images = 0
 
     def text(self, path: str, *lines: str) -> None:
-        """A text file."""
+        """Write a text file."""
         self.file(path, "".join(f"{line}\n" for line in lines).encode())
 
     def file(self, path: str, content: bytes) -> None:
-        """Any file."""
+        """Write any file."""
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_bytes(content)
 
     def image(self, path: str, split: str, *names: str, file_format: str = "JPEG") -> None:
-        """An image file which the reader has to find in `split` (in no split if empty) with these classes."""
+        """Write an image that the reader must find in `split` (in no split if empty) with these classes."""
         image = Image.fromarray(self.pixels())
         content = encode(image, file_format)
         self.file(path, content)
         self.expect(split, names, image.tobytes() if file_format == "PPM" else content)
 
     def pixels(self, height: int = 9, width: int = 8, channels: int = 3) -> NDArray[np.uint8]:
-        """An image as an array."""
+        """A new image as an array."""
         self._num_images += 1
         shape = (height, width, channels)[: 2 + (channels > 1)]
         return np.random.default_rng(self._num_images).integers(0, 256, shape, dtype=np.uint8)
 
     def expect(self, split: str, names: tuple[str, ...], content: bytes) -> None:
-        """What `found` has to return."""
+        """Add an image to the expected result of `found`."""
         if split:
             self.expected[split] = sorted([*self.expected[split], (names, content)])
 
 
 def found(dataset: str, source: Path, split: str, *, as_pixels: bool = False) -> Found:
-    """What the reader of the data set finds, as bytes, or as the pixels of images that were converted to PNG."""
+    """The images that the data set's reader finds: bytes, or pixels for images that were converted to PNG."""
     reader = DATASETS[dataset].open(source, split, allow_subset=True)
     records = list(reader.records())
     assert len({record.path for record in records}) == len(records)
@@ -72,7 +72,7 @@ def names_of(reader: Reader, label: Label) -> tuple[str, ...]:
 
 
 def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> bytes:
-    """A tar of these files; returns its bytes."""
+    """Write a tar of these files; returns its bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
         for name, content in files.items():

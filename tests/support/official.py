@@ -1,4 +1,4 @@
-"""Checkpoints as EsViT's authors write them, of networks in miniature; written independently of the importer."""
+"""Checkpoints of miniature networks in the format of EsViT's authors; written independently of the importer."""
 
 import argparse
 import re
@@ -53,7 +53,7 @@ Named = dict[str, Tensor]
 
 
 def their_vil(name: str, tensor: Tensor) -> Named:
-    """Of ViL: the tensors there that one of ours is."""
+    """ViL: the authors' tensors that correspond to one of ours."""
     match = re.fullmatch(r"stages\.(\d)\.(?:blocks\.(\d)\.)?(.+)", name)
     if not match:
         return {name: tensor}
@@ -81,7 +81,7 @@ def their_vil(name: str, tensor: Tensor) -> Named:
 
 
 def their_cvt(name: str, tensor: Tensor) -> Named:
-    """Of CvT: as above."""
+    """CvT: see `their_vil`."""
     match = re.fullmatch(r"stages\.(\d)\.(\d)\.(.+)", name)
     if not match:
         return {name: tensor}
@@ -109,12 +109,12 @@ def their_cvt(name: str, tensor: Tensor) -> Named:
 
 
 def their_swin(name: str, tensor: Tensor) -> Named:
-    """Of Swin: as above."""
+    """Swin: see `their_vil`."""
     return {re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name): tensor}
 
 
 def their_state(network: Network, name: str) -> Named:
-    """The tensors of a network, named and shaped as the authors' code does."""
+    """The tensors of a network with the names and shapes of the authors' code."""
     state: Named = {}
     for key, tensor in network.state_dict().items():
         first, rest = key.split(".", 1)
@@ -139,7 +139,7 @@ def trained(state: Named) -> list[str]:
 
 
 def make(name: str, **changes: Any) -> Network:
-    """A network in which every tensor matters."""
+    """A network without zero tensors, so that a lost tensor shows."""
     torch.manual_seed(0)
     model = ModelConfig(backbone=BackboneConfig(name=name, **changes), head=HEAD)
     network = Network(model, drop_path=False, with_regions=True).eval()
@@ -150,7 +150,7 @@ def make(name: str, **changes: Any) -> Network:
 
 
 def whole(network: Network, name: str) -> dict[str, Any]:
-    """A full checkpoint; the optimiser has moments of its own for every parameter."""
+    """A full checkpoint; every parameter has different optimiser moments."""
     state = their_state(network, name)
     order = trained(state)
     generator = torch.Generator().manual_seed(1)

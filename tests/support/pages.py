@@ -1,4 +1,4 @@
-"""What the pages of this repository say: their links, headings, blocks of code and command lines."""
+"""Links, headings, code blocks and command lines in the pages of this repository."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ MODULES = {
     "esvit.evaluate": "esvit-eval",
     "tools.shard_builder": "shard-builder",
 }
-"""What follows `-m`, and the console script that it is."""
+"""Module after `-m` -> console script."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -29,11 +29,11 @@ class CommandLine:
 
     script: str
     words: tuple[str, ...]
-    """After the script."""
+    """Words after the script."""
     place: str
-    """Where it is written, for messages."""
+    """Page and line, for messages."""
     is_whole: bool
-    """False for what is quoted in a sentence, which may leave out the rest."""
+    """False for a command quoted in a sentence, which may be incomplete."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _segments(words: list[str]) -> Iterator[list[str]]:
 
 
 def _call(words: list[str], place: str, is_whole: bool) -> Iterator[CommandLine]:
-    """The script may come after others: torchrun, docker, environment variables."""
+    """The call in `words`; torchrun, docker or environment variables may precede the script."""
     for position, word in enumerate(words[:-1]):
         if word in MODULES.values() or word in ("esvit-bench", "pipeline-bench"):
             yield CommandLine(word, tuple(words[position + 1 :]), place, is_whole)

@@ -1,4 +1,4 @@
-"""Real photographs with the plan of their ten views, and how near an executor comes to the reference on them."""
+"""Real photographs with the plan of their ten views; measures how close an executor is to the reference."""
 
 import io
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def compare(executors: dict[str, Executor], photographs: Iterator[Batch]) -> dic
 
 
 def assert_near(parity: Parity) -> None:
-    """The promise of the executors: 1/255 in the mean, 4/255 in any single view, 99.9 % of the pixels under 6/255."""
+    """Executors promise differences of 1/255 in the mean, 4/255 in any view, and 99.9 % of pixels under 6/255."""
     summary, means = parity.summary(), parity.view_means()
     assert means.mean() < 1 and means.max() < 4, summary
     assert summary["share_above_6"] < 0.001, summary  # type: ignore[operator]

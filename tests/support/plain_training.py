@@ -1,8 +1,9 @@
-"""EsViT's training once more: plain loops in double precision, written from the description of the method alone.
+"""An independent reference of EsViT's training: plain loops in double precision, from the description of the method
+alone.
 
-The witness of the training step. Nothing of `esvit` is in it: the caller brings the forward of the backbone, which has
-tests of its own. What the description leaves open is as the authors' implementation has it: gradients are clipped
-tensor by tensor, 2-D tables are decayed, the loss is a mean over pairs of views.
+The tests compare the training step with this reference. It imports nothing from `esvit`: the caller passes the forward
+of the backbone, which has its own tests. Where the description leaves a choice, it follows the authors' implementation:
+gradients are clipped per tensor, 2-D tables are decayed, the loss is a mean over pairs of views.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ def learning_rates(recipe: Recipe) -> list[float]:
 
 
 def temperatures(recipe: Recipe) -> list[float]:
-    """The teacher's; one value per step, which changes from epoch to epoch."""
+    """Teacher temperatures; one value per step, constant within an epoch."""
     first, last = recipe.teacher_temperature
     warmup = np.linspace(first, last, recipe.temperature_warmup_epochs).tolist()
     by_epoch = [*warmup, *[last] * recipe.epochs][: recipe.epochs]
@@ -191,7 +192,7 @@ class PlainTraining:
         return 0.0 if before is None else float((center - before).square().mean().sqrt())
 
     def _descend(self, loss: Tensor) -> float:
-        """Clip the gradients, leave out the prototypes' in the first epochs, step. Returns the norm of all together."""
+        """Clip gradients, drop the prototypes' in the first epochs, make a step. Returns the norm of all gradients."""
         recipe, epoch = self.recipe, self.step_number // self.recipe.steps_per_epoch
         gradients = dict(zip(self.student, torch.autograd.grad(loss, list(self.student.values())), strict=True))
         norms = {name: float(gradient.square().sum().sqrt()) for name, gradient in gradients.items()}

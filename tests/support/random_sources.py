@@ -1,7 +1,7 @@
-"""Sources of images as people have them, and worse: made and mutated at random, but the same for the same seed.
+"""Random sources of images, realistic and damaged; the same seed gives the same source.
 
-Each maker writes a source below a folder and returns how a build has to be asked for it. The counts that a build has
-to arrive at are found by other means than the readers': the file system, `csv`, `tarfile`, `zipfile`.
+Each maker writes a source below a folder and returns the arguments and expected counts of a build. The counts do not
+come from our readers but from the file system, `csv`, `tarfile` and `zipfile`.
 """
 
 import csv
@@ -33,23 +33,23 @@ NAMES = ["a", "b", "v1.0", "IMG (1)", "ä", "a\u0308", "中", "..", ".hidden", "
 
 
 class Request(NamedTuple):
-    """What to build, and what has to come of it where it is built."""
+    """Arguments of a build, and its expected counts."""
 
     dataset: str
     source: Path
     num_images: Callable[[], int]
     """Samples and rejects together."""
     num_others: Callable[[], int] | None = None
-    """Files left out; None: not counted here."""
+    """Expected files left out; None: not counted here."""
 
 
 def is_image(name: str) -> bool:
-    """By its suffix."""
+    """Whether the suffix is an image's."""
     return os.path.splitext(name)[1].lower() in _IMAGES
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:
-    """Bytes flipped, cut off, or put in."""
+    """`data` with bytes flipped, cut off or inserted."""
     content = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 8])):
         place = rng.randrange(len(content) + 1)
@@ -66,7 +66,7 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
 
 
 def _image(rng: random.Random) -> tuple[str, bytes]:
-    """A suffix and what is in the file: mostly an image of that kind."""
+    """A suffix and the content of a file: mostly an image of that format."""
     ext = rng.choice(["jpg", "jpg", "jpg", "png", "webp", "bmp", "gif", "tif"])
     data = rng.choice(FILES[ext])
     match rng.randrange(12):
@@ -95,7 +95,7 @@ def folder(root: Path, rng: random.Random) -> Request:
     base = source / "train" if (source / "train").is_dir() else source
 
     def found() -> list[tuple[str, bool]]:
-        """What is there, and whether it is an image."""
+        """The files there, and whether each is an image."""
         every = []
         for place, folders, files in os.walk(base):
             folders[:] = [name for name in folders if name not in SYSTEM]

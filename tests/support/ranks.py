@@ -1,4 +1,4 @@
-"""Ranks as plain processes: each draws its part of the batches, logs ids and pixels, and saves where it stands."""
+"""Ranks as plain processes: each draws its part of the batches, logs ids and pixels, and saves its position."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ SAVE_EVERY = 3
 _VIEWS = (ViewGroup(size=32, count=2, area=(0.4, 1.0)), ViewGroup(size=16, count=2, area=(0.1, 0.4), blur=0.5))
 
 Log = dict[int, list[tuple[int, str]]]
-"""What the ranks together trained on: of each position the (id, hash of its views), in the order of the batch."""
+"""Samples of all ranks: for each position, (id, hash of the views) in the order of the batch."""
 
 
 def run_ranks(shards: str, folder: Path, world_size: int, stop: int, kill_at: int | None = None) -> Log:
-    """Go on from the position saved in `folder` to `stop`; SIGKILL the last rank when it has trained on `kill_at`."""
+    """Run from the position saved in `folder` to `stop`; SIGKILL the last rank after position `kill_at`."""
     context = multiprocessing.get_context("forkserver")  # imports torch once
     context.set_forkserver_preload([__name__])
     barrier = context.Barrier(world_size)
@@ -55,7 +55,7 @@ def run_ranks(shards: str, folder: Path, world_size: int, stop: int, kill_at: in
 
 
 def saved_position(folder: Path) -> int:
-    """Where a run that starts in `folder` now goes on."""
+    """The position at which a run in `folder` would resume now."""
     state = folder / "state.json"
     return int(json.loads(state.read_text())["position"]) if state.exists() else 0
 

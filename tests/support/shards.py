@@ -1,4 +1,4 @@
-"""Small shards with exactly the images that a test wants, damaged ones included."""
+"""Small shards with exactly the images of a test, damaged images included."""
 
 import io
 import tempfile
@@ -21,7 +21,7 @@ HEIGHT, WIDTH = 48, 64
 
 
 def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
-    """Random content, smooth but for a little grain, as photographs are."""
+    """Random content, smooth with a little grain, like a photograph."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -54,9 +54,9 @@ def write_shards(
     labels: Mapping[int, Label] = MappingProxyType({}),
     metadata: Mapping[int, bytes] = MappingProxyType({}),
 ) -> Manifest:
-    """Write shards of these files at `url`. The label of a sample is its id, but for those ids that `labels` has.
+    """Write shards of these files at `url`. A sample's label is its id, except for ids in `labels`.
 
-    Their (height, width) are said to be HEIGHT x WIDTH but for those ids that `sizes` has; their EXIF orientation 1.
+    The recorded (height, width) is HEIGHT x WIDTH, except for ids in `sizes`; the recorded EXIF orientation is 1.
     """
     store = Store(url)
     entries: list[ShardEntry] = []

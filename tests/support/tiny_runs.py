@@ -31,7 +31,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 def write_images(folder: Path) -> str:
-    """Shards of twenty images. As PNG: in no release does a codec give other pixels."""
+    """Shards of twenty images. PNG, because every release of a codec gives the same pixels."""
     images = [encode(picture(number), "PNG") for number in range(20)]
     write_shards(folder, images[:10], images[10:])
     return str(folder)
@@ -53,5 +53,5 @@ def checkpoints(config: TrainConfig) -> list[dict[str, Any]]:
 
 
 def log(config: TrainConfig) -> list[dict[str, float]]:
-    """What was logged of each step."""
+    """The logged scalars of each step."""
     return [json.loads(line) for line in (Path(config.output) / "log.jsonl").read_text().splitlines()]

@@ -10,7 +10,7 @@ from typing import Any
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
 
-# One thread a rank, and no batch norm: its statistics would depend on the number of ranks.
+# One thread per rank. No batch norm: its statistics would depend on the number of ranks.
 TINY = (
     "global_batch=8",
     "data.stream.order.lanes=2",
@@ -44,7 +44,7 @@ def train_command(output: Path, shards: str, *overrides: str, num_ranks: int = 1
 
 
 def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """Of a training process."""
+    """Environment of a training process."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **(extra or {})}
 
 

@@ -33,7 +33,7 @@ def views(images: Tensor, step: int) -> list[Tensor]:
     chosen = images[torch.randint(len(images), (BATCH,), generator=generator)]
     groups = []
     for window, side in ((32, 32), (24, 16)):
-        crops = []
+        crops: list[Tensor] = []
         for _ in range(2 * BATCH):
             top, left = torch.randint(40 - window + 1, (2,), generator=generator).tolist()
             crops.append(chosen[len(crops) % BATCH, :, top : top + window, left : left + window])
@@ -49,7 +49,7 @@ def run(*, batch_norm: bool, temperature: float = 0.04, center_momentum: float =
     networks = StudentTeacher(ModelConfig(backbone=BACKBONE, head=head), with_regions=False)
     loss = EsvitLoss(LossConfig(center_momentum=center_momentum, region_weight=0.0), K)
     optimizer = build_optimizer(networks.student, OptimConfig())
-    state = TrainState(networks, loss, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, {})  # type: ignore[arg-type]
+    state = TrainState(networks, loss, optimizer, torch.amp.GradScaler("cpu", enabled=False), None, {})
     guard, detector, images = FiniteGuard(CPU), CollapseDetector(GuardConfig(), K), digits()
     values = StepValues(lr=3e-3, weight_decay=0.04, momentum=0.98, teacher_temperature=temperature)
     signs: list[str] = []

@@ -1,7 +1,5 @@
 """What counts as collapse, and which settings draw a word of caution."""
 
-from collections import namedtuple
-
 import pytest
 import torch
 from torch import nn
@@ -9,6 +7,7 @@ from torch import nn
 from esvit.distributed import World
 from esvit.guards import CollapseDetector, CollapseError, FeatureSpread, FiniteGuard, GuardConfig, cautions
 from esvit.losses.center import Center
+from esvit.models.backbone import Features
 
 HEALTHY = {"view": 2.0, "teacher_entropy": 0.5, "feature_std": 0.3, "center_drift": 0.1}
 SICK = [
@@ -44,12 +43,18 @@ def test_drift_is_the_move_since_the_last_look_in_temperatures() -> None:
     assert float(detector.center_drift(center, 0.04)) == 0
 
 
+class AsTheyAre(nn.Module):
+    """Its features are its input."""
+
+    def forward(self, rows: torch.Tensor) -> Features:
+        return Features(rows, rows)
+
+
 @pytest.mark.parametrize(("rows", "expected"), [(torch.ones(5, 8), 0.0), (torch.eye(8), (7 / 8) ** 0.5)])
 def test_feature_spread_is_zero_for_equal_images_and_near_one_for_different_ones(
     rows: torch.Tensor, expected: float
 ) -> None:
-    backbone = nn.Identity()
-    backbone.forward = lambda x: namedtuple("Features", "pooled")(x)  # type: ignore[assignment]
+    backbone = AsTheyAre()
     with FeatureSpread(backbone) as spread:
         backbone(rows)
         backbone(3 * rows)

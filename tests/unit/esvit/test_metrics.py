@@ -46,13 +46,13 @@ def _run_step(tmp_path: Path, view_loss: float) -> dict[str, Any]:
 
 
 def test_a_logged_step_has_its_speed_and_the_share_of_waiting(tmp_path: Path) -> None:
-    before = telemetry.TRAIN_SAMPLES._value.get()  # type: ignore[attr-defined]
+    before = telemetry.TRAIN_SAMPLES._value.get()
     _run_step(tmp_path, 2.0)
     record = json.loads((tmp_path / "log.jsonl").read_text())
     assert record["step"] == 4 and record["loss"] == 2.0 and record["lr"] == 0.1
     assert 5 < record["images_per_second"] < 21
     assert record["data_wait_share"] == pytest.approx(0.5, abs=0.2)
-    assert telemetry.TRAIN_SAMPLES._value.get() == before + 2  # type: ignore[attr-defined]
+    assert telemetry.TRAIN_SAMPLES._value.get() == before + 2
 
 
 def test_nothing_is_written_before_the_run_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
 import copy
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -73,6 +74,7 @@ def test_clipping_globally_equals_torch() -> None:
     network, reference = nn.Linear(5, 3), nn.Linear(5, 3)
     fill_gradients(network)
     for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        assert ours.grad is not None
         theirs.grad = ours.grad.clone()
     total = clip_gradients(network.parameters(), 0.5, "global")
     torch.testing.assert_close(total, nn.utils.clip_grad_norm_(reference.parameters(), 0.5))
@@ -81,7 +83,7 @@ def test_clipping_globally_equals_torch() -> None:
 
 
 @pytest.mark.parametrize("clip", ["per_tensor", "global"])
-def test_infinite_norm_clips_nothing(clip: str) -> None:
+def test_infinite_norm_clips_nothing(clip: Literal["per_tensor", "global"]) -> None:
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([0.0, 1e4, -3.0])
     clip_gradients([parameter], float("inf"), clip)
@@ -119,6 +121,7 @@ def test_state_by_name_continues_exactly() -> None:
     assert load_optimizer_state_by_name(resumed, copy.deepcopy(optimizer_state_by_name(optimizer))) == []
     fill_gradients(network)
     for ours, theirs in zip(twin.parameters(), network.parameters(), strict=True):
+        assert theirs.grad is not None
         ours.grad = theirs.grad.clone()
     optimizer.step()
     resumed.step()
@@ -133,15 +136,16 @@ def test_a_grown_network_keeps_its_state_and_names_what_starts_fresh() -> None:
     optimizer = build_optimizer(grown, OptimConfig())
     fresh = load_optimizer_state_by_name(optimizer, saved)
     assert set(fresh) == {name for name, _ in grown.named_parameters() if name.startswith("region_head.")}
-    kept = optimizer.state[grown.backbone.patch_embed.proj.weight]["exp_avg"]
+    backbone: Any = grown.backbone
+    kept = optimizer.state[backbone.patch_embed.proj.weight]["exp_avg"]
     assert torch.equal(kept, saved["backbone.patch_embed.proj.weight"]["exp_avg"])
 
 
 def test_state_of_another_network_is_refused() -> None:
     saved = optimizer_state_by_name(trained(make_network(), 1))
     optimizer = build_optimizer(make_network(with_regions=False), OptimConfig())
-    with pytest.raises(OptimizerStateError, match=r"'region_head\..*which this network has not"):
+    with pytest.raises(OptimizerStateError, match=r"'region_head\..*which this network lacks"):
         load_optimizer_state_by_name(optimizer, saved)
     saved["view_head.mlp.0.bias"]["exp_avg"] = torch.zeros(3)
-    with pytest.raises(OptimizerStateError, match=r"'view_head.mlp.0.bias' is of shape \[3\], not \[16\]"):
+    with pytest.raises(OptimizerStateError, match=r"'view_head.mlp.0.bias' has shape \[3\], not \[16\]"):
         load_optimizer_state_by_name(build_optimizer(make_network(), OptimConfig()), saved)

@@ -94,7 +94,8 @@ def test_own_backbone_head_and_loss_take_the_place_of_ours(parts: str) -> None:
     head = HEAD.replace(name=f"{parts}:Head", options={"temperature": 3})
     model = ModelConfig(backbone=backbone, head=head)
     networks = StudentTeacher(model, with_regions=True)
-    assert (networks.student.backbone.width, networks.student.view_head.temperature) == (6, 3)
+    view_head: Any = networks.student.view_head
+    assert (networks.student.backbone.width, view_head.temperature) == (6, 3)
     assert networks.student.backbone.drop_path_rate == 0.1 and networks.teacher.backbone.drop_path_rate == 0
     ours, theirs = EsvitLoss(LossConfig(), 12), build_loss(LossConfig(name=f"{parts}:Loss", options={"factor": 2}), 12)
     torch.manual_seed(0)
@@ -133,7 +134,7 @@ def test_an_argument_that_a_class_does_not_take_is_named(parts: str) -> None:
 def test_a_loss_that_does_not_report_is_refused(parts: str) -> None:
     with pytest.raises(OwnPartError, match="Silent returns no 'view'; it has loss"):
         build_loss(LossConfig(name=f"{parts}:Silent"), 12)()
-    with pytest.raises(OwnPartError, match="Trained has parameters, which nothing trains"):
+    with pytest.raises(OwnPartError, match="Trained has parameters, but nothing trains them"):
         build_loss(LossConfig(name=f"{parts}:Trained"), 12)
 
 

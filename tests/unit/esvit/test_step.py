@@ -34,7 +34,7 @@ def make_state(fp16: bool = False) -> TrainState:
     networks = StudentTeacher(ModelConfig(backbone=BackboneConfig(name="swin_nano"), head=head), with_regions=True)
     optimizer = build_optimizer(networks.student, OptimConfig())
     scaler = torch.amp.GradScaler("cpu", enabled=fp16, init_scale=16.0)
-    return TrainState(networks, EsvitLoss(LossConfig(), K), optimizer, scaler, None, {})  # type: ignore[arg-type]
+    return TrainState(networks, EsvitLoss(LossConfig(), K), optimizer, scaler, None, {})
 
 
 def make_views() -> list[torch.Tensor]:
@@ -200,8 +200,8 @@ def test_a_step_that_is_not_finite_freezes_the_state_before_it() -> None:
 def test_a_gradient_that_is_not_finite_is_a_failure_though_the_loss_is() -> None:
     state, guard = make_state(), FiniteGuard(CPU)
     before = {name: tensor.clone() for name, tensor in state.networks.state_dict().items()}
-    bias = state.networks.student.view_head.mlp[0].bias
-    bias.register_hook(lambda gradient: gradient + float("inf"))
+    view_head: Any = state.networks.student.view_head
+    view_head.mlp[0].bias.register_hook(lambda gradient: gradient + float("inf"))
     scalars = train_step(state, state.networks.student, make_views(), VALUES, SETTINGS, epoch=1, guard=guard)
     assert scalars["loss"].isfinite() and guard.failed
     assert all(torch.equal(before[name], tensor) for name, tensor in state.networks.state_dict().items())

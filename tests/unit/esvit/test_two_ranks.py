@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +25,11 @@ BATCH, K, STEPS = 4, 10, 2
 UNEVEN = [torch.arange(3.0 * K).reshape(3, K), torch.full((1, K), 100.0)]  # rows of rank 0 and rank 1
 
 
+def headed(name: str) -> Callable[[str], str]:
+    """Messages that begin with the name of what differs."""
+    return lambda text: f"{name}: {text}"
+
+
 def train(images: slice, distributed: bool) -> dict[str, torch.Tensor]:
     """Two steps of plain SGD on `images` of each view; returns losses, centres and parameters."""
     torch.manual_seed(0)
@@ -39,7 +45,8 @@ def train(images: slice, distributed: bool) -> dict[str, torch.Tensor]:
         loss.backward()
         with torch.no_grad():
             for parameter in pair.student.parameters():
-                parameter -= 0.1 * parameter.grad
+                assert parameter.grad is not None
+                parameter.sub_(0.1 * parameter.grad)
         pair.update_teacher(0.9)
         losses.append(loss.detach())
     return {"losses": torch.stack(losses), **objective.state_dict(), **pair.state_dict()}
@@ -52,7 +59,7 @@ def train_in_parts(images: slice, here: World, parts: int) -> dict[str, torch.Te
     pair = StudentTeacher(ModelConfig(backbone=BackboneConfig(name="swin_nano"), head=head), with_regions=True)
     config = OptimConfig(eps=1e-4)  # where a gradient is nothing but rounding, AdamW shall not follow it
     optimizer, scaler = build_optimizer(pair.student, config), torch.amp.GradScaler("cpu", enabled=False)
-    state = TrainState(pair, EsvitLoss(LossConfig(), K), optimizer, scaler, None, {})  # type: ignore[arg-type]
+    state = TrainState(pair, EsvitLoss(LossConfig(), K), optimizer, scaler, None, {})
     views = [torch.randn(2, BATCH, 3, 32, 32)[:, images], torch.randn(3, BATCH, 3, 16, 16)[:, images]]
     student, guard = here.wrap(pair.student), FiniteGuard(here.device)
     for _ in range(STEPS):
@@ -91,15 +98,13 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     first["losses"] = (first["losses"] + second["losses"]) / 2
     for name, value in expected.items():
-        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-6, msg=headed(name))
     assert first["sum"].tolist() == second["sum"].tolist() == [2, 1]
     for facts in (first, second):
         assert (facts["mean"], facts["first failure"], facts["any"], facts["from main"]) == (0.5, 6, True, "rank 0")
     alone = train_in_parts(slice(None), World(0, 0, 1, torch.device("cpu")), parts=1)
     for name, value in alone.items():  # a wrong scale of the gradients would show as 1e-2
-        torch.testing.assert_close(
-            first["in parts"][name], value, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
-        )
+        torch.testing.assert_close(first["in parts"][name], value, rtol=1e-4, atol=1e-4, msg=headed(name))
     torch.testing.assert_close(first["uneven"], torch.cat(UNEVEN).mean(dim=0))
     torch.testing.assert_close(second["view_center.center"], expected["view_center.center"])
 

@@ -178,7 +178,7 @@ def test_a_forked_process_is_refused(opened: Any) -> None:
     process.join()
 
 
-JUNK = [
+JUNK: list[Any] = [
     None, 0.5, "a", [], {}, {"position": 1}, -1, True, False, 1.0, "1", 2**80, float("nan"), [1], {"position": {}}
 ]  # fmt: skip
 

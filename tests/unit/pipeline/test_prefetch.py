@@ -86,7 +86,7 @@ def test_closing_early_waits_for_what_runs_and_drops_the_rest() -> None:
     results = prefetch(work, count(), 1, 20, "closing")
     assert next(results) == 0
     threading.Timer(0.05, release.set).start()
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert alive("closing") == [] and len(begun) <= 3
 
 

@@ -4,18 +4,21 @@ import contextlib
 import csv
 import errno
 import json
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 from pipeline.console.extras import optional_module
 from tools.shard_builder.readers.base import SourceError
 
+T = TypeVar("T")
+
 # What parsers raise on garbled files. A garbled number may ask for too much memory.
 _FAULTS = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, NotImplementedError, EOFError,
-    MemoryError, csv.Error, ElementTree.ParseError,
+    MemoryError, csv.Error, zlib.error, ElementTree.ParseError,
 )  # fmt: skip
 
 
@@ -45,6 +48,17 @@ def read_lines(path: Path) -> list[str]:
     """The non-empty lines of a text file."""
     with reading(path, "a text file"):
         return [line.strip() for line in path.read_text("utf-8-sig").split("\n") if line.strip()]
+
+
+def nth(items: Sequence[T], number: int) -> T:
+    """An item of a list that counts from 1.
+
+    Raises:
+        IndexError: there is no such item.
+    """
+    if number < 1:
+        raise IndexError(f"there is no item {number}: they count from 1")
+    return items[number - 1]
 
 
 def read_pairs(path: Path, separator: str | None = None) -> Iterator[tuple[str, str]]:

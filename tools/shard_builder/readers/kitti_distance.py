@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.format.tar import Label
-from tools.shard_builder.readers.annotations import read_lines, reading
+from tools.shard_builder.readers.annotations import nth, read_lines, reading
 from tools.shard_builder.readers.base import Listing, Reader
 from tools.shard_builder.readers.layout import find, listed_files
 
@@ -30,7 +30,7 @@ def kitti_distance(source: Path, split: str) -> Reader:
     with reading(mapping / "train_rand.txt", "the devkit's list of line numbers"):
         lines = read_lines(mapping / "train_mapping.txt")
         order = (mapping / "train_rand.txt").read_text().split(",")
-        videos = [lines[int(number) - 1].split()[1] for number in order]
+        videos = [nth(lines, int(number)).split()[1] for number in order]
     chosen = _videos(videos, split)
     images = [f"{number:06d}" for number, video in enumerate(videos) if video in chosen]
     rows: list[tuple[str, Label]] = [(f"{image}.png", _label(labels / f"{image}.txt")) for image in images]

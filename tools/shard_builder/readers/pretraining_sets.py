@@ -15,20 +15,20 @@ FORMATS = (
         name="image-folder",
         use="format",
         read=image_folder,
-        layout="[SPLIT/]CLASS/**/*.{jpg,jpeg,png,webp}",
+        layout="[SPLIT/]CLASS/**/IMAGE; with --unlabelled [SPLIT/]**/IMAGE",
     ),
     Dataset(
         name="image-list",
         use="format",
         read=image_list,
         has_columns=True,
-        layout="a table, or SPLIT.csv or SPLIT.parquet, with the columns path and label",
+        layout="a table, or SPLIT.csv or SPLIT.parquet, with the columns path and label (see --label-column)",
     ),
     Dataset(
         name="webdataset",
         use="format",
         read=webdataset_tars,
-        layout="[SPLIT/]*.tar or SPLIT-*.tar, uncompressed; class names in manifest.json or classes.txt",
+        layout="SPLIT/*.tar or SPLIT-*.tar or *.tar, uncompressed; class names in manifest.json or classes.txt",
     ),
     Dataset(
         name="parquet",

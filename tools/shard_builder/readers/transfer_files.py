@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.format.tar import Label
 from tools.shard_builder.readers.annotations import (
+    nth,
     read_csv,
     read_json_lines,
     read_lines,
@@ -96,7 +97,7 @@ def oxford_flowers(source: Path, split: str) -> Reader:
     numbers = read_mat(labels, "labels")
     ids = read_mat(labels.with_name("setid.mat"), {"train": "trnid", "val": "valid", "test": "tstid"}[split])
     with reading(labels, "the 8,189 labels of the flowers"):
-        rows: list[tuple[str, Label]] = [(f"image_{i:05d}.jpg", int(numbers[i - 1]) - 1) for i in ids.tolist()]
+        rows: list[tuple[str, Label]] = [(f"image_{i:05d}.jpg", int(nth(numbers, i)) - 1) for i in ids.tolist()]
     names = class_names("oxford-flowers-102")
     assert names is not None
     return Listing(names, partial(listed_files, labels.parent / "jpg", rows))

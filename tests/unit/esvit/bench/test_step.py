@@ -87,7 +87,7 @@ def test_the_recipe_keeps_its_odds_with_other_views() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--variant", "direct,slow"], "'slow' is none of direct, fused, recompute, compiled"),
+        (["--variant", "direct,slow"], "'slow' is not one of direct, fused, recompute, compiled"),
         (["--views", "2x"], "is not of the form 2x224,8x96"),
         (["--views", "2x0"], "numbers from 1 on"),
         (["--views", "1x32"], "at least two crops"),

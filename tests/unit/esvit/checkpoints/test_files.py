@@ -48,13 +48,14 @@ def test_a_state_comes_back_bit_by_bit(tmp_path: Path) -> None:
     saved = _state(0.5, step=7)
     saved.networks.student(list(torch.randn(1, 2, 1, 3, 32, 32))).view_logits[0].sum().backward()
     saved.optimizer.step()
-    saved.loss.view_center.center.copy_(torch.randn(8))
+    loss: Any = saved.loss
+    loss.view_center.center.copy_(torch.randn(8))
     saved.scaler.load_state_dict({**saved.scaler.state_dict(), "scale": 2.0**5, "_growth_tracker": 7})
     files.write(Store(str(tmp_path)), saved.state_dict())
     restored = _state(0.5)
     restored.resume(source.load(str(tmp_path)))
     assert restored.scaler.state_dict() == saved.scaler.state_dict() != _state().scaler.state_dict()
-    assert restored.step == 7 and restored.loader.state_dict() == {"position": 7}
+    assert restored.step == 7 and restored.loader is not None and restored.loader.state_dict() == {"position": 7}
     for part in ("student", "teacher", "loss"):
         theirs, ours = saved.state_dict()[part], restored.state_dict()[part]
         assert all(torch.equal(theirs[name], ours[name]) for name in theirs | ours)

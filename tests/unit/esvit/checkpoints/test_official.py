@@ -109,6 +109,7 @@ def test_training_can_continue(published: tuple[Path, dict[str, Any], Network]) 
     assert all(float(state["step"]) == 7 for state in saved["optimizer"].values())
     loss = EsvitLoss(LossConfig(), K)
     loss.load_state_dict(saved["loss"])
+    assert loss.region_center is not None
     assert float(loss.view_center.center[0]) == 0.5 and float(loss.region_center.center[0]) == 0.25
 
 
@@ -125,7 +126,8 @@ def test_every_published_shape_is_recognised(
     monkeypatch.setattr(torch, "load", lambda *_, **__: saved)
     model = ModelConfig.model_validate(load_official("x.pth")["config"]["model"])
     assert (model.backbone.name, model.backbone.window_size) == (name, window)
-    assert model.backbone.architecture.depths == BACKBONES[name].depths
+    architecture: Any = model.backbone.architecture
+    assert architecture.depths == BACKBONES[name].depths
 
 
 def test_view_only_and_batch_norm(tmp_path: Path) -> None:
@@ -164,8 +166,8 @@ def misshape(saved: dict[str, Any]) -> None:
         (drop, "teacher does not fit swin_nano: it lacks backbone.norm.weight"),
         (add, "student does not fit swin_nano: it has backbone.layers.0.extra, which the network lacks"),
         (reshape, r"teacher does not fit swin_nano: backbone.norm.weight is of shape \[3\], not \[64\]"),
-        (confuse, "the checkpoint's optimizer has another number of parameters than its student"),
-        (misshape, r"the checkpoint's optimizer state of patch_embed.proj.weight is of another shape"),
+        (confuse, "the checkpoint's optimizer and student have different numbers of parameters"),
+        (misshape, r"the checkpoint's optimizer state of patch_embed.proj.weight has another shape"),
     ],
 )
 def test_a_mismatch_is_an_error(damage: Callable[[dict[str, Any]], None], message: str, tmp_path: Path) -> None:

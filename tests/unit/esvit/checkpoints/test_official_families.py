@@ -164,7 +164,8 @@ def test_the_mode_of_a_vil_is_that_of_its_command(words: list[str], mode: int, t
     saved = whole(make("vil_mini"), "vil_mini")
     saved["args"].opts = ["MODEL.SPEC.MSVIT.ARCH", "l1,h3", *words, "MODEL.SPEC.MSVIT.VIL_MODE_SWITCH", "0.75"]
     found, _ = load(saved, tmp_path)
-    assert BackboneConfig.model_validate(found["config"]["model"]["backbone"]).architecture.mode == mode
+    architecture: Any = BackboneConfig.model_validate(found["config"]["model"]["backbone"]).architecture
+    assert architecture.mode == mode
 
 
 def test_a_vil_with_layers_of_its_own_for_global_tokens_is_refused(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_a_tensor_too_few_too_many_or_of_another_shape_is_refused(name: str, tmp
     [
         (
             {"teacher": {"stem.weight": torch.zeros(3)}},
-            "is not of a backbone that can be read; those are Swin, ViL",
+            "holds an unknown backbone; the known ones are Swin, ViL",
         ),
         ({"epoch": 3}, "has neither a 'student' nor a 'teacher'"),
         ({"teacher": {"a": 1}}, "has neither a 'student' nor a 'teacher'"),
@@ -221,7 +222,8 @@ def test_training_does_not_start_from_one_network(tmp_path: Path) -> None:
     saved, _ = load({"teacher": their_state(make("swin_mini"), "swin_mini")}, tmp_path)
     model = ModelConfig.model_validate(saved["config"]["model"])
     networks = StudentTeacher(model, with_regions=True)
-    state = TrainState(networks=networks, loss=None, optimizer=None, scaler=None, loader=None, config={})
+    unused: Any = None
+    state = TrainState(networks=networks, loss=unused, optimizer=unused, scaler=unused, loader=None, config={})
     before = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
     with pytest.raises(CheckpointError, match="has no student, no centres, no optimiser state, so this"):
         state.start_from(saved)

@@ -30,6 +30,7 @@ class Pixels(Backbone):
         coarse = F.adaptive_avg_pool2d(images, 4)
         return Features(coarse.flatten(1), coarse.flatten(2).transpose(1, 2))
 
+    @property
     def blocks(self) -> list[nn.Module]:
         return []
 

@@ -117,7 +117,7 @@ def test_a_second_backward_is_refused() -> None:
     student, teacher = (make_outputs(64, GLOBALS, batch=2, seed=seed) for seed in (0, 1))
     loss = EsvitLoss(LossConfig(), 64)(student, teacher, 0.04)["loss"]
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="one backward a forward"):
+    with pytest.raises(RuntimeError, match="one backward per forward"):
         loss.backward()
 
 

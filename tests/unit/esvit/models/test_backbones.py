@@ -1,6 +1,7 @@
 """What every backbone owes: its published size, images of any size, and a student that can be trained."""
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -111,7 +112,10 @@ def test_recomputing_changes_no_number(name: str) -> None:
     (plain, plain_gradients, plain_names), (again, gradients, names) = results
     assert torch.equal(plain, again) and plain_names == names
     for expected, found in zip(plain_gradients, gradients, strict=True):
-        assert (expected is None and found is None) or torch.allclose(expected, found, rtol=1e-5, atol=1e-6)
+        if expected is None or found is None:
+            assert expected is found
+        else:
+            assert torch.allclose(expected, found, rtol=1e-5, atol=1e-6)
 
 
 def test_vit_pools_the_class_token_of_timm() -> None:
@@ -162,7 +166,7 @@ def test_cvt_attention_equals_plain_loops(size: tuple[int, int]) -> None:
         (["name=resnet50", "window_size=7"], "resnet50 has no window_size; it has drop_path_rate, model, options"),
         (["name=timm/resnet5O"], "timm has no model 'resnet5O'; it has"),
         (["name=vil_2262", "mode=2"], "config key 'mode'"),
-        (["name=cvt_tiny", "widths=[8, 8]"], "one entry a stage each"),
+        (["name=cvt_tiny", "widths=[8, 8]"], "one entry per stage each"),
         (["name=cvt_tiny", "widths=[8, 8, 8, 8]"], "width 8 cannot be split into 3 attention heads"),
     ],
 )
@@ -172,7 +176,7 @@ def test_mistakes_are_named(overrides: list[str], message: str) -> None:
 
 
 def test_options_are_added_to_those_of_the_row() -> None:
-    backbone = build_backbone(tiny("resnet50"), drop_path=False)
+    backbone: Any = build_backbone(tiny("resnet50"), drop_path=False)
     assert len(backbone.network.layer1) == 1  # as asked for, and the row's own is not lost:
     assert all(bool((block.bn3.weight == 1).all()) for block in backbone.blocks if hasattr(block, "bn3"))
 

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_positions_and_tokens_start_at_two_hundredths(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_nothing_is_dropped_but_paths(name: str) -> None:
-    modules = list(build(name).modules())
+    modules: list[Any] = list(build(name).modules())
     assert not any(module.p for module in modules if isinstance(module, nn.Dropout))
     rates = [module.drop_prob for module in modules if type(module).__name__ == "DropPath"]
     assert max(rates, default=0.0) == pytest.approx(DROP_PATH[name])
@@ -100,5 +101,6 @@ def test_activations_are_exact(name: str) -> None:
 def test_drop_path_of_the_other_rows(name: str, rate: float) -> None:
     with torch.device("meta"):
         backbone = build_backbone(BackboneConfig(name=name), drop_path=True)
-    rates = [module.drop_prob for module in backbone.modules() if type(module).__name__ == "DropPath"]
+    modules: list[Any] = list(backbone.modules())
+    rates = [module.drop_prob for module in modules if type(module).__name__ == "DropPath"]
     assert max(rates) == pytest.approx(rate)

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -21,8 +22,8 @@ CVT = BackboneConfig(name="cvt_tiny", widths=(8, 24, 48, 96), depths=(2, 2, 2, 2
     "options", [{"window_size": (4, 2)}, {"mlp_ratio": 2.5}, {"window_size": (2, 4), "mlp_ratio": 3}]
 )
 @torch.no_grad()
-def test_a_swin_of_other_windows_and_ratio_is_timm_s(options: dict[str, object]) -> None:
-    ours = build_backbone(SWIN.replace(**options), drop_path=False)
+def test_a_swin_of_other_windows_and_ratio_is_timm_s(options: dict[str, Any]) -> None:
+    ours: Any = build_backbone(SWIN.replace(**options), drop_path=False)
     windows = options.get("window_size", (4, 4))
     stock = timm.models.SwinTransformer(
         img_size=32,
@@ -53,7 +54,8 @@ def test_absolute_positions_are_added_to_the_patches(size: tuple[int, int]) -> N
     without.load_state_dict(state)
     rows, columns = (side // 4 for side in size)
     grid = F.interpolate(places.view(1, 8, 8, 16).permute(0, 3, 1, 2), size=(rows, columns), mode="bicubic")
-    without.patch_embed.register_forward_hook(lambda *output: output[-1] + grid.permute(0, 2, 3, 1))
+    patch_embed: Any = without.patch_embed
+    patch_embed.register_forward_hook(lambda *output: output[-1] + grid.permute(0, 2, 3, 1))
     images = torch.randn(1, 3, *size)
     torch.testing.assert_close(with_positions(images).regions, without(images).regions)
 
@@ -109,13 +111,14 @@ def test_shift_and_positions_of_cvt_equal_plain_loops(size: tuple[int, int], shi
 
 def test_every_second_block_of_a_cvt_shifts_and_every_one_has_its_table() -> None:
     config = CVT.replace(shift=True, relative_positions=True, window_size=(2, 3, 4, 3))
-    backbone = build_backbone(config, drop_path=False)
+    backbone: Any = build_backbone(config, drop_path=False)
     layers = [block.attn for block in backbone.blocks]
     assert [layer.shift for layer in layers] == [False, True] * 4
     tables = [layer.relative_position_bias_table for layer in layers]
     assert [len(table) for table in tables] == [9, 9, 25, 25, 49, 49, 25, 25]
     assert all(0.005 < float(table.detach().std()) < 0.04 for table in tables)
-    assert all(block.attn.relative_position_bias_table is None for block in build_backbone(CVT, drop_path=False).blocks)
+    without: Any = build_backbone(CVT, drop_path=False)
+    assert all(block.attn.relative_position_bias_table is None for block in without.blocks)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tables of positions for maps of another size, against the arithmetic of Swin's own loader."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ HEAD = HeadConfig(num_prototypes=4, hidden=4, bottleneck=4)
 NANO = BackboneConfig(name="swin_nano", embed_dim=8, absolute_positions=True)
 
 
-def saved(backbone: BackboneConfig, *networks: str) -> dict[str, object]:
+def saved(backbone: BackboneConfig, *networks: str) -> dict[str, Any]:
     """A checkpoint of these networks, in which no parameter is that of a new one."""
     torch.manual_seed(1)
     network = Network(ModelConfig(backbone=backbone, head=HEAD), drop_path=False, with_regions=False)
@@ -25,7 +27,8 @@ def saved(backbone: BackboneConfig, *networks: str) -> dict[str, object]:
 def new_state(backbone: BackboneConfig) -> TrainState:
     torch.manual_seed(2)
     networks = StudentTeacher(ModelConfig(backbone=backbone, head=HEAD), with_regions=False)
-    return TrainState(networks=networks, loss=None, optimizer=None, scaler=None, loader=None, config={})
+    unused: Any = None
+    return TrainState(networks=networks, loss=unused, optimizer=unused, scaler=unused, loader=None, config={})
 
 
 @pytest.mark.parametrize("network", ["teacher", "student"])
@@ -51,11 +54,12 @@ def test_a_swin_of_another_window_and_size_starts_from_resized_tables(network: s
 def test_of_the_same_size_nothing_is_touched() -> None:
     before = saved(NANO, "teacher", "student")
     state = new_state(NANO)
-    head = state.networks.student.view_head.mlp[0].weight.clone()
+    view_head: Any = state.networks.student.view_head
+    head = view_head.mlp[0].weight.clone()
     assert state.start_backbone_from(before) == []
     for name, tensor in state.networks.student.backbone.state_dict().items():
         assert torch.equal(tensor, before["teacher"][f"backbone.{name}"])
-    assert torch.equal(state.networks.student.view_head.mlp[0].weight, head)
+    assert torch.equal(view_head.mlp[0].weight, head)
 
 
 def test_the_class_token_of_a_vit_keeps_its_place() -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,6 +28,7 @@ def test_one_output_per_view_in_order() -> None:
     pooled, regions = network.backbone(view)
     torch.testing.assert_close(outputs.view_logits[3], network.view_head(pooled))
     torch.testing.assert_close(outputs.regions[3], regions)
+    assert network.region_head is not None
     torch.testing.assert_close(outputs.region_logits[3], network.region_head(regions))
 
 
@@ -33,7 +36,7 @@ def test_batch_norm_sees_all_views() -> None:
     config = NANO.replace(head=NANO.head.replace(batch_norm=True))
     network = Network(config, drop_path=False, with_regions=True)
     network(make_views((2, 32, 32), (2, 16, 16)))
-    trained = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm1d)]
+    trained: list[Any] = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm1d)]
     assert [int(m.num_batches_tracked) for m in trained] == [1, 1, 1, 1]
 
 

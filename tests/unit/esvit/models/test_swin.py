@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -115,7 +116,7 @@ def test_published_parameter_counts_of_other_windows(name: str, window: int, par
 
 def test_windows_and_shifts_of_window_14_at_224() -> None:
     with torch.device("meta"):
-        backbone = build_backbone(BackboneConfig(window_size=14), drop_path=False)
+        backbone: Any = build_backbone(BackboneConfig(window_size=14), drop_path=False)
     blocks = [stage.blocks[1] for stage in backbone.layers]
     assert [block.window_size[0] for block in blocks] == [14, 14, 14, 7]
     assert [block.shift_size[0] for block in blocks] == [7, 7, 0, 0]
@@ -156,7 +157,7 @@ def test_nano_is_small() -> None:
     ("override", "message"),
     [
         ("name=swin_tyni", "config key 'name': there is no 'swin_tyni'; choose one of .*did you mean 'swin_tiny'"),
-        ("num_heads=[3, 6]", "one entry a stage each"),
+        ("num_heads=[3, 6]", "one entry per stage each"),
         ("embed_dim=100", "width 100 cannot be split into 3 attention heads"),
         ("image_size=3", "smaller than one patch"),
         ("drop_path_rate=1.5", "drop_path_rate"),

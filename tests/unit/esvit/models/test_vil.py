@@ -1,6 +1,7 @@
 """ViL's attention against plain loops over queries and keys, with all neighbouring windows and with a random one."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from esvit.models import BackboneConfig, build_backbone
 from esvit.models.head import HeadConfig
 from esvit.models.student_teacher import ModelConfig, StudentTeacher
-from esvit.models.vil import VilArchitecture, VilAttention
+from esvit.models.vil import VilArchitecture
+from esvit.models.vil_attention import VilAttention
 from pipeline.errors import UserError
 
 SMALL = BackboneConfig(name="vil_2262", widths=(12, 12, 24, 24), depths=(2, 1, 1, 1), window_size=3)
@@ -120,7 +122,8 @@ def test_the_published_recipe_is_the_default_and_student_and_teacher_follow_it()
 
 
 def test_layers_draw_one_after_the_other() -> None:
-    layers = [m for m in build_backbone(SMALL, drop_path=False).modules() if getattr(m, "one_neighbour", False)]
+    modules: list[Any] = list(build_backbone(SMALL, drop_path=False).modules())
+    layers = [m for m in modules if getattr(m, "one_neighbour", False)]
     assert len(layers) == 3  # of the first two stages
     torch.manual_seed(0)
     draws = [tuple(layers[0]._windows_seen(torch.device("cpu"))[1].tolist()) for _ in range(40)]

@@ -29,7 +29,7 @@ def resized(line: Tensor, size: int) -> Tensor:
         centre = (i + 0.5) * len(line) / size - 0.5
         first = math.floor(centre) - 1
         taps = [(min(max(j, 0), len(line) - 1), cubic(centre - j)) for j in range(first, first + 4)]
-        found.append(sum(weight * line[j] for j, weight in taps))
+        found.append(sum((weight * line[j] for j, weight in taps), torch.zeros_like(line[0])))
     return torch.stack(found)
 
 
@@ -66,7 +66,7 @@ def test_pixels_beyond_the_last_whole_patch_are_not_seen() -> None:
     "options", [{"reg_tokens": 2}, {"class_token": False, "global_pool": "avg"}, {"pre_norm": True}]
 )
 def test_options_that_make_another_kind_of_network_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="make another network of 'deit_tiny_patch16_224'; use timm/deit_tiny_patch16"):
+    with pytest.raises(UserError, match="change the forward of 'deit_tiny_patch16_224'; use timm/deit_tiny_patch16"):
         build_backbone(BackboneConfig(name="deit_tiny", options={**SMALL, **options}), drop_path=False)
 
 

@@ -18,7 +18,7 @@ def test_every_key_has_a_meaning() -> None:
 
 def test_the_page_is_that_of_the_code() -> None:
     page = PAGE.read_text()
-    hint = "run: python -m esvit.training.loop.config_reference docs/config.md"
+    hint = "run: python -m esvit.training.config_reference docs/config.md"
     assert config_reference.written(page) == page, hint
     assert all(f"| `{key.name}` |" in page for key in keys_of(TrainConfig))
 

@@ -10,6 +10,7 @@ import torch
 
 from esvit.checkpoints import files
 from esvit.guards import DivergedError
+from esvit.step import train_step
 from esvit.training import loop
 from esvit.training.loop import train
 from pipeline.console.command import EXIT_RETRY
@@ -22,11 +23,9 @@ def before_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[...,
     """Have a function called with the state and the views of each step."""
 
     def install(function: Callable[..., None]) -> None:
-        step = loop.train_step
-
         def watched_step(state: Any, student: Any, views: Any, *arguments: Any, **options: Any) -> Any:
             function(state, views)
-            return step(state, student, views, *arguments, **options)
+            return train_step(state, student, views, *arguments, **options)
 
         monkeypatch.setattr(loop, "train_step", watched_step)
 

@@ -1,6 +1,7 @@
 """Every YAML in configs/train is one that `esvit-train` takes, and none draws a caution at the size of its data set."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,8 @@ def test_published_rows_name_their_network_and_score(size: str, window: int) -> 
     path = FOLDER / f"swin_{size}_w{window}.yaml"
     config = load(TrainConfig, [path], ["output=runs/test"])
     assert config.model.backbone.name == f"swin_{size}"
-    assert config.model.backbone.architecture.window_size == window
+    architecture: Any = config.model.backbone.architecture
+    assert architecture.window_size == window
     assert config.global_batch == (1024 if size == "tiny" else 512)
     assert "k-NN" in path.read_text()
 

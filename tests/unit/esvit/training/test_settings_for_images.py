@@ -71,7 +71,7 @@ def test_a_mistake_in_the_settings_is_found_before_anything_is_built(photos: Pat
         ("epochs=3",): "unknown config key 'epochs'; did you mean 'schedule.epochs'",
         ("schedule.epochs=0",): "schedule.epochs",
         ("device=gpu",): "device",
-        ("data.stream.shards=/elsewhere",): "cannot both be trained on; give one of them",
+        ("data.stream.shards=/elsewhere",): "not on both; give one of them",
     }.items():
         with pytest.raises((ConfigError, ImagesError), match=sentence):
             resolved_for_images(photos, overrides=[f"output={tmp_path}/run", *overrides])

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from support.plain_training import Parameters, PlainTraining, Recipe
 from support.tiny_runs import BATCH, NUM_GLOBAL, checkpoints, log, tiny_run
 
 GOLDEN = Path(__file__).parents[3] / "golden/trajectory.json"
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 # The frozen epoch, both warm-ups and the cosines after them in ten steps. A large eps: where a gradient is 0 but for
 # rounding (of the bias of the keys, say), AdamW would make a step out of the rounding.
 RECIPE = Recipe(5, 2, BATCH, base_lr=0.1, warmup_epochs=2, temperature_warmup_epochs=3, momentum=0.8, eps=1e-6)
@@ -92,6 +92,11 @@ def witness(recipe: Recipe, config: TrainConfig, start: dict[str, Any]) -> Itera
         yield plain, plain.step([view for group in groups for view in group], NUM_GLOBAL, blended)
 
 
+def headed(name: str) -> Callable[[str], str]:
+    """Messages that begin with the name of what differs."""
+    return lambda text: f"{name}: {text}"
+
+
 def assert_equal(plain: PlainTraining, expected: dict[str, float], state: dict[str, Any], record: Any) -> None:
     """All that the product's step has left is what the plain one has."""
     where = f"step {record['step']}"
@@ -109,7 +114,7 @@ def assert_equal(plain: PlainTraining, expected: dict[str, float], state: dict[s
                 theirs[part][name].double(),
                 tensor.detach().double(),
                 **TOLERANCE,
-                msg=lambda text, name=f"{where}: {part} {name}": f"{name}: {text}",
+                msg=headed(f"{where}: {part} {name}"),
             )
 
 

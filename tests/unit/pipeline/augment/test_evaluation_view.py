@@ -38,7 +38,8 @@ def differences(name: str, images: list[bytes], plan: CropPlan, expected: list[t
 @pytest.mark.parametrize("name", EXECUTORS)
 @pytest.mark.parametrize("num_images", PHOTOGRAPHS)
 def test_photographs_are_resized_and_cropped_as_in_two_steps(imagenet_sample: Path, name: str, num_images: int) -> None:
-    config, found = CenterCropConfig(), []
+    config = CenterCropConfig()
+    found: list[float] = []
     for images in encoded(imagenet_sample, num_images):
         opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
         plan = plan_for(config, [(image.height, image.width) for image in opened])
@@ -100,7 +101,8 @@ def test_a_probe_trains_on_the_views_of_torchvision_s_defaults(
     imagenet_sample: Path, name: str, num_images: int
 ) -> None:
     """RandomResizedCrop(224) and a flip, on the windows that the plan has drawn."""
-    planner, found, first = build_planner(RECIPES["linear"], seed=3), [], 0
+    planner, first = build_planner(RECIPES["linear"], seed=3), 0
+    found: list[float] = []
     for images in encoded(imagenet_sample, num_images):
         opened = [Image.open(io.BytesIO(image)).convert("RGB") for image in images]
         ids, sizes = np.arange(first, first + len(images)), np.array([(image.height, image.width) for image in opened])

@@ -122,6 +122,6 @@ def test_what_cannot_be_is_named_with_its_reason(executor: str, kind: str) -> No
 def test_an_index_that_promises_more_pixels_than_there_are_is_no_crash(executor: str) -> None:
     plan = PLANNER(0, np.arange(2), np.full(2, 480), np.full(2, 640))
     rendering = build_executor(executor, 1, CPU)
-    with pytest.raises(BadImages, match="48 x 64 pixels, fewer than its shard's index says"):
+    with pytest.raises(BadImages, match="48 x 64 pixels, fewer than the index of its shard says"):
         rendering(jpegs(2), plan)
     rendering.close()

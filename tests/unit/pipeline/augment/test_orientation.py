@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from pipeline.augment import EXECUTORS, MultiCrop, MultiCropConfig, build_executor
 from pipeline.augment.plan import ViewGroup
-from pipeline.loader import render
+from pipeline.loader.rendering import render
 from pipeline.order import OrderConfig
 from pipeline.stream import StreamConfig, open_training_stream
 from support.shards import HEIGHT, WIDTH, encode, picture, write_shards

@@ -31,7 +31,7 @@ class Schedule(Config):
 
     def half(given: dict[str, Any]) -> int:  # type: ignore[misc]
         """half of it"""
-        return given["epochs"] // 2  # type: ignore[no-any-return]
+        return given["epochs"] // 2
 
     epochs: PositiveInt = 4
     warmup: int = Field(default_factory=half, ge=0)

@@ -87,7 +87,7 @@ def main():
     print({text})
 run_command(main)
 """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}
     writer = subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes)
     assert writer.stdin and writer.stdout and writer.stderr
@@ -140,8 +140,8 @@ def test_values(kind: Callable[[str], Any], text: str, value: object) -> None:
         (command.num_bytes, "9" * 30 + "TB", "is not a size"),
         (command.not_empty, " ", "it is empty"),
         (command.path, "", "it is empty"),
-        (several_of(["a", "b"]), "a,c", "'c' is none of a, b"),
-        (several_of(["a", "b"]), "a,a", "'a,a' names one of them twice"),
+        (several_of(["a", "b"]), "a,c", "'c' is not one of a, b"),
+        (several_of(["a", "b"]), "a,a", "'a,a' has the same name twice"),
     ],
 )
 def test_refusals(kind: Callable[[str], Any], text: str, sentence: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.format.index import MULTI_LABEL, UNLABELLED
-from pipeline.format.tar import ShardWriter, TarError, _header, iter_samples
+from pipeline.format.tar import ShardWriter, TarError, _header, iter_samples, parse_sample
 
 SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("cat-3", "webp", b"z", 12)]
 
@@ -67,6 +67,43 @@ def test_index_offsets_are_the_bytes(
     assert [(s.offset, s.image, s.label) for s in samples] == [
         (row["offset"], image, label) for row, (image, label) in zip(writer.index, content, strict=True)
     ]
+
+
+def test_a_sample_is_parsed_out_of_its_bytes_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a.tar")
+    data, samples = (tmp_path / "a.tar").read_bytes(), list(iter_samples(tmp_path / "a.tar"))
+    assert parse_sample(data[2560:4608], 2560, "a.tar") == samples[1]
+    refused = [
+        (data[2560 : 2560 + 1536 + 100], "sample bee-2 is truncated"),
+        (data[2560:4096], "sample bee-2 is truncated"),
+        (data[:4608], r"a\.tar has 4 files where one sample should be, at byte 0"),
+        (data[100:2560], r"a\.tar has no sample at byte 0"),
+        (data[2560:4608].replace(b"bee-2", b"bee%2"), r"a\.tar has no sample at byte 0"),
+        (b"", r"a\.tar has 0 files"),
+    ]
+    for part, sentence in refused:
+        with pytest.raises(TarError, match=sentence):
+            parse_sample(part, 0, "a.tar")
+
+
+@pytest.mark.parametrize("names", [["K.jpg"], ["a b.jpg"], ["k" * 81 + ".jpg"]])
+def test_a_name_outside_the_format_is_no_sample(tmp_path: Path, names: list[str]) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        for name in names:
+            writer._write_member(name, b"x")
+    with pytest.raises(TarError, match="does not have the name of a sample"):
+        parse_sample((tmp_path / "a.tar").read_bytes()[:1024], 0, "a.tar")
+
+
+@pytest.mark.parametrize(
+    "names", [["k.meta.json", "k.cls", "k.jpg"], ["k.txt", "k.jpg"], ["k.cls", "k.cls", "k.jpg"], ["j.cls", "k.jpg"]]
+)
+def test_members_in_another_order_are_no_sample(tmp_path: Path, names: list[str]) -> None:
+    with ShardWriter(tmp_path / "a.tar") as writer:
+        for name in names:
+            writer._write_member(name, b"1")
+    with pytest.raises(TarError, match="is not followed by the image of its sample"):
+        list(iter_samples(tmp_path / "a.tar"))
 
 
 def test_many_labels_are_in_the_tar_and_not_in_the_index(tmp_path: Path) -> None:

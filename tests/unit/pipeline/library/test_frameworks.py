@@ -93,7 +93,7 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(shards: Path, folder: Path, resume: Path | None = None, **until: int) -> tuple[Any, list[Place]]:
+def fit(shards: Path, folder: Path, resume: Path | None = None, **until: Any) -> tuple[Any, list[Place]]:
     module = Module(shards)
     trainer = lightning.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,

@@ -104,7 +104,7 @@ def test_the_names_are_sorted_and_dir_has_them() -> None:
     kinds = [(not name.isupper(), name[0].islower(), name) for name in pipeline.__all__]
     assert kinds == sorted(kinds) and dir(pipeline) == sorted(pipeline.__all__)
     with pytest.raises(AttributeError, match="module 'pipeline' has no attribute 'nosuch'"):
-        pipeline.nosuch  # noqa: B018
+        pipeline.nosuch  # type: ignore[attr-defined]  # noqa: B018
     assert not hasattr(pipeline, "TYPE")
 
 

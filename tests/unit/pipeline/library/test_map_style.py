@@ -58,7 +58,7 @@ def test_labels_and_metadata_of_every_kind(tmp_path: Path) -> None:
     assert [data[i].label for i in range(3)] == [0, (0, 2), ()]
     assert [data[i].class_names for i in range(3)] == [("class-0",), ("class-0", "class-2"), ()]
     assert [data[i].metadata for i in range(3)] == [{}, {"title": "é"}, {}]
-    with pytest.raises(TarError, match=r"the metadata of sample 3 \(k000003\) .* are not JSON"):
+    with pytest.raises(TarError, match=r"the metadata of sample 3 \(k000003\) .* is not JSON"):
         data[3]
 
 
@@ -169,7 +169,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_it_is_a_data_set_for_workers_that_are_forked_or_spawned(shards: Path, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(LOADER)
-    command = [sys.executable, "-W", "ignore", tmp_path / "script.py", shards]
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), str(shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == "ok\n", done.stderr
 
@@ -191,7 +191,7 @@ print(json.dumps(found))
 
 
 def test_the_base_install_has_it_and_says_what_the_rest_needs(shards: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_TORCH, shards]
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     found = json.loads(done.stdout or done.stderr)
     assert (found["samples"], found["size"], found["step"]) == (NUM, [WIDTH, HEIGHT], 32)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,10 +127,10 @@ def test_a_bug_in_the_background_surfaces(shards: Path) -> None:
     class BrokenExecutor:
         device, batches_ahead = CPU, 0
 
-        def start(self, *_: object) -> Callable[[], list[torch.Tensor]]:
+        def start(self, *_: Any, **__: Any) -> Callable[[], list[torch.Tensor]]:
             raise ZeroDivisionError
 
-        def __call__(self, *_: object) -> list[torch.Tensor]:
+        def __call__(self, *_: Any, **__: Any) -> list[torch.Tensor]:
             raise ZeroDivisionError
 
         def close(self) -> None: ...

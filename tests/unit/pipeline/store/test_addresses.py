@@ -27,7 +27,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("", "cannot use '' as a store: the address is empty; for this folder write '.'"),
         ("  ", "the address is empty"),
-        ("a\0b", "a NUL byte is in it"),
+        ("a\0b", "the address contains a NUL byte"),
         ("s3://", "cannot use s3:// as a store: it names no bucket after s3://"),
         ("s3:///prefix", "it names no bucket after s3://"),
         ("gs:///", "it names no bucket after gs://"),

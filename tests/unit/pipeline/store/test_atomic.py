@@ -1,12 +1,12 @@
 """Local files get their name once their content is on the disk, and in no other order."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.store import atomic
 from pipeline.store.atomic import write_file
 
 
@@ -28,7 +28,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         return name
 
     for function, replacement in (("fsync", syncing), ("link", naming(link)), ("replace", naming(replace))):
-        monkeypatch.setattr(atomic.os, function, replacement)
+        monkeypatch.setattr(os, function, replacement)
     return events
 
 
@@ -56,11 +56,11 @@ def test_a_file_that_cannot_be_linked_is_copied(
 ) -> None:
     def refuse(source: Path, path: Path) -> None:
         if Path(source) == tmp_path / "source":
-            raise OSError(atomic.errno.EXDEV, "another file system")
+            raise OSError(errno.EXDEV, "another file system")
         os_link(source, path)
 
-    os_link = atomic.os.link
-    monkeypatch.setattr(atomic.os, "link", refuse)
+    os_link = os.link
+    monkeypatch.setattr(os, "link", refuse)
     (tmp_path / "source").write_text("content")
     write_file(tmp_path / "x", tmp_path / "source", replace=False)
     assert events[-2:] == [("sync", "content"), ("name", "x")]

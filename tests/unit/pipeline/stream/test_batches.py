@@ -36,7 +36,7 @@ def test_a_transform_changes_what_is_handed_over(shards: Path) -> None:
 def test_a_transform_that_returns_no_views_is_refused(shards: Path, result: Any) -> None:
     with (
         open_views(shards, transform=lambda _views: result) as loader,
-        pytest.raises(TransformError, match="has to return a list"),
+        pytest.raises(TransformError, match="must return a list"),
     ):
         next(iter(loader))
 
@@ -58,7 +58,12 @@ def test_the_key_is_that_of_the_sample_that_took_the_place_of_a_bad_one(tmp_path
 def test_keys_are_read_when_they_are_asked_for(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     read = SampleReader.keys
-    monkeypatch.setattr(SampleReader, "keys", lambda reader, ids: asked.append(len(ids)) or read(reader, ids))
+
+    def counting(reader: SampleReader, ids: Any) -> Any:
+        asked.append(len(ids))
+        return read(reader, ids)
+
+    monkeypatch.setattr(SampleReader, "keys", counting)
     with open_views(shards) as loader:
         batches = list(loader)
         assert asked == []

@@ -19,7 +19,7 @@ def test_what_is_given_counts_and_then_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert find_ranks(None, None)[:2] == (3, 4)
     assert find_ranks(1, 2)[:2] == (1, 2) and find_ranks(0, None)[:2] == (0, 1)
-    with pytest.raises(OrderError, match="which of the 2 ranks"):
+    with pytest.raises(OrderError, match="world_size 2 is given without a rank"):
         find_ranks(None, 2)
 
 
@@ -37,7 +37,7 @@ def test_a_stream_that_was_opened_too_early_is_refused(shards: Path, monkeypatch
     found, given = open_training_stream(config, 0, 8), open_training_stream(config, 0, 8, rank=0, world_size=1)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "2")
-    with pytest.raises(IterationError, match="opened as rank 0 of 1, and now this process is rank 2 of 4"):
+    with pytest.raises(IterationError, match="opened as rank 0 of 1, but now this process is rank 2 of 4"):
         next(iter(found))
     assert len(next(iter(given)).ids) == 8  # whoever gives a rank knows better
 

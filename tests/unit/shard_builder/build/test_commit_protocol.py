@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.shards.data_sets import read_manifest
-from pipeline.store import Store, atomic
+from pipeline.store import Store
 from pipeline.store.atomic import is_partial
 from tools.shard_builder.build.finish import finish
 from tools.shard_builder.build.journal import ClaimError, PublishError, read_claim
@@ -66,7 +66,7 @@ def arm(monkeypatch: pytest.MonkeyPatch, when: str, victim: str) -> None:
     for method in ("put", "put_new"):
         monkeypatch.setattr(Store, method, armed_write(getattr(Store, method)))
     for function in ("link", "replace"):  # what gives a file its name, when its content is complete
-        monkeypatch.setattr(atomic.os, function, armed_naming(getattr(os, function)))
+        monkeypatch.setattr(os, function, armed_naming(getattr(os, function)))
 
 
 def killed_build(source: Path, dest: Path, when: str, victim: str) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -47,7 +48,7 @@ def mistake(_: object) -> None:
     raise UserError("the source has changed")
 
 
-def unreachable(_: object) -> None:
+def unreachable(_: object) -> NoReturn:
     raise StoreError("cannot write s3://b/x: permission denied")
 
 

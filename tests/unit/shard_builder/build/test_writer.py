@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.format.tar import ShardWriter
 from pipeline.store import Store
 from tools.shard_builder.build import writer
 from tools.shard_builder.build.images import AS_THEY_ARE
@@ -17,7 +18,8 @@ from tools.shard_builder.readers import ImageFolder, Record
 
 
 def _altered(record: Record, **changes: Any) -> Record:
-    return record._replace(source=dataclasses.replace(record.source, **changes))
+    source: Any = record.source  # each source is a dataclass
+    return record._replace(source=dataclasses.replace(source, **changes))
 
 
 def _task(store: Store, *records: Record) -> ShardTask:
@@ -93,6 +95,6 @@ def test_a_full_disk_is_named(records: tuple[Record, ...], tmp_path: Path, monke
     def no_space(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(writer.ShardWriter, "add", no_space)
+    monkeypatch.setattr(ShardWriter, "add", no_space)
     with pytest.raises(ScratchError, match=rf"cannot write a shard in {tmp_path}/out: No space left on device"):
         write_shard(_task(Store(tmp_path / "out"), *records))

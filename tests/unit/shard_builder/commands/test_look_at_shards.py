@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_plan_says_what_a_build_then_writes(run: Run, tiny_image_folder: Path, t
 @pytest.fixture
 def planned(tiny_image_folder: Path) -> tuple[ShardPlan, ...]:
     reader = open_reader("image-folder", tiny_image_folder, "train")
-    names = {"dataset": "image-folder", "split": "train"}
+    names: dict[str, Any] = {"dataset": "image-folder", "split": "train"}
     return make_plan(reader.records(), reader.classes, shard_bytes=12_000, shuffle_seed=0, **names).shards
 
 

@@ -106,7 +106,7 @@ def test_the_classes_of_another_data_set_are_taken_by_name(run: Run, tmp_path: P
     assert manifest.classes == ("ant", "bee", "cat")
     assert found("webdataset", tmp_path / "val", "val") == [(("bee",), jpegs(1)[0])]
     (tmp_path / "classes.txt").write_text("zebra\nbee\nant\n")
-    options = {"source": tmp_path / "in/val", "classes_of": str(tmp_path / "classes.txt")}
+    options: dict[str, Any] = {"source": tmp_path / "in/val", "classes_of": str(tmp_path / "classes.txt")}
     plan = plan_build(BuildOptions("image-folder", split="val", dest="", **options))
     assert plan.classes == ("zebra", "bee", "ant") and plan.shards[0].records[0].label == 1
 

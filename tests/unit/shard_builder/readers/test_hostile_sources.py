@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def test_names_that_are_no_utf_8_reach_the_journal_as_text(tmp_path: Path) -> No
     for name, data in {bad: b"no image", good: ONE, twin: ONE}.items():
         with open(name, "wb") as file:
             file.write(data)
-    options = {"max_rejects": 1, "keep_metadata": True, "deduplicate": True}
+    options: dict[str, Any] = {"max_rejects": 1, "keep_metadata": True, "deduplicate": True}
     report = build(BuildOptions("image-folder", tmp_path / "in", "train", str(tmp_path / "out"), **options))
     assert (report.num_samples, report.num_rejects) == (1, 2)
     assert {reject.path for reject in read_rejects(Store(tmp_path / "out"))} == {
@@ -160,7 +161,7 @@ def test_an_image_that_is_converted_and_damaged_is_a_reject(tmp_path: Path) -> N
     mini.file("GTSRB/Training/00000/1.ppm", encode(picture(1), "PPM"))
     mini.file("GTSRB/Training/00000/2.ppm", b"P6 99999999 99999999 255\n")
     mini.file("GTSRB/Training/00000/3.ppm", b"P6 9 9 x\n")
-    options = {"max_rejects": 2, "allow_subset": True}
+    options: dict[str, Any] = {"max_rejects": 2, "allow_subset": True}
     assert build(BuildOptions("gtsrb", mini.root, "train", str(tmp_path / "out"), **options)).num_rejects == 2
 
 
@@ -219,7 +220,7 @@ def test_any_column(tmp_path: Path, values: list[Any], column: str) -> None:
     (tmp_path / "a.jpg").write_bytes(ONE)
     pq.write_table(table, tmp_path / "train.parquet")
     for dataset in ("parquet", "image-list"):
-        quietly(lambda dataset=dataset: plan_build(BuildOptions(dataset, tmp_path, "train", "")))
+        quietly(partial(plan_build, BuildOptions(dataset, tmp_path, "train", "")))
 
 
 json_values = st.recursive(

@@ -1,6 +1,7 @@
 """Where a named thing is missing, nothing else is taken in its stead: the message lists what is there."""
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +22,7 @@ def write(root: Path, *names: str) -> Path:
     return root
 
 
-def num_images(dataset: str, source: Path, split: str = "train", **options: bool) -> int:
+def num_images(dataset: str, source: Path, split: str = "train", **options: Any) -> int:
     return plan_build(BuildOptions(dataset, source, split, "", **options)).num_images
 
 

@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -29,7 +30,7 @@ def cifar_10(mini: Miniature) -> None:
 
 def cifar_100(mini: Miniature) -> None:
     names = [f"name{number:02d}" for number in range(100)]
-    meta = {"fine_label_names": names, "coarse_label_names": ["fish"]}
+    meta: dict[str, object] = {"fine_label_names": names, "coarse_label_names": ["fish"]}
     _pickle(mini, "cifar-100-python/meta", meta)
     for split in ("train", "test"):
         data = _cifar_rows(mini, split, ["name99", "name07"])
@@ -65,7 +66,7 @@ class _Python2Array:
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> str | tuple[Any, ...]:
         return self._array.__reduce__()
 
 
@@ -155,6 +156,16 @@ def test_a_garbled_file_is_named(dataset: str, tmp_path: Path) -> None:
         found(dataset, tmp_path, "train")
 
 
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+def test_a_damaged_gzip_is_named(damage: str, tmp_path: Path) -> None:
+    mnist(Miniature(tmp_path))
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    data = path.read_bytes()
+    path.write_bytes(data[:-12] if damage == "cut" else data[:10] + b"\xff" * 20)
+    with pytest.raises(SourceError, match=r"train-labels-idx1-ubyte\.gz is not an idx-ubyte file"):
+        found("mnist", tmp_path, "train")
+
+
 def test_other_form_of_fer_2013(tmp_path: Path) -> None:
     mini = Miniature(tmp_path)
     _fer(mini, "icml_face_data.csv", "emotion, Usage, pixels", "{emotion},{usage},{pixels}")
@@ -171,7 +182,7 @@ def test_images_and_labels_must_be_equally_many(tmp_path: Path) -> None:
 
 def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
     class Evil:
-        def __reduce__(self) -> object:
+        def __reduce__(self) -> str | tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "hacked"),)
 
     mini = Miniature(tmp_path)
