@@ -55,6 +55,13 @@ NAMES = {
     "shard-builder verify {shards} {shards}": "unknown argument",
     "shard-builder datasets nosuch": "invalid choice: 'nosuch'",
 }
+EVAL = {
+    f"{KNN} --neighbours 10,,20": "argument --neighbours: '' is not a whole number from 1 on",
+    f"{KNN} --neighbours 0": "argument --neighbours: '0' is not a whole number from 1 on",
+    f"{KNN} --neighbours 10;20": "argument --neighbours: '10;20' is not a whole number from 1 on",
+    f"{KNN} --temperature 0": "argument --temperature: '0' is not a number above 0",
+    f"{KNN} --temperature nan": "argument --temperature: 'nan' is not a number above 0",
+}
 SHARD_BUILDER = {
     f"{BUILD} --dest ''": "argument --dest: it is empty",
     f"{BUILD} --source ''": "argument --source: it is empty",
@@ -224,7 +231,7 @@ ESVIT = {
     "esvit-bench --precision fp64": "argument --precision: invalid choice: 'fp64'",
     "esvit-bench --device tpu": "argument --device: invalid choice: 'tpu'",
 }
-MISTAKES = NO_WORDS | NAMES | SHARD_BUILDER | PIPELINE_BENCH | ESVIT
+MISTAKES = NO_WORDS | NAMES | EVAL | SHARD_BUILDER | PIPELINE_BENCH | ESVIT
 WITHOUT_A_GPU = ("pipeline-bench crops {shards} --device cuda", "esvit-bench --device cuda")
 
 
