@@ -125,6 +125,13 @@ def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> No
     assert CACHE_BYTES.labels(manifest_of(remote).digest[:16])._value.get() == sum(sizes[1:])
 
 
+def test_a_budget_may_be_used_to_the_last_byte(remote: Store, tmp_path: Path) -> None:
+    cache = open_cache(remote, tmp_path, max_bytes=sum(entry.num_bytes for entry in manifest_of(remote).shards))
+    for shard in range(4):
+        cache.pin(shard)
+    assert len(tars(tmp_path)) == 4 and not cache.is_full
+
+
 def test_the_time_of_release_counts_not_that_of_the_download(remote: Store, tmp_path: Path) -> None:
     sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
     cache = open_cache(remote, tmp_path, max_bytes=sum(sizes) - 1)
