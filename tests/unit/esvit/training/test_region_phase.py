@@ -131,7 +131,8 @@ def test_two_ranks_cross_the_beginning_as_one_does(tiny_shards: str, tmp_path: P
     alone, both = (tiny_run(tiny_shards, tmp_path / name, LATE) for name in ("alone", "both"))
     assert train(alone) == 0
     configuration.save(both, tmp_path / "both.yaml")
-    command = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "-m", "esvit.train", "--config"]
+    torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "-m", "esvit.train"]
+    command = [*torchrun, "--config", str(tmp_path / "both.yaml")]
     done = subprocess.run(
         [*command, str(tmp_path / "both.yaml")],
         env=environment(),
