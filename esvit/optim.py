@@ -133,9 +133,8 @@ def load_optimizer_state_by_name(optimizer: Optimizer, saved: Mapping[str, Mappi
     moments = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, AdamW) else {"momentum"}
     for name, state in saved.items():
         if state.keys() != moments:
-            raise OptimizerStateError(
-                "the saved optimiser state is of another optimiser; set optim.name to that of the run that saved it"
-            )
+            other = "the saved optimiser state is of another optimiser; set optim.name to that of the run that saved it"
+            raise OptimizerStateError(other)
         if name not in parameters:
             raise OptimizerStateError(f"the saved optimiser state has '{name}', which this network lacks")
         if (ours := parameters[name].shape) != (theirs := state[next(key for key in state if key != "step")].shape):

@@ -65,7 +65,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def _write_digits(folder: Path) -> None:
-    """scikit-learn's digits, 8 x 8 pixels of 17 grays, as 32 x 32 JPEG files in train/ and test/ a class."""
+    """Write scikit-learn's digits (8 x 8 pixels, 17 grays) as 32 x 32 JPEG files: `{train,test}/CLASS/NUMBER.jpg`."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -80,7 +80,7 @@ def _write_digits(folder: Path) -> None:
 
 
 def _link_images(source: Path, folder: Path) -> None:
-    """The user's DIR/<class>/<files>, split into train/ and test/ by a hash of the name, as links."""
+    """Link the user's DIR/<class>/<file> into train/ and test/; a hash of the name decides the split."""
     files = list(_images_in(source))
     if not files:
         raise DemoError(f"{source} has no images; expected {source}/<class>/<file>.jpg (or .png, .webp)")
@@ -100,7 +100,7 @@ def _images_in(source: Path) -> Iterator[Path]:
 
 
 def _split_of(name: str) -> str:
-    # Salted: a folder that was itself selected by the hash of its names would fall into one split.
+    # Salted: if the user selected the images by the same hash, all would fall into one split.
     draw = int.from_bytes(hashlib.sha256(f"demo {name}".encode()).digest()[:4], "big") / 2**32
     return "test" if draw < _TEST_SHARE else "train"
 
@@ -139,7 +139,7 @@ def _json_of(*command: object) -> dict[str, Any]:
 def _run(command: list[Any], stdout: int | None = None) -> str:
     words = [str(word) for word in command]
     console.print(f"[bold]$ {shlex.join([Path(words[0]).name, *words[1:]])}[/bold]")
-    # Two ranks share the cores: one thread each, as torchrun would choose with a warning.
+    # Two ranks share the cores: one thread per rank. torchrun would choose the same, with a warning.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, stdout=stdout, text=True, env=environment, check=False)
     if done.returncode:

@@ -1,1 +1,1 @@
-"""From a folder of images to tar shards with a manifest: plan, write, publish, verify."""
+"""Turn a folder of images into tar shards with a manifest: plan, write, publish, verify."""

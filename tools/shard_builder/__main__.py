@@ -1,4 +1,4 @@
-"""`python -m tools.shard_builder`: the console script `shard-builder`."""
+"""`python -m tools.shard_builder` runs the console script `shard-builder`."""
 
 from tools.shard_builder.cli import main
 

@@ -1,4 +1,4 @@
-"""The console script `shard-builder`, to which each command adds itself."""
+"""The console script `shard-builder`. Each command registers itself with the parser."""
 
 import argparse
 

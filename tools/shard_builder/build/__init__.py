@@ -1,1 +1,1 @@
-"""The work of a build: plan, write, publish, resume, finish."""
+"""The steps of a build: plan, write, publish, resume, finish."""

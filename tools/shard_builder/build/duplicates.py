@@ -1,7 +1,7 @@
-"""Images whose bytes occur more than once in a source: found before a shard is written, so that shards resume as ever.
+"""Find images with equal bytes in a source, before the first shard is written.
 
-All images are read once more for this. The outcome is kept at the destination (`_build/duplicates.json`), so that it
-is found once a build, and is the same for all who take part in it.
+This reads all images once more. The result is stored at the destination (`_build/duplicates.json`): it is computed
+once per build, and every process and every resumed run uses the same one.
 """
 
 import json
@@ -20,13 +20,13 @@ _NAME = "_build/duplicates.json"
 class _Digests(NamedTuple):
     shard_index: int
     digests: list[str | None]
-    """Of each image of the shard; None where it cannot be read."""
+    """SHA-256 of each image of the shard; None if the image cannot be read."""
 
 
 def find_duplicates(store: Store, plan: Plan, engine: Engine) -> dict[str, str]:
-    """Key of every image that is to be left out, to the path of the one that stays: the first by path.
+    """Map the key of every duplicate to the path of the image that is kept: the first by path.
 
-    Labels are not looked at: of two equal images in two classes one stays.
+    Labels are ignored: of two equal images in two classes only one is kept.
     """
     if not store.exists(_NAME):
         content = json.dumps(_compare(plan, engine), indent=0, sort_keys=True).encode()

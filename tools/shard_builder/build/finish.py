@@ -1,4 +1,4 @@
-"""The end of a build: the account of rejects, the files for other readers, and the manifest, which commits it all."""
+"""The end of a build: the list of rejects, the files for other readers, and the manifest, which commits the build."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -26,10 +26,10 @@ def by_suffix(rejects: Iterable[Reject]) -> dict[str, int]:
 
 
 def read_rejects(store: Store) -> list[Reject]:
-    """All of a finished data set, as far as it still has their list.
+    """The rejects of a finished data set; none if `rejects.jsonl` was deleted.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the list cannot be read.
     """
     if not store.exists(REJECTS_NAME):
         return []
@@ -37,19 +37,19 @@ def read_rejects(store: Store) -> list[Reject]:
 
 
 def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
-    """Publish the list of rejects and, where shards are complete and rejects few, sidecars and manifest.
+    """Publish the list of rejects, then the sidecars and the manifest.
 
-    Trusts nothing but what the destination holds now: some of it may be the work of others.
+    Reads the done markers at the destination, because other processes may have written some of the shards.
 
     Raises:
         BuildError: shards are missing, or there are more bad images than `max_rejects`.
-        ClaimError: the destination belongs to another build by now.
+        ClaimError: the destination now belongs to another build.
     """
     done = read_done(store, claim)
     if missing := sorted(set(range(claim.num_shards)) - done.keys()):
         raise BuildError(
             f"{len(missing)} of {claim.num_shards} shards are missing in {store.url}, the first is number "
-            f"{missing[0]}; run 'shard-builder build' for them (--shard-range {missing[0]}:{missing[-1] + 1})"
+            f"{missing[0]}; build them with 'shard-builder build --shard-range {missing[0]}:{missing[-1] + 1}'"
         )
     results = [result for _, result in sorted(done.items())]
     rejects = [reject for result in results for reject in result.rejects]
@@ -57,10 +57,10 @@ def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
     bad = [reject for reject in rejects if not reject.by_choice]
     if len(bad) > max_rejects:
         raise BuildError(
-            f"{len(bad)} images were rejected, more than --max-rejects {max_rejects}: first "
-            f"{bad[0].path} ({bad[0].reason}), all ({tally(by_suffix(bad))}) in {store.url}/{REJECTS_NAME}; "
-            "repair or remove them "
-            "and build into an empty destination, or raise --max-rejects and run this command again"
+            f"{len(bad)} images were rejected, more than --max-rejects {max_rejects}: the first is "
+            f"{bad[0].path} ({bad[0].reason}), all ({tally(by_suffix(bad))}) are in {store.url}/{REJECTS_NAME}; "
+            "repair or remove them and build into an empty destination, "
+            "or raise --max-rejects and run this command again"
         )
     entries = tuple(result.entry for result in results if result.entry)
     if not entries:

@@ -1,4 +1,4 @@
-"""One encoded image on its way into a shard: what is taken as it is, what is changed, what is left out.
+"""Prepare one encoded image for a shard: keep it, change it, or leave it out.
 
 docs/shards.md has the policies as a table.
 """
@@ -18,41 +18,41 @@ from tools.shard_builder.build.metadata import jpeg_size, strip_metadata
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _FORMATS = ("JPEG", "PNG", "WEBP")
-_OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF")  # can be read, and so converted, but are not for shards
+_OTHER_FORMATS = ("BMP", "GIF", "PPM", "TIFF")  # can be read and converted, but must not enter a shard
 _GRAYSCALE_MODES = {"1", "L", "LA", "I;16", "I;16B"}
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _PNG_END = b"IEND\xaeB`\x82"
 
 
 class RejectedImageError(Exception):
-    """The bytes are no image that a trainer could decode; the message is the reason."""
+    """No trainer could decode these bytes; the message is the reason."""
 
 
 class DroppedImageError(Exception):
-    """The image is fine, but the policy leaves its kind out; the message is the reason."""
+    """The image is good, but the policy leaves out its kind; the message is the reason."""
 
 
 class ImagePolicy(Config):
-    """What may enter a shard, and what is done to it before; by default, the bytes of the source enter.
+    """Which images enter a shard, and how they are changed. By default they enter byte for byte.
 
-    An image that has to be changed is encoded anew, as JPEG; everything else stays byte for byte as it is.
+    An image that has to be changed is encoded again, as JPEG. All others keep their bytes.
     """
 
     shorter_side: PositiveInt | None = None
-    """Shrink so that the shorter side has this many pixels; smaller images stay as they are."""
+    """Shrink until the shorter side has this many pixels; smaller images stay as they are."""
     longer_side: PositiveInt | None = None
-    """Shrink so that the longer side has at most this many pixels."""
+    """Shrink until the longer side has at most this many pixels."""
     to_jpeg: bool = False
-    """Encode PNG, WebP, BMP, GIF, PPM and TIFF as JPEG; of animated ones the first picture."""
+    """Encode PNG, WebP, BMP, GIF, PPM and TIFF as JPEG; of an animation the first picture."""
     jpeg_quality: int = Field(default=95, ge=1, le=100)
     grayscale: Literal["keep", "drop", "convert"] = "keep"
-    """Images with one channel of colour: as they are, left out, or to RGB."""
+    """Images with one channel: keep them, leave them out, or convert them to RGB."""
     cmyk: Literal["keep", "drop", "convert"] = "keep"
-    """CMYK JPEGs: as they are, left out, or to RGB."""
+    """CMYK JPEGs: keep them, leave them out, or convert them to RGB."""
     exif: Literal["keep", "strip", "rotate"] = "keep"
-    """Metadata as it is; cut out, which changes no pixel; or obeyed: turned images are set upright."""
+    """Keep the metadata; cut them out, which changes no pixel; or turn rotated images upright."""
     decode_check: bool = False
-    """Decode every image in full, and test the checksums of PNG; else only the header and the end are looked at."""
+    """Decode every image in full, and test PNG checksums; if False, only the header and the end are checked."""
 
     @property
     def changes_images(self) -> bool:
@@ -65,26 +65,26 @@ AS_THEY_ARE = ImagePolicy()
 
 
 class PreparedImage(NamedTuple):
-    """The bytes for the shard, and what the index records of them."""
+    """The bytes for the shard, and their columns in the index."""
 
     data: bytes
     ext: str
-    """By content: ImageNet has PNG files that are called `.JPEG`."""
+    """By content, not by name: ImageNet has PNG files with the suffix `.JPEG`."""
     height: int
     """In pixels as stored, before any EXIF rotation."""
     width: int
     orientation: int
-    """EXIF orientation 1..8; 1 where there is none."""
+    """EXIF orientation 1..8; 1 if there is none."""
 
 
 def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
-    """Check an encoded image and change it as the policy asks.
+    """Check an encoded image, and change it if the policy says so.
 
-    The header is parsed and the end of the file must be there; damage in between is found by `decode_check` only.
+    Parses the header and looks for the end of the file. Only `decode_check` finds damage in between.
 
     Raises:
         RejectedImageError: empty, of no known format, truncated, damaged, animated, too large, 16-bit grayscale.
-        DroppedImageError: the policy leaves its kind out.
+        DroppedImageError: the policy leaves out its kind.
     """
     if not data:
         raise RejectedImageError("empty file")
@@ -93,7 +93,7 @@ def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
     formats = _FORMATS + _OTHER_FORMATS if policy.to_jpeg else _FORMATS
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which no trainer looks at
+            warnings.simplefilter("ignore")  # about odd metadata, which no trainer reads
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=formats) as image:
                 return _prepare(image, data, policy)
@@ -105,7 +105,7 @@ def prepare(data: bytes, policy: ImagePolicy) -> PreparedImage:
         raise RejectedImageError(f"more than {MAX_PIXELS:,} pixels: perhaps a decompression bomb") from None
     except (RejectedImageError, DroppedImageError):
         raise
-    except Exception as error:  # garbled bytes make decoders raise all there is
+    except Exception as error:  # on garbled bytes a decoder may raise anything
         raise RejectedImageError(f"damaged image: {error}") from None
 
 
@@ -114,7 +114,7 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
     if not _has_its_end(data, ext):
         raise RejectedImageError("truncated image: its end is missing")
     if image.mode in ("I", "F"):
-        raise RejectedImageError("more than 16 bits a pixel in one channel")
+        raise RejectedImageError("more than 16 bits per pixel in one channel")
     turned = orientation(image)
     is_gray, is_cmyk = image.mode in _GRAYSCALE_MODES, image.mode == "CMYK"
     for kind, name, choice in ((is_gray, "grayscale", policy.grayscale), (is_cmyk, "CMYK", policy.cmyk)):
@@ -131,10 +131,12 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
         if policy.decode_check:
             _decode(image, data)
         return _encode(image, size, turned, policy)
-    if ext != "jpg" and getattr(image, "is_animated", False):  # a JPEG may carry more pictures: all decoders skip them
+    if ext != "jpg" and getattr(
+        image, "is_animated", False
+    ):  # a JPEG may hold more pictures, but all decoders skip them
         raise RejectedImageError("animated image; --to-jpeg would take its first picture")
     if image.mode.startswith("I"):
-        raise RejectedImageError("16-bit grayscale image, on which decoders disagree; convert it with --to-jpeg")
+        raise RejectedImageError("16-bit grayscale image, which decoders read differently; convert it with --to-jpeg")
     assert ext is not None  # other formats are always converted
     width, height = image.size
     if policy.decode_check:
@@ -145,7 +147,7 @@ def _prepare(image: Image.Image, data: bytes, policy: ImagePolicy) -> PreparedIm
 
 
 def _other_format(data: bytes) -> str | None:
-    """Which of the formats that can be converted it is."""
+    """The format of an image that `--to-jpeg` could convert; None if it is no such image."""
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data), formats=_OTHER_FORMATS) as image:
@@ -159,8 +161,8 @@ def _size_of_ordinary(data: bytes) -> tuple[int, int] | None:
 
 
 def _has_its_end(data: bytes, ext: str | None) -> bool:
-    """Whether the file is whole, as far as its structure tells. Bytes after the end do no harm."""
-    if ext == "jpg":  # the thumbnail in the metadata has an end too, but before the scans
+    """Whether the end of the image is in the file. Bytes after the end do no harm."""
+    if ext == "jpg":  # a thumbnail in the metadata has an end marker too, but before the scans
         return data.endswith(_JPEG_END) or data.rfind(_JPEG_END) > data.rfind(_JPEG_SCAN)
     if ext == "png":
         return _PNG_END in data
@@ -171,7 +173,7 @@ def _decode(image: Image.Image, data: bytes) -> None:
     image.load()
     if image.format == "PNG":
         with Image.open(io.BytesIO(data)) as again:
-            again.verify()  # the checksums, which load does not look at
+            again.verify()  # load does not test the checksums
 
 
 def _target_size(size: tuple[int, int], policy: ImagePolicy) -> tuple[int, int]:
@@ -181,10 +183,10 @@ def _target_size(size: tuple[int, int], policy: ImagePolicy) -> tuple[int, int]:
 
 
 def _encode(image: Image.Image, size: tuple[int, int], turned: int, policy: ImagePolicy) -> PreparedImage:
-    """The image as a JPEG of `size`, grayscale or RGB, with no other metadata than its orientation."""
+    """The image as a JPEG of `size`, grayscale or RGB; of the metadata only the orientation is kept."""
     mode = "L" if image.mode in _GRAYSCALE_MODES and policy.grayscale != "convert" else "RGB"
     if size != image.size:
-        image.draft(None, (2 * size[0], 2 * size[1]))  # a JPEG decodes faster at half, a quarter, an eighth
+        image.draft(None, (2 * size[0], 2 * size[1]))  # a JPEG decodes faster at 1/2, 1/4 or 1/8 of its size
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow would clip at 255
     pixels = image.convert(mode)
@@ -195,7 +197,7 @@ def _encode(image: Image.Image, size: tuple[int, int], turned: int, policy: Imag
     exif = Image.Exif()
     if turned > 1 and policy.exif == "keep":
         exif[ORIENTATION_TAG] = turned
-    pixels.info.clear()  # of a comment, which would be written too
+    pixels.info.clear()  # a comment in it would be written too
     buffer = io.BytesIO()
     pixels.save(buffer, "JPEG", quality=policy.jpeg_quality, exif=exif)
     width, height = pixels.size

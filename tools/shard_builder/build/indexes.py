@@ -1,4 +1,4 @@
-"""The indexes of a finished data set, wherever it lies, and the statistics that follow from them alone."""
+"""The indexes of a finished data set in any store, and the statistics that need only the indexes."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,15 @@ from pipeline.format.index import Index, load_index
 from pipeline.format.manifest import ShardEntry, Spread
 from pipeline.store import Store
 
-_NUM_THREADS = 16  # small objects: the time goes into waiting
+_NUM_THREADS = 16  # small objects: threads mostly wait
 
 
 def read_index(store: Store, entry: ShardEntry) -> Index:
-    """The checked index of one shard.
+    """The index of one shard, checked against the manifest.
 
     Raises:
-        StoreError: it cannot be read.
-        ShardIndexError: it is not the one of the manifest.
+        StoreError: the index cannot be read.
+        ShardIndexError: the index does not match the manifest.
     """
     if path := store.local_path(entry.index_name):
         return load_index(path, entry)
@@ -30,7 +30,7 @@ def read_index(store: Store, entry: ShardEntry) -> Index:
 
 
 def read_indexes(store: Store, entries: Sequence[ShardEntry]) -> Iterator[Index]:
-    """The indexes of several shards, in order, read ahead by threads."""
+    """The indexes of several shards, in order. Threads read ahead."""
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         indexes = pool.map(lambda entry: read_index(store, entry), entries)
         yield from counted(indexes, "reading indexes", len(entries), "shards")
@@ -45,7 +45,7 @@ class ImageSpreads(TypedDict):
 
 
 def image_spreads(indexes: Sequence[Index]) -> ImageSpreads:
-    """Exact, over all samples."""
+    """Exact minimum, median and maximum over all samples."""
     return ImageSpreads(
         image_height=_spread(indexes, "height"),
         image_width=_spread(indexes, "width"),

@@ -1,8 +1,8 @@
-"""The destination as the journal of its build: a claim, a done marker a shard, and nothing that is overwritten.
+"""The destination is the journal of its build: a claim, one done marker per shard, and no object is overwritten.
 
-The claim (`_build/plan.json`) says whose the destination is. A shard is committed by its marker, the data set by its
-manifest; both name the plan, so that what two generations of a build leave at one place is never taken for one. All
-objects of a shard are created only if absent: where one exists, it has to be the same, byte for byte.
+The claim (`_build/plan.json`) says which plan owns the destination. A done marker commits a shard, the manifest commits
+the data set. Both name the plan, so the leftovers of two plans at one destination are never mixed. The objects of a
+shard are created only if absent; an existing object must have the same bytes.
 """
 
 import tempfile
@@ -22,19 +22,19 @@ from tools.shard_builder.build.plan import Plan
 
 _CLAIM_NAME = "_build/plan.json"
 _DONE_FOLDER = "_build/done/"
-_NUM_THREADS = 16  # small objects: the time goes into waiting
+_NUM_THREADS = 16  # small objects: threads mostly wait
 
 
 class ClaimError(UserError):
-    """The destination belongs to another build, or to none."""
+    """The destination belongs to another build, or to no build."""
 
 
 class PublishError(UserError):
-    """The destination holds other bytes under a name that this build has to write."""
+    """The destination has an object with the same name and other bytes."""
 
 
 class Claim(Config):
-    """What is being built at a destination; enough to finish it without the source."""
+    """What is built at a destination; enough to write the manifest without the source."""
 
     dataset: str
     split: str
@@ -44,7 +44,7 @@ class Claim(Config):
     classes: tuple[str, ...]
     plan_digest: str
     left_out: dict[str, int] = Field(default_factory=dict)
-    """See `Plan`. No part of the digest: a new file that is no image does not make another build."""
+    """See `Plan`. Not in the digest: a new file that is no image does not change the build."""
 
     @classmethod
     def of(cls, plan: Plan) -> "Claim":
@@ -61,7 +61,7 @@ class Claim(Config):
         )
 
     def difference(self, other: "Claim") -> str:
-        """What a build would have to change to be the other one."""
+        """The first difference from another claim, as a clause for a message."""
         for name in sorted(self.options.keys() | other.options.keys()):
             if self.options.get(name) != other.options.get(name):
                 return f"{name} was {other.options.get(name)}, now {self.options.get(name)}"
@@ -72,14 +72,14 @@ class Claim(Config):
 
 
 class Reject(Config):
-    """An image that is in the source but in no shard, and why. Its texts can be written as UTF-8."""
+    """An image of the source that is in no shard, and the reason. All texts are valid UTF-8."""
 
     key: str
     path: str
     """Relative to the source."""
     reason: str
     by_choice: bool = False
-    """Left out because an option says so; does not count against the limit."""
+    """An option left it out; it does not count against `--max-rejects`."""
 
 
 class ShardResult(Config):
@@ -87,24 +87,24 @@ class ShardResult(Config):
 
     plan_digest: str
     index: int
-    """Of the shard in the plan."""
+    """Position of the shard in the plan."""
     entry: ShardEntry | None
-    """None where every image of the shard was rejected: then there is no shard."""
+    """None if every image of the shard was rejected: then no shard is written."""
     rejects: tuple[Reject, ...]
 
     @property
     def object_names(self) -> tuple[str, ...]:
-        """All that lies at the destination because of this shard."""
+        """The objects of this shard at the destination."""
         if self.entry is None:
             return ()
         return (self.entry.tar_name, self.entry.index_name, dali_name(self.entry), energon_name(self.entry))
 
 
 def take(store: Store, claim: Claim) -> Claim:
-    """Claim the destination; returns the claim that holds now: ours, or that of an earlier build of the same plan.
+    """Claim the destination. Returns the valid claim: ours, or an earlier one of the same plan.
 
     Raises:
-        ClaimError: it is claimed by another plan; the message says what differs.
+        ClaimError: another plan has claimed the destination; the message says what differs.
     """
     if store.put_new(_CLAIM_NAME, claim.model_dump_json(indent=1).encode() + b"\n"):
         return claim
@@ -112,7 +112,7 @@ def take(store: Store, claim: Claim) -> Claim:
     if other.plan_digest != claim.plan_digest:
         raise ClaimError(
             f"{store.url} holds another build ({claim.difference(other)}); "
-            "choose another --dest, empty this one first, or go back to what it was"
+            "choose another --dest, empty this one first, or build with the earlier options and images"
         )
     return other
 
@@ -121,7 +121,7 @@ def read_claim(store: Store) -> Claim:
     """The claim of a destination.
 
     Raises:
-        ClaimError: there is none, or it is of another release.
+        ClaimError: there is no claim, or another release wrote it.
     """
     if not store.exists(_CLAIM_NAME):
         raise ClaimError(f"{store.url} holds no {_CLAIM_NAME}: no build was begun there, or it was emptied")
@@ -129,25 +129,26 @@ def read_claim(store: Store) -> Claim:
         return Claim.model_validate_json(store.read(_CLAIM_NAME))
     except ValidationError:
         raise ClaimError(
-            f"{store.url}/{_CLAIM_NAME} is garbled or of another release of shard-builder; empty the destination first"
+            f"{store.url}/{_CLAIM_NAME} is damaged, or another release of shard-builder wrote it; "
+            "empty the destination first"
         ) from None
 
 
 def check_claim(store: Store, plan_digest: str) -> None:
-    """Before writing: the destination may have been emptied, and claimed by another, since this build began.
+    """Check that the destination still belongs to this plan: another build may have emptied and claimed it.
 
     Raises:
-        ClaimError: it is not ours any more.
+        ClaimError: the destination belongs to another build now.
     """
     if read_claim(store).plan_digest != plan_digest:
         raise ClaimError(f"{store.url} was taken by another build while this one ran; choose another --dest")
 
 
 def publish(store: Store, name: str, source: bytes | Path, sha256: str) -> None:
-    """Create an object; where a killed or a concurrent build has made it before, check that it is the same.
+    """Create an object. If a killed or concurrent build has already created it, compare the bytes.
 
     Raises:
-        PublishError: it is not.
+        PublishError: the existing object has other bytes.
     """
     if store.put_new(name, source):
         return
@@ -155,23 +156,23 @@ def publish(store: Store, name: str, source: bytes | Path, sha256: str) -> None:
         store.download(name, existing.name)
         if sha256_file(existing.name) != sha256:
             raise PublishError(
-                f"{store.url}/{name} exists with other content: the source has changed since that build began; "
+                f"{store.url}/{name} exists with other content: the source has changed since that build started; "
                 "choose an empty destination"
             )
 
 
 def done_name(index: int) -> str:
-    """Where the done marker of a shard lies."""
+    """The name of the done marker of a shard."""
     return f"{_DONE_FOLDER}{index:06d}.json"
 
 
 def mark_done(store: Store, result: ShardResult) -> None:
-    """Commit a shard, of which all objects are there."""
+    """Commit a shard. All its objects must exist."""
     store.put(done_name(result.index), result.model_dump_json().encode())
 
 
 def read_done(store: Store, claim: Claim) -> dict[int, ShardResult]:
-    """The shards that have been committed and are whole, by their position in the plan."""
+    """The committed shards whose objects all exist, by their position in the plan."""
     present = set(store.list())
     names = [name for index in range(claim.num_shards) if (name := done_name(index)) in present]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -187,4 +188,4 @@ def _parse_marker(content: bytes) -> ShardResult | None:
     try:
         return ShardResult.model_validate_json(content)
     except ValidationError:
-        return None  # not ours: as good as missing
+        return None  # written by something else: treated as missing

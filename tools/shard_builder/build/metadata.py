@@ -1,16 +1,16 @@
-"""What stands before the pixels of an encoded image: its size, and metadata that can be cut out."""
+"""The headers of an encoded image: read its size, cut out its metadata."""
 
 from collections.abc import Iterator
 
 _PNG_METADATA = {b"eXIf", b"tEXt", b"zTXt", b"iTXt"}
 _WEBP_METADATA = {b"EXIF", b"XMP "}
-_WEBP_METADATA_FLAGS = 0x0C  # in the first byte of the VP8X chunk: there is EXIF, there is XMP
+_WEBP_METADATA_FLAGS = 0x0C  # flags for EXIF and XMP in the first byte of the VP8X chunk
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width of an ordinary JPEG; None leaves the question to Pillow, which takes four times as long.
+    """Height and width of an ordinary JPEG; None for all others, which Pillow parses in four times the time.
 
-    Ordinary is baseline or progressive, with 8 bits, without EXIF, and up to its first scan as the standard has it.
+    Ordinary means: baseline or progressive, 8 bits, no EXIF, and valid segments up to the first scan.
     """
     size, position = None, 2
     if data[:2] != b"\xff\xd8":
@@ -28,16 +28,16 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def strip_metadata(data: bytes, ext: str) -> bytes:
-    """The image without EXIF, XMP and the texts of a PNG; its pixels stay as they are encoded.
+    """The image without EXIF, XMP and PNG texts; its pixels are not encoded again.
 
     Raises:
-        ValueError: its segments cannot be told apart.
+        ValueError: the segments of the image are not valid.
     """
     return b"".join({"jpg": _jpeg_parts, "png": _png_parts, "webp": _webp_parts}[ext](data))
 
 
 def _jpeg_parts(data: bytes) -> Iterator[bytes]:
-    """All segments but APP1, then, from the first scan on, everything."""
+    """All segments except APP1 up to the first scan, then all remaining bytes."""
     yield data[:2]
     position = 2
     while data[position + 1 : position + 2] != b"\xda":

@@ -1,7 +1,7 @@
 """The plan of a build: which image goes into which shard, decided before any image is read.
 
-A pure function of the records and the options: no clock, host or absolute path. Its digest is the identity of
-the build: two builders with the same digest write the same bytes, so a killed build can be resumed.
+The plan is a pure function of the records and the options: no clock, host or absolute path. Its digest identifies the
+build: two builders with the same digest write the same bytes, so a killed build can be resumed.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from tools.shard_builder.readers import Lost, MetadataSource, Other, Record, See
 from tools.shard_builder.readers.file_kinds import CONVERTED_SUFFIXES, suffix_of
 from tools.shard_builder.readers.wording import listed, tally
 
-FORMAT_VERSION = 2  # goes up when the same records and options would give other bytes
+FORMAT_VERSION = 2  # increase it when the same records and options give other bytes
 
 
 class PlanError(UserError):
@@ -30,7 +30,7 @@ class PlanError(UserError):
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What goes into one shard, in this order."""
+    """The images of one shard, in order."""
 
     index: int
     name: str
@@ -38,7 +38,7 @@ class ShardPlan:
 
     @property
     def num_bytes(self) -> int:
-        """Of the samples in the tar, unless images are rejected."""
+        """Bytes of the samples in the tar, if no image is rejected."""
         return sum(_tar_bytes(record) for record in self.records)
 
 
@@ -50,17 +50,17 @@ class Plan:
     split: str
     classes: tuple[str, ...]
     options: dict[str, Any]
-    """Those that decide the bytes, for people to compare."""
+    """The options that decide the bytes, for the message about a difference."""
     shards: tuple[ShardPlan, ...]
     digest: str
     left_out: dict[str, int]
-    """Files of the source that are no images: how many of each kind, for example ".txt"."""
+    """Number of source files that are no images, by kind, for example ".txt"."""
     notes: tuple[str, ...]
-    """Sentences for the user: what was chosen, and what is left out."""
+    """Sentences for the user: choices that were made, and files that are left out."""
 
     @property
     def num_images(self) -> int:
-        """Of the source, rejects included."""
+        """Images of the source, rejects included."""
         return sum(len(shard.records) for shard in self.shards)
 
 
@@ -77,15 +77,15 @@ def make_plan(
     keep_metadata: bool = False,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Spread the images evenly over the fewest shards that are no larger than about `shard_bytes`.
+    """Spread the images evenly over the fewest shards of about `shard_bytes` or less.
 
-    An image that a reader lost has its place in a shard too, where it becomes a reject.
+    An image that cannot be taken (`Lost`) has a place in a shard too, where it becomes a reject.
 
-    With a seed the images are sorted by a keyed hash of their keys: a shuffle that depends neither on the order
-    of the records nor on any library's random numbers. With None they keep the order of their paths.
+    With a seed the images are sorted by a keyed hash of their keys. This shuffle depends neither on the order of the
+    records nor on the random numbers of a library. Without a seed they are sorted by path.
 
     Raises:
-        PlanError: there are no images, or two have the same key.
+        PlanError: there are no images, or two images have the same key.
     """
     left_out: Counter[str] = Counter()
     records = _records(seen, left_out)
@@ -95,8 +95,8 @@ def make_plan(
         records = (record._replace(metadata=None) if record.metadata else record for record in records)
     ordered = sorted(records, key=_path_order if shuffle_seed is None else _shuffled_order(shuffle_seed))
     if not ordered:
-        others = f"; it holds other files: {tally(left_out)}" if left_out else ""
-        raise PlanError(f"the source holds no images (.jpg, .jpeg, .png, .webp and so on){others}")
+        others = f"; it has other files: {tally(left_out)}" if left_out else ""
+        raise PlanError(f"the source has no images (.jpg, .jpeg, .png, .webp and so on){others}")
     _check_keys(ordered)
     notes = (*notes, *_notes(ordered, classes, images, left_out))
     ends = list(itertools.accumulate(_tar_bytes(record) for record in ordered))
@@ -114,7 +114,7 @@ def make_plan(
 
 
 def _records(seen: Iterable[Seen], left_out: Counter[str]) -> Iterator[Record]:
-    """The images; counts the rest."""
+    """The images; everything else is counted in `left_out`."""
     for item in seen:
         if isinstance(item, Other):
             left_out[item.kind] += 1
@@ -139,7 +139,7 @@ def _check_keys(records: Iterable[Record]) -> None:
 def _notes(
     records: Sequence[Record], classes: tuple[str, ...], images: ImagePolicy, left_out: Mapping[str, int]
 ) -> Iterator[str]:
-    """What the user should know before the shards are written."""
+    """Sentences that the user should read before the shards are written."""
     lost = [(record.path, record.source.reason) for record in records if isinstance(record.source, UnusableSource)]
     usable = [record for record in records if not isinstance(record.source, UnusableSource)]
     used: set[int] = set()
@@ -149,7 +149,7 @@ def _notes(
         yield f"no image of {len(empty)} of the {len(classes)} classes, which keep their labels: {listed(empty)}"
     odd = Counter(suffix for record in usable if (suffix := suffix_of(record.path)) in CONVERTED_SUFFIXES)
     if odd and not images.to_jpeg:
-        yield f"files that may need --to-jpeg, and are rejected without it: {tally(odd)}"
+        yield f"files that are rejected unless --to-jpeg converts them: {tally(odd)}"
     if lost:
         yield f"{len(lost)} images cannot be taken, the first is {lost[0][0]}: {lost[0][1]}"
     if left_out:
@@ -165,7 +165,7 @@ def _shuffled_order(seed: int) -> Callable[[Record], bytes]:
 
 
 def _tar_bytes(record: Record) -> int:
-    """What the sample takes in the tar: label, metadata and image, each a header and whole blocks."""
+    """Bytes of the sample in the tar: label, metadata and image, each with a header and whole blocks."""
     num_blocks = 1 - (-record.num_bytes // tarfile.BLOCKSIZE)
     if record.label is not None:
         num_blocks += 2

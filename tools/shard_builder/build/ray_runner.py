@@ -1,7 +1,7 @@
-"""Tasks on a Ray cluster: one that runs already, or one of this machine that is started for the build.
+"""Run tasks on a Ray cluster: an existing one, or one that is started on this machine for the build.
 
-The nodes need this package and the source at the same path; credentials they have of their own (a role, their
-environment): none are sent.
+Every node needs this package, the source at the same path, and its own credentials (a role, its environment). No
+credentials are sent.
 """
 
 import logging
@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def _knock(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Fail after a few seconds if no cluster answers; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
@@ -30,7 +30,7 @@ def _knock(address: str) -> None:
 
 
 class RayEngine:
-    """The CPUs of a cluster, one a task.
+    """The CPUs of a cluster, one per task.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -38,7 +38,7 @@ class RayEngine:
     """
 
     def __init__(self, num_workers: int | None, address: str | None = None) -> None:
-        """With no `address` a cluster of `num_workers` CPUs starts here; with none of both, of all."""
+        """Without `address` a cluster of `num_workers` CPUs starts here; None: all CPUs."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
@@ -65,7 +65,7 @@ class RayEngine:
     def _explain(self, error: BaseException) -> BaseException:
         if isinstance(error, self._ray.exceptions.RayTaskError):
             cause: BaseException = error.cause
-            return cause  # what the function raised; the message of the wrapper is a traceback
+            return cause  # the exception of the function; the wrapper's message would be a traceback
         if isinstance(error, self._ray.exceptions.RayError):
             return WorkerDiedError(f"a Ray worker was lost: {str(error).strip().partition(chr(10))[0]}")
         return error

@@ -1,7 +1,7 @@
-"""A build from start to end: plan, claim, write what is missing, account for rejects, and the manifest last.
+"""A build from start to end: plan, claim, write the missing shards, list the rejects, and the manifest last.
 
-The destination is its own journal (`journal.py`), so a build that was killed anywhere goes on when the same command
-is run again, and ends with the same bytes. A part of the shards may be built here and others elsewhere.
+The destination is the journal of its build (`journal.py`). So the same command resumes a build that was killed
+anywhere, and gives the same bytes. Several machines may build different shards of one plan.
 """
 
 import contextlib
@@ -32,77 +32,77 @@ from tools.shard_builder.readers.annotations import read_lines
 
 
 class ShardRangeError(UserError):
-    """A shard range lies outside of the plan."""
+    """A shard range lies outside the plan."""
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build, from what, and how."""
+    """What to build, from which source, and how."""
 
     dataset: str
     """One of `readers.DATASETS`."""
     source: Path
     split: str
     dest: str
-    """URL of a store; one data set and split each."""
+    """URL of a store, for one split of one data set."""
     shard_bytes: int = 256_000_000
-    """Size of a tar to aim at."""
+    """Target size of a tar, bytes."""
     shuffle_seed: int | None = 0
     """None keeps the order of the source, class after class."""
     num_workers: int | None = 1
-    """Shards at once; None: one for each core."""
+    """Shards at once; None: one per core."""
     max_rejects: int = 0
-    """More images than this that cannot be used are an error."""
+    """More bad images than this are an error."""
     allow_subset: bool = False
-    """Take a data set of which fewer classes or images are there than were published."""
+    """Accept a data set with fewer classes or images than were published."""
     unlabelled: bool = False
     """Take images only: no labels, no classes, no class folders."""
     label_column: str | None = None
-    """Of a table; None: one with a usual name."""
+    """Column of a table that holds the labels; None: a column with a usual name."""
     nfc: bool = False
     """Write class names in Unicode's composed form (NFC)."""
     classes_of: str | None = None
-    """URL of a data set whose classes, or path of a text file whose lines number the labels, by name."""
+    """Number the classes as in this list: URL of a data set, or path of a text file with one name per line."""
     images: ImagePolicy = AS_THEY_ARE
     deduplicate: bool = False
-    """Of images with equal bytes, leave out all but the first by path."""
+    """Of images with equal bytes, keep only the first by path."""
     keep_metadata: bool = False
-    """Keep the path of each image, and what the source knows beside its label, as `<key>.meta.json`."""
+    """Keep the path and the other facts of each image as `<key>.meta.json`."""
     engine: Literal["process", "ray"] = "process"
     ray_address: str | None = None
-    """Of a running cluster; None starts one on this machine."""
+    """Address of a running cluster; None starts one on this machine."""
     shard_range: slice | None = None
-    """Write only these shards of the plan, and leave the rest and the manifest to others."""
+    """Write only these shards of the plan, and no manifest."""
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What the destination holds, and how much of it this run wrote; of a shard range, only what this run wrote."""
+    """The content of the destination, and what this run wrote. With a shard range: only what this run wrote."""
 
     url: str
     manifest_digest: str | None
-    """None: a shard range was written, there is no manifest yet."""
+    """None: only a shard range was written, so there is no manifest yet."""
     num_planned_shards: int
-    """Of the whole build; those of which every image is rejected are not written."""
+    """Shards of the plan; a shard whose images are all rejected is not written."""
     num_shards: int
     num_samples: int
     num_classes: int
     num_bytes: int
     num_rejects: int
     rejects: dict[str, int]
-    """The same by the suffix of their names."""
+    """Rejected images, by the suffix of their names."""
     left_out: dict[str, int]
-    """Files of the source that are no images, by suffix or kind."""
+    """Number of source files that are no images, by suffix or kind."""
     notes: tuple[str, ...]
-    """Sentences about what was chosen and what is left out."""
+    """Sentences about choices that were made, and files that are left out."""
     was_complete: bool
-    """The destination was complete before: there was nothing to do."""
+    """The destination was already complete: there was nothing to do."""
     num_samples_written: int
     num_bytes_written: int
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields and the rates of this run, for JSON."""
+        """All fields, and the rates of this run, for JSON."""
         return asdict(self) | {
             "samples_per_s": round(self.num_samples_written / self.seconds, 1),
             "mb_per_s": round(self.num_bytes_written / 1e6 / self.seconds, 1),
@@ -110,10 +110,11 @@ class BuildReport:
 
 
 def build(options: BuildOptions) -> BuildReport:
-    """Build the shards of one split, a range of them, or what an interrupted build has left.
+    """Build the shards of one split: all, a range, or those that an interrupted build has not written.
 
     Raises:
-        UserError: the source or the destination cannot be used, or a `BuildError` says why it is refused.
+        UserError: the source or the destination cannot be used.
+        BuildError: shards are missing, or too many images were rejected.
     """
     started_s = time.monotonic()
     store = Store(options.dest)
@@ -136,7 +137,7 @@ def build(options: BuildOptions) -> BuildReport:
 
 
 def finalize(dest: str, max_rejects: int = 0) -> BuildReport:
-    """Write the manifest of a build whose shards were written elsewhere, range by range; the source is not needed.
+    """Write the manifest of a build whose shards were written range by range. The source is not needed.
 
     Raises:
         UserError: shards are missing, too many images were rejected, or the destination cannot be used.
@@ -155,7 +156,7 @@ def _shards_of(plan: Plan, shard_range: slice | None) -> Sequence[ShardPlan]:
         start, stop = shard_range.start or 0, "" if shard_range.stop is None else shard_range.stop
         raise ShardRangeError(
             f"--shard-range {start}:{stop} holds no shard: the plan has {len(plan.shards)}, numbers 0 to "
-            f"{len(plan.shards) - 1}; give the first number and, behind the colon, the last plus one"
+            f"{len(plan.shards) - 1}; write FIRST:LAST+1"
         )
     return shards
 
@@ -197,7 +198,7 @@ def _report(
 
 
 def plan_build(options: BuildOptions) -> Plan:
-    """What a build would write; the destination is not looked at.
+    """The plan of a build, without reading the destination.
 
     Raises:
         UserError: the source cannot be used.
@@ -223,7 +224,7 @@ def read_class_list(address: str) -> tuple[str, ...]:
     """The classes of the data set at a URL, or the lines of a text file.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is neither a data set nor a text file.
     """
     if Path(address).is_file():
         return tuple(read_lines(Path(address)))

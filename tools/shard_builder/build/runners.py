@@ -1,6 +1,7 @@
-"""Many tasks at once, each tried again when it fails for want of luck: on the processes of one machine, or elsewhere.
+"""Run many tasks at once, and retry those that fail because of a store, a disk or a lost worker.
 
-An engine knows where a task runs, `run_tasks` what happens when it fails. So all engines behave alike.
+An engine decides where a task runs: in processes of this machine, or elsewhere. `run_tasks` handles failures, so all
+engines behave alike.
 """
 
 import multiprocessing
@@ -25,11 +26,11 @@ R = TypeVar("R")
 
 
 class RunnerError(UserError):
-    """Tasks were given up, or an engine cannot start."""
+    """Tasks failed for good, or an engine cannot start."""
 
 
 class WorkerDiedError(UserError):
-    """The process that ran a task is gone."""
+    """The process that ran a task died."""
 
 
 class Engine(Protocol):
@@ -39,21 +40,21 @@ class Engine(Protocol):
     """Tasks at once."""
 
     def submit(self, function: Callable[[T], R], task: T) -> "Future[R]":
-        """Start a task. Its future raises what the function raised, or `WorkerDiedError`."""
+        """Start a task. Its future raises the exception of the function, or `WorkerDiedError`."""
 
     def close(self) -> None:
-        """Start nothing more, and wait for what runs."""
+        """Start no more tasks, and wait for the running ones."""
 
 
 def run_tasks(engine: Engine, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[R]:
-    """Yield the results as they come, in any order.
+    """Yield each result when it is ready, in any order.
 
-    A task that fails because its store or disk does, or because its process died, goes to the end of the queue, up to
-    `MAX_ATTEMPTS` times; the others go on. Where as many fail in a row as all slots would in that time, it is not
-    the task: nothing more is started. Any other error ends the run at once.
+    A task that fails because of its store, its disk or a dead process goes to the end of the queue; it gets
+    `MAX_ATTEMPTS` attempts. After `MAX_ATTEMPTS * num_slots` failures in a row the cause is not a single task: no more
+    tasks are started. Any other error ends the run at once.
 
     Raises:
-        RunnerError: tasks were given up; every other result has been yielded before.
+        RunnerError: some tasks failed for good or were not started; all other results have been yielded.
     """
     queue = deque((task, 1) for task in tasks)
     running: dict[Future[R], tuple[T, int]] = {}
@@ -86,7 +87,7 @@ def run_tasks(engine: Engine, function: Callable[[T], R], tasks: Sequence[T]) ->
 
 
 class InlineEngine:
-    """This process, one task after the other."""
+    """Runs tasks in this process, one after the other."""
 
     num_slots = 1
 
@@ -103,9 +104,9 @@ class InlineEngine:
 
 
 class ProcessEngine:
-    """Processes of this machine; when one is killed, which usually means that memory ran out, all start anew.
+    """Runs tasks in processes of this machine. If one is killed, usually for lack of memory, all are started again.
 
-    They are spawned, not forked: event loops and locks of the S3 client do not survive a fork.
+    The processes are spawned, not forked: event loops and locks of the S3 client do not survive a fork.
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -129,13 +130,13 @@ class ProcessEngine:
 
 
 def open_local_engine(num_workers: int, num_tasks: int) -> Engine:
-    """Processes where there is more than one task for more than one worker, else this process."""
+    """Processes if there are several tasks and several workers, else this process."""
     num_workers = min(num_workers, num_tasks)
     return ProcessEngine(num_workers) if num_workers > 1 else InlineEngine()
 
 
 def relayed(inner: "Future[R]", translate: Callable[[BaseException], BaseException]) -> "Future[R]":
-    """A future with the result of another one, or with what `translate` makes of its exception."""
+    """A future with the result of `inner`; its exception goes through `translate`."""
     outer: Future[R] = Future()
 
     def relay(done: "Future[R]") -> None:
@@ -157,7 +158,7 @@ def _explain(error: BaseException) -> BaseException:
 
 
 def _end_with_parent() -> None:
-    """In a worker: stop at once on Ctrl-C, without a traceback, and when the parent is killed."""
+    """In a worker: stop at once on Ctrl-C, without a traceback, and also when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,4 +1,4 @@
-"""Writing one shard: read, check, pack, publish, mark as done. Idempotent, and the unit that an engine runs."""
+"""Write one shard: read, check, pack, publish, mark as done. An engine runs one task per shard, and may repeat it."""
 
 import contextlib
 import errno
@@ -19,40 +19,45 @@ from tools.shard_builder.build.journal import Reject, ShardResult, check_claim, 
 from tools.shard_builder.build.plan import ShardPlan
 from tools.shard_builder.readers import ByteSource, Record, UnusableError, readable
 
-_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO}  # of a file server: no reason to lose an image
+_TRANSIENT = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EREMOTEIO,
+}  # errors of a file server: try again before an image is rejected
 _PAUSES_S = (0.1, 1.0, 5.0)
 
 
 class ScratchError(StoreError):
-    """There is no room to put a shard together; the message names the folder."""
+    """A shard cannot be written in the temporary folder; the message names the folder."""
 
 
 class ShardTask(NamedTuple):
-    """Everything that `write_shard` needs, in a form that can be sent to another process or machine."""
+    """The input of `write_shard`. It can be pickled to another process or machine."""
 
     shard: ShardPlan
     store: Store
     plan_digest: str
     images: ImagePolicy
     duplicates: Mapping[str, str]
-    """Key of an image of this shard to the path of the one that is kept in its stead."""
+    """Maps the key of a duplicate in this shard to the path of the image that is kept."""
 
 
 class WrittenShard(NamedTuple):
-    """What became of a shard, and the seconds that went into each phase of it: no part of the data set."""
+    """The result of one shard, and the seconds per phase; the seconds are not part of the data set."""
 
     result: ShardResult
     seconds: Mapping[str, float]
 
 
 def write_shard(task: ShardTask) -> WrittenShard:
-    """Write the tar, the index and the sidecars of one shard, then its done marker, which commits it.
+    """Write the tar, the index and the sidecars of one shard, then the done marker, which commits the shard.
 
-    Needs the disk space of one shard, in the destination if that is a local folder, else in the temporary folder
-    (`TMPDIR`), and the memory of one image.
+    Needs memory for one image, and disk space for one shard: in the destination if it is a local folder, else in the
+    temporary folder (`TMPDIR`).
 
     Raises:
-        ClaimError: the destination belongs to another build by now.
+        ClaimError: the destination now belongs to another build.
         PublishError: the destination already holds this shard with other bytes.
         StoreError: the destination or the temporary folder cannot be written.
     """
@@ -75,7 +80,7 @@ def write_shard(task: ShardTask) -> WrittenShard:
 
 
 class _Clock:
-    """Adds up the seconds that are spent in each phase."""
+    """Adds up the seconds per phase."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -88,7 +93,7 @@ class _Clock:
 
 
 def _add(writer: ShardWriter, record: Record, task: ShardTask, clock: _Clock) -> Reject | None:
-    """Append the image, or say why it is left out."""
+    """Append the image, or return the reason why it is left out."""
     try:
         if kept := task.duplicates.get(record.key):
             raise DroppedImageError(f"duplicate of {kept}")

@@ -1,1 +1,1 @@
-"""The commands of `shard-builder`, one a file, each with its own arguments."""
+"""The commands of `shard-builder`, one per file, each with its own arguments."""

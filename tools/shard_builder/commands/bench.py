@@ -1,9 +1,9 @@
-"""How fast a build is beside what one would do without it: the command `shard-builder bench`.
+"""How fast a build is, compared with other tools: the command `shard-builder bench`.
 
-On a local disk that is `tar cf` and then `sha256sum` over the same files, and webdataset's `ShardWriter` fed by one
-process: as it is, leaving the shards to the page cache, and with each shard brought to the disk, as a build does. On S3
-it is the upload of the finished tars by the same client library, one after the other. The rounds are interleaved, the
-source lies in memory (page cache), and a build includes the start of its processes.
+On a local disk the rivals are `tar cf` followed by `sha256sum`, and webdataset's `ShardWriter` in one process.
+`ShardWriter` runs twice: as it is (shards stay in the page cache), and with one `fsync` per shard, as a build does. On
+S3 the rival is the upload of the finished tars by the same client library, one after the other. The rounds are
+interleaved, the source lies in memory (page cache), and the time of a build includes the start of its processes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ _PROBE = "probe"
 
 
 class BenchError(UserError):
-    """The places that were given cannot be used."""
+    """The source or the destination cannot be used."""
 
 
 def add_bench_command(commands: Commands) -> None:
@@ -59,7 +59,7 @@ def add_bench_command(commands: Commands) -> None:
         type=not_empty,
         required=True,
         metavar="URL",
-        help="an empty place, local or S3; emptied again",
+        help="an empty folder or S3 prefix; emptied at the end",
     )
     command.add_argument(
         "--gigabytes", type=positive_number, default=2.0, metavar="G", help="repeat the images up to this size"
@@ -81,7 +81,7 @@ def _bench(args: argparse.Namespace) -> None:
             "image-folder", images, "train", f"{scratch}/shards", _SHARD_BYTES, num_workers=num_workers
         )
         build(warm_up)
-        # Now, for the children to come are not our workers, and begin with the memory of this process.
+        # Read it now: later children are not our workers, and they start with the memory of this process.
         peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
         methods = dict(_methods(warm_up, args.dest))
         seconds: dict[str, list[float]] = {name: [] for name in methods}
@@ -106,12 +106,12 @@ def _rate(num_bytes: int, seconds: Sequence[float]) -> float:
 
 
 def _check_places(dest: str, gigabytes: float) -> None:
-    """Nothing that was there before may be removed at the end; the images and their shards need space."""
+    """Refuse a destination that is not empty, because bench empties it, and a temporary folder that is too small."""
     needed, free = 2e9 * gigabytes, shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
         raise BenchError(
             f"--gigabytes {gigabytes:g} needs {needed / 1e9:,.1f} GB in {tempfile.gettempdir()}, where "
-            f"{free / 1e9:,.1f} GB are free; choose less, or another folder by the variable TMPDIR"
+            f"{free / 1e9:,.1f} GB are free; choose less, or set the variable TMPDIR to another folder"
         )
     store = Store(dest)
     if store.list():
@@ -121,7 +121,7 @@ def _check_places(dest: str, gigabytes: float) -> None:
 
 
 def _repeat(source: Path, folder: Path, num_bytes: int) -> int:
-    """Copies of the images, `CLASS/NUMBER-NAME`, until there are `num_bytes`; returns how many there are."""
+    """Copy the images to `CLASS/NUMBER-NAME` until there are `num_bytes`; returns the bytes that were copied."""
     records = list(ImageFolder(source, "train").records())
     if not any(record.num_bytes for record in records):
         raise SourceError(f"source {source} holds no images to repeat")

@@ -26,33 +26,39 @@ _LOCALHOST = "127.0.0.1"
 
 
 class BuildFlagsError(UserError):
-    """Two flags of `build` do not go together."""
+    """Two flags of `build` contradict each other."""
 
 
 def add_build_command(commands: Commands) -> None:
     """Register `build` with the parser of `shard-builder`."""
-    command = add_command(commands, "build", "write shards, or finish an interrupted build", _build)
+    command = add_command(commands, "build", "write shards, or continue an interrupted build", _build)
     add_plan_arguments(command)
     _add_dest_flag(command)
-    command.add_argument("--deduplicate", action="store_true", help="leave out images whose bytes occurred before")
-    command.add_argument("--keep-metadata", action="store_true", help="keep path, and other columns, as KEY.meta.json")
+    command.add_argument(
+        "--deduplicate", action="store_true", help="leave out images with the same bytes as another one"
+    )
+    command.add_argument(
+        "--keep-metadata", action="store_true", help="keep the path and other columns as KEY.meta.json"
+    )
     _add_outcome_options(command)
 
-    images = command.add_argument_group("images (by default they enter byte for byte; what is changed becomes a JPEG)")
+    images = command.add_argument_group(
+        "images (copied byte for byte by default; an image that is changed becomes a JPEG)"
+    )
     images.add_argument("--shorter-side", type=pixels, metavar="PIXELS", help="shrink images to this shorter side")
     images.add_argument(
         "--longer-side", type=pixels, metavar="PIXELS", help="shrink images to at most this longer side"
     )
     images.add_argument("--to-jpeg", action="store_true", help="convert PNG, WebP, BMP, GIF, PPM and TIFF")
     images.add_argument(
-        "--jpeg-quality", type=whole(1, 100), default=95, metavar="N", help="1 to 100, for images that become JPEGs"
+        "--jpeg-quality", type=whole(1, 100), default=95, metavar="N", help="1 to 100, for images that are changed"
     )
     images.add_argument("--grayscale", choices=_POLICIES, default="keep", help="images of one channel; convert: to RGB")
     images.add_argument("--cmyk", choices=_POLICIES, default="keep", help="CMYK images; convert: to RGB")
     images.add_argument(
-        "--exif", choices=("keep", "strip", "rotate"), default="keep", help="EXIF metadata; rotate: set images upright"
+        "--exif", choices=("keep", "strip", "rotate"), default="keep", help="EXIF metadata; rotate: turn images upright"
     )
-    images.add_argument("--decode-check", action="store_true", help="decode each image in full, not only its header")
+    images.add_argument("--decode-check", action="store_true", help="decode every image in full, not only its header")
 
     work = command.add_argument_group("who does the work")
     engines = ("process", "ray")
@@ -64,10 +70,10 @@ def add_build_command(commands: Commands) -> None:
     )
     add_workers_flag(work)
     work.add_argument(
-        "--shard-range", type=shard_range, metavar="A:B", help="build shards A to B-1 only; run finalize at the end"
+        "--shard-range", type=shard_range, metavar="A:B", help="build only shards A to B-1; run finalize at the end"
     )
     work.add_argument(
-        "--metrics-port", type=port, metavar="PORT", help="serve Prometheus metrics there; 0: any free port"
+        "--metrics-port", type=port, metavar="PORT", help="serve Prometheus metrics on this port; 0: any free port"
     )
     work.add_argument(
         "--metrics-address", type=not_empty, metavar="HOST", help=f"address of the metrics (default: {_LOCALHOST})"
@@ -90,7 +96,7 @@ def _add_dest_flag(command: argparse.ArgumentParser) -> None:
 
 def _add_outcome_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--max-rejects", type=not_negative, default=0, metavar="N", help="how many bad images to tolerate"
+        "--max-rejects", type=not_negative, default=0, metavar="N", help="number of bad images to accept"
     )
     add_json_flag(command)
 
@@ -120,14 +126,17 @@ def _build(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse flags that would have no effect, or contradict each other."""
+    """Refuse flags that would have no effect or contradict each other."""
     if args.ray_address and args.engine != "ray":
-        raise BuildFlagsError("--ray-address is for --engine ray; add that, or leave it out")
+        raise BuildFlagsError("--ray-address needs --engine ray; add --engine ray, or leave out --ray-address")
     if args.metrics_address and args.metrics_port is None:
-        raise BuildFlagsError("--metrics-address is for --metrics-port; add that, or leave it out")
+        raise BuildFlagsError(
+            "--metrics-address needs --metrics-port; add --metrics-port, or leave out --metrics-address"
+        )
     if args.shorter_side and args.longer_side and args.longer_side < args.shorter_side:
         raise BuildFlagsError(
-            f"--longer-side {args.longer_side} is less than --shorter-side {args.shorter_side}; no image can be both"
+            f"--longer-side {args.longer_side} is less than --shorter-side {args.shorter_side}; "
+            "raise the one or lower the other"
         )
 
 
@@ -162,6 +171,6 @@ def _summary(report: BuildReport) -> str:
     if report.manifest_digest:
         return f"{holds}\n{wrote}"
     return (
-        f"{wrote}\nthe plan has {report.num_planned_shards:,} shards; when all are there, run "
+        f"{wrote}\nthe plan has {report.num_planned_shards:,} shards; when all are written, run "
         f"'shard-builder finalize --dest {report.url}'"
     )

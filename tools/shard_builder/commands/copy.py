@@ -1,8 +1,8 @@
-"""A finished data set from one store to another: the command `shard-builder copy`.
+"""Copy a finished data set from one store to another: the command `shard-builder copy`.
 
-A copy is a build whose shards come from another store. It claims its destination, commits every shard with a marker
-once its hashes agree with the manifest, and ends with the manifest: killed anywhere, it goes on, and a destination
-that is another's is refused.
+A copy is a build whose shards come from another store. It claims its destination, compares the hashes of every shard
+with the manifest, commits the shard with a done marker, and writes the manifest last. So a killed copy resumes, and
+a destination of another build is refused.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tools.shard_builder.commands.arguments import add_workers_flag
 
 
 class CopyError(UserError):
-    """The source is not what its manifest says."""
+    """The source does not match its manifest."""
 
 
 class _Task(NamedTuple):
@@ -39,9 +39,9 @@ class _Task(NamedTuple):
 
 def add_copy_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = add_command(commands, "copy", "copy a finished data set to another store, verified on the way", _copy)
+    command = add_command(commands, "copy", "copy a finished data set to another store, and verify it", _copy)
     command.add_argument("source", type=not_empty, metavar="FROM", help="URL of a data set")
-    command.add_argument("dest", type=not_empty, metavar="TO", help="URL of an empty place or an interrupted copy")
+    command.add_argument("dest", type=not_empty, metavar="TO", help="URL of an empty folder or an interrupted copy")
     add_workers_flag(command)
     add_json_flag(command)
 
@@ -61,7 +61,7 @@ def _copy(args: argparse.Namespace) -> None:
         )
         return
     before = len(manifest.shards) - num_copied
-    there = f", {before} were there before" if before else ""
+    there = f", {before} were already there" if before else ""
     sys.stdout.write(
         f"{args.dest}: {manifest.num_samples:,} samples, {manifest.num_bytes / 1e6:,.1f} MB; "
         f"{num_copied} shards copied{there}\nmanifest digest {manifest.digest}\n"
@@ -69,15 +69,15 @@ def _copy(args: argparse.Namespace) -> None:
 
 
 def copy(source: Store, dest: Store, num_workers: int = 1) -> tuple[Manifest, int]:
-    """Copy what `dest` does not hold yet; returns the manifest and the number of shards that were copied.
+    """Copy the shards that `dest` lacks; returns the manifest and the number of copied shards.
 
-    Needs the disk space of one shard a worker, in `dest` where that is a local folder, else in the temporary folder
+    Needs disk space for one shard per worker: in `dest` if it is a local folder, else in the temporary folder
     (`TMPDIR`).
 
     Raises:
-        CopyError: a shard of the source does not agree with its manifest.
-        ClaimError: `dest` belongs to another build, or the source has lost its `_build` folder.
-        UserError: a store does not deliver or take.
+        CopyError: a shard of the source does not match its manifest.
+        ClaimError: `dest` belongs to another build, or the source has no `_build` folder.
+        UserError: a store cannot be read or written.
     """
     manifest = read_manifest(source)
     claim = read_claim(source)
@@ -103,7 +103,7 @@ def _num_bytes(result: ShardResult) -> int:
 def _copy_shard(task: _Task) -> ShardResult:
     source, dest, result = task
     if entry := result.entry:
-        with dest.scratch_folder() as scratch:  # never a link to the file of a local source, but a file of its own
+        with dest.scratch_folder() as scratch:  # a file of its own, never a link to a file of the source
             tar = scratch / entry.tar_name
             source.download(entry.tar_name, tar)
             if sha256_file(tar) != entry.sha256:

@@ -1,4 +1,4 @@
-"""The command `shard-builder datasets`: which data sets there are, and what their source folders have to hold."""
+"""The command `shard-builder datasets`: the known data sets, and the layout of their source folders."""
 
 import argparse
 import itertools
@@ -11,9 +11,9 @@ from tools.shard_builder.readers import DATASETS, Dataset
 
 def add_datasets_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    summary = "list what can be built from, with sizes, licence page and layout"
+    summary = "list the known data sets and formats, with sizes, licence page and layout"
     command = add_command(commands, "datasets", summary, _datasets)
-    command.add_argument("name", nargs="?", choices=tuple(DATASETS), metavar="NAME", help="only this one")
+    command.add_argument("name", nargs="?", choices=tuple(DATASETS), metavar="NAME", help="list only this data set")
     add_json_flag(command)
 
 
@@ -26,7 +26,7 @@ def _datasets(args: argparse.Namespace) -> None:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """Everything about a data set that is no code."""
+    """The fields of a data set, as JSON values."""
     return {
         "name": dataset.name,
         "use": dataset.use,
@@ -40,7 +40,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def render(datasets: list[Dataset]) -> str:
-    """A heading for each use, and a paragraph for each data set; lines are not cut, so that they can be copied."""
+    """One heading per use, one paragraph per data set. Lines are not wrapped, so that they can be copied."""
     groups = itertools.groupby(datasets, key=lambda dataset: dataset.use)
     return "\n\n".join("\n".join([use.upper(), *map(_paragraph, group)]) for use, group in groups)
 

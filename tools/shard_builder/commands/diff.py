@@ -1,7 +1,7 @@
-"""In what two data sets differ, by manifest and by samples: the command `shard-builder diff`.
+"""Compare two data sets by manifest and by samples: the command `shard-builder diff`.
 
-Shards that both manifests give the same hash are the same and are not read; whether a data set keeps what its
-manifest promises is the business of `verify`.
+Shards with the same hash in both manifests are equal and are not read. `diff` trusts the manifests; `verify` checks
+them.
 """
 
 import argparse
@@ -29,15 +29,22 @@ from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.commands.samples import label_names, local_tar
 
-_NUM_THREADS = 4  # hashing releases the interpreter lock; each thread needs the disk space of one shard
-_OF_SAMPLES = {"shards", "num_samples", "num_bytes", "image_height", "image_width", "image_bytes"}  # follow from them
+_NUM_THREADS = 4  # hashing releases the interpreter lock; each thread needs disk space for one shard
+_OF_SAMPLES = {
+    "shards",
+    "num_samples",
+    "num_bytes",
+    "image_height",
+    "image_width",
+    "image_bytes",
+}  # follow from the samples
 
 
 class _Content(NamedTuple):
-    """What makes a sample; the key says which it is."""
+    """What two samples with the same key are compared by."""
 
     labels: tuple[str, ...]
-    """By name, for numbers mean nothing where the classes differ."""
+    """Names of the classes: the same number may mean another class in the other data set."""
     ext: str
     digest: bytes
     """Half of the SHA-256 of the image."""
@@ -49,7 +56,7 @@ def add_diff_command(commands: Commands) -> None:
     command.add_argument("a", type=not_empty, metavar="A", help="URL of a data set")
     command.add_argument("b", type=not_empty, metavar="B", help="URL of the other")
     command.add_argument(
-        "--limit", type=not_negative, default=20, metavar="N", help="print at most so many differences"
+        "--limit", type=not_negative, default=20, metavar="N", help="print at most this many differences"
     )
     add_json_flag(command)
 
@@ -58,7 +65,7 @@ def _diff(args: argparse.Namespace) -> int:
     found = diff(Store(args.a), Store(args.b))
     first = list(itertools.islice(found, args.limit))
     if not args.json:
-        sys.stdout.writelines(f"{line}\n" for line in first)  # now: the rest may take long to count
+        sys.stdout.writelines(f"{line}\n" for line in first)  # before counting the rest, which may take long
     num_more = sum(1 for _ in found)
     num_differences = len(first) + num_more
     if args.json:
@@ -71,16 +78,16 @@ def _diff(args: argparse.Namespace) -> int:
 
 
 def diff(a: Store, b: Store) -> Iterator[str]:
-    """One line for each difference; none where the data sets are the same.
+    """Yield one line per difference; none if the data sets are equal.
 
-    Reads the shards that only one of the two has, and keeps some 300 bytes for each of their samples in A.
+    Reads only the shards that the other data set lacks, and keeps about 300 bytes per sample of those in A.
 
     Raises:
         UserError: a manifest or a shard cannot be read.
     """
     ours, theirs = read_manifest(a), read_manifest(b)
     yield from _diff_manifests(ours, theirs)
-    # Where the classes differ, equal numbers may mean other classes, so equal shards do not mean equal samples.
+    # If the classes differ, the same number may mean another class: equal shards may hold different samples.
     shared = _hashes(ours) & _hashes(theirs) if ours.classes == theirs.classes else set()
     unmatched = dict(_contents(a, ours, shared, "reading A"))
     for key, content in _contents(b, theirs, shared, "reading B"):
@@ -111,7 +118,7 @@ def _hashes(manifest: Manifest) -> set[str]:
 
 
 def _contents(store: Store, manifest: Manifest, known: set[str], title: str) -> Iterator[tuple[str, _Content]]:
-    """Key and content of every sample in the shards that are not known, shard after shard."""
+    """Key and content of every sample, shard by shard, without the shards whose hash is in `known`."""
     entries = [entry for entry in manifest.shards if entry.sha256 not in known]
 
     def read(entry: ShardEntry) -> list[tuple[str, _Content]]:
@@ -132,4 +139,4 @@ def _content(sample: TarSample, classes: Sequence[str]) -> _Content:
 def _difference(mine: _Content, other: _Content) -> str:
     if mine.labels != other.labels:
         return f"is {', '.join(mine.labels) or 'of no class'} in A, {', '.join(other.labels) or 'of no class'} in B"
-    return "has other image bytes"
+    return "has different image bytes"

@@ -1,7 +1,7 @@
-"""What a build would write and what training on it would need, before either: the command `shard-builder plan`.
+"""A dry run: what a build would write, and what training on it would need. The command `shard-builder plan`.
 
-The needs follow from the sample order of the trainer itself, for one epoch: which shards each node reads, and from
-which step to which it reads them.
+The needs are computed from the trainer's own sample order, for one epoch: which shards each node reads, and from which
+step to which step.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tools.shard_builder.build.run import BuildOptions, plan_build
 from tools.shard_builder.commands.arguments import add_plan_arguments, plan_options
 
 _ORDER = OrderConfig()
-_MAX_STEPS = 20_000  # of an epoch are looked at, evenly spread
+_MAX_STEPS = 20_000  # at most so many steps of an epoch are looked at, evenly spaced
 
 
 class DryRunError(UserError):
@@ -30,7 +30,7 @@ class DryRunError(UserError):
 
 
 class Run(NamedTuple):
-    """The training run to foresee."""
+    """The training run to forecast."""
 
     world_size: int
     ranks_per_node: int
@@ -42,13 +42,13 @@ class Run(NamedTuple):
 
 def add_plan_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = add_command(commands, "plan", "dry run: shards, bytes, and the cache and rates of training", _plan)
+    command = add_command(commands, "plan", "dry run: shards and bytes of a build, cache and rates of training", _plan)
     add_plan_arguments(command)
     add_json_flag(command)
-    run = command.add_argument_group("the training run to foresee")
+    run = command.add_argument_group("the training run to forecast")
     run.add_argument("--world-size", type=positive, default=8, metavar="N", help="number of ranks")
     run.add_argument(
-        "--ranks-per-node", type=positive, default=8, metavar="N", help="ranks of a node, which share a cache"
+        "--ranks-per-node", type=positive, default=8, metavar="N", help="ranks per node; they share a cache"
     )
     run.add_argument("--global-batch", type=positive, default=512, metavar="N", help="images per step, over all ranks")
     run.add_argument("--images-per-s", type=positive, default=2000, metavar="N", help="speed of all ranks together")
@@ -90,10 +90,10 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def foresee(shards: Sequence[ShardPlan], run: Run) -> dict[str, Any]:
-    """What one epoch of `run` needs of the store and of the disks of its nodes.
+    """What one epoch of `run` needs from the store and from the disk of each node.
 
     Raises:
-        UserError: batch, lanes, ranks and nodes do not divide each other, or there are too few images.
+        UserError: batch, lanes, ranks and nodes do not divide evenly, or there are too few images.
     """
     if run.world_size % run.ranks_per_node and run.world_size > run.ranks_per_node:
         raise DryRunError(f"{run.world_size} ranks do not fill nodes of {run.ranks_per_node}; change --ranks-per-node")
@@ -119,7 +119,7 @@ def foresee(shards: Sequence[ShardPlan], run: Run) -> dict[str, Any]:
 
 
 def _uses(order: SampleOrder, num_images: Sequence[int], num_nodes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last step of an epoch at which each node needs each shard, int64 [nodes, shards]; -1: never."""
+    """First and last step at which each node needs each shard, int64 [nodes, shards]; -1: never."""
     first = np.full((num_nodes, len(num_images)), -1)
     last = first.copy()
     starts = np.concatenate([[0], np.cumsum(num_images)])
@@ -134,7 +134,7 @@ def _uses(order: SampleOrder, num_images: Sequence[int], num_nodes: int) -> tupl
 
 
 def _most_at_once(first: NDArray[np.int64], last: NDArray[np.int64], sizes: NDArray[np.int64]) -> int:
-    """The most bytes that are between first and last use at any step; a cache that holds them reads no shard twice."""
+    """Most bytes of shards in use at one step (between first and last use): with this cache no shard is read twice."""
     used = last >= 0
     change = np.zeros(int(last.max()) + 2, dtype=np.int64)
     np.add.at(change, first[used], sizes[used])
@@ -145,7 +145,7 @@ def _most_at_once(first: NDArray[np.int64], last: NDArray[np.int64], sizes: NDAr
 def _table(forecast: dict[str, Any]) -> Table:
     table = Table("quantity", "value")
     for name, value in forecast.items():
-        if name == "notes":  # said before
+        if name == "notes":  # printed before
             continue
         text = f"{value:,}" if isinstance(value, int | float) else str(value or "nothing")
         is_large = name.endswith("bytes") or "bytes_per" in name

@@ -1,4 +1,4 @@
-"""The samples of a finished data set, wherever it lies: whole shards, or single ones by their number."""
+"""The samples of a finished data set in any store: whole shards, or single samples by number."""
 
 import contextlib
 import tempfile
@@ -16,10 +16,10 @@ from pipeline.store import Store
 
 
 class StoredSample(NamedTuple):
-    """A sample, and where it was found."""
+    """A sample and its place in the data set."""
 
     number: int
-    """Its position in the data set, shard by shard: what the trainer calls its id."""
+    """Its position in the data set, counted through the shards; the trainer calls it the id."""
     entry: ShardEntry
     sample: TarSample
     height: int
@@ -29,10 +29,10 @@ class StoredSample(NamedTuple):
 
 @contextlib.contextmanager
 def local_tar(store: Store, entry: ShardEntry) -> Iterator[Path]:
-    """The tar of a shard as a file: itself in a local store, else a copy in `TMPDIR` that goes with the block.
+    """The tar of a shard as a local file. From a remote store it is a copy in `TMPDIR`, deleted after the block.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the tar cannot be read.
     """
     path = store.local_path(entry.tar_name)
     if path is not None:
@@ -45,11 +45,12 @@ def local_tar(store: Store, entry: ShardEntry) -> Iterator[Path]:
 
 
 def read_numbered(store: Store, manifest: Manifest, numbers: range) -> Iterator[StoredSample]:
-    """The samples at these positions of the data set; of a shard only its index and these samples are fetched.
+    """The samples at these positions of the data set. Fetches only the indexes and these samples, not whole shards.
 
     Raises:
-        StoreError: the store does not deliver.
-        ShardIndexError, TarError: index or tar are not what the manifest and the index say.
+        StoreError: the store cannot be read.
+        ShardIndexError: an index does not match the manifest.
+        TarError: a tar does not match its index.
     """
     reader = SampleReader(RemoteShards(store, manifest), manifest.shards)
     for number in numbers:
@@ -59,5 +60,5 @@ def read_numbered(store: Store, manifest: Manifest, numbers: range) -> Iterator[
 
 
 def label_names(sample: TarSample, classes: Sequence[str]) -> tuple[str, ...]:
-    """The classes of a sample; a number where there is no such class."""
+    """The class names of a sample; the number of a label that has no class."""
     return ("(unlabelled)",) if sample.label is None else sample.class_names(classes)

@@ -1,4 +1,4 @@
-"""Samples of a data set for the eye: the command `shard-builder show`."""
+"""Look at samples of a data set: the command `shard-builder show`."""
 
 import argparse
 import contextlib
@@ -28,7 +28,7 @@ class ShowError(UserError):
 
 def add_show_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
-    command = add_command(commands, "show", "list samples, draw them on a contact sheet, or take them out", _show)
+    command = add_command(commands, "show", "list samples, draw them on a contact sheet, or extract them", _show)
     add_url_argument(command)
     command.add_argument(
         "--index", type=not_negative, default=0, metavar="N", help="number of the first sample, from 0"
@@ -44,10 +44,10 @@ def _show(args: argparse.Namespace) -> None:
     store = Store(args.url)
     manifest = read_manifest(store)
     if args.index >= manifest.num_samples:
-        raise ShowError(f"{store.url} has no sample {args.index}: they are 0 to {manifest.num_samples - 1}")
+        raise ShowError(f"{store.url} has no sample {args.index}: its samples are 0 to {manifest.num_samples - 1}")
     stop = min(args.index + args.count, manifest.num_samples)
     if args.output and stop - args.index > _MAX_ON_SHEET:
-        raise ShowError(f"a contact sheet holds {_MAX_ON_SHEET} images at most; choose a smaller --count")
+        raise ShowError(f"a contact sheet holds at most {_MAX_ON_SHEET} images; choose a smaller --count")
     rows, on_sheet = [], []
     for sample in read_numbered(store, manifest, range(args.index, stop)):
         if args.json:
@@ -70,12 +70,12 @@ def _show(args: argparse.Namespace) -> None:
 def _writing(target: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format
+    except (OSError, ValueError) as error:  # ValueError: the suffix is no image format
         raise ShowError(f"cannot write {target}: {error}") from None
 
 
 def _row(sample: StoredSample, classes: Sequence[str]) -> dict[str, Any]:
-    """What `_describe` says, for programs."""
+    """The facts of `_describe`, for JSON."""
     return {
         "number": sample.number,
         "shard": sample.entry.name,
@@ -89,15 +89,15 @@ def _row(sample: StoredSample, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _describe(sample: StoredSample, classes: Sequence[str]) -> tuple[str, str, str]:
-    """Number and key, classes, and what the file is."""
+    """Three texts: number and key; classes; size and format."""
     key, ext, image = sample.sample.key, sample.sample.ext, sample.sample.image
     labels = ", ".join(label_names(sample.sample, classes)) or "no class"
     return f"{sample.number} {key}", labels, f"{sample.width} x {sample.height} {ext}, {len(image):,} bytes"
 
 
 def contact_sheet(samples: Sequence[StoredSample], classes: Sequence[str]) -> Image.Image:
-    """The images side by side, set upright, each over its number, key, classes and size; one that cannot be decoded
-    leaves a red frame."""
+    """The images in a grid, upright, each with its number, key, classes and size below. An image that cannot be
+    decoded is a red frame."""
     columns = min(_MAX_COLUMNS, len(samples))
     height = _CELL + 3 * _LINE + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * (_CELL + _MARGIN) + _MARGIN, -(-len(samples) // columns) * height), "white")
@@ -118,14 +118,14 @@ def _thumbnail(image: bytes) -> Image.Image | None:
         with Image.open(io.BytesIO(image)) as file:
             file.draft("RGB", (_CELL, _CELL))
             upright = ImageOps.exif_transpose(file).convert("RGB")
-    except Exception:  # garbled bytes make decoders raise all there is
+    except Exception:  # on garbled bytes a decoder may raise anything
         return None
     upright.thumbnail((_CELL, _CELL))
     return upright
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of both ends as fits into a cell."""
+    """The text without its middle, so that it fits into a cell."""
     kept = len(text)
     short = text
     while font.getlength(short) > _CELL:

@@ -1,4 +1,4 @@
-"""What a finished data set holds, for people and for programs: the command `shard-builder stats`."""
+"""Statistics of a finished data set, as a table, JSON or HTML: the command `shard-builder stats`."""
 
 import argparse
 from collections.abc import Sequence
@@ -51,13 +51,13 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def collect_stats(store: Store) -> dict[str, Any]:
-    """The manifest without its shards, with their number, the number of samples of each class, and for height, width
-    (pixels) and size (bytes) of the images the percentiles and a histogram.
+    """The totals of the manifest, the number of samples per class, and percentiles and a histogram of image height,
+    width (pixels) and size (bytes).
 
-    Classes of a multi-label data set count zero: the index does not say which an image has.
+    In a multi-label data set every class counts zero: the index does not hold the labels of an image.
 
     Raises:
-        UserError: the manifest or an index cannot be read or is not valid.
+        UserError: the manifest or an index cannot be read, or is not valid.
     """
     manifest = read_manifest(store)
     counts = np.zeros(len(manifest.classes), dtype=np.int64)
@@ -77,10 +77,10 @@ def collect_stats(store: Store) -> dict[str, Any]:
 
 
 def _distribution(indexes: Sequence[Index], column: str) -> dict[str, Any]:
-    """Percentiles (each the value of some image), and how many images there are between each two edges."""
+    """Percentiles (each is the value of some image), and the number of images per bin of a histogram."""
     values = np.concatenate([index[column] for index in indexes]).astype(np.int64)
     percentiles = np.percentile(values, _PERCENTS, method="lower").tolist()
-    top = int(np.percentile(values, 99, method="higher"))  # the few beyond would flatten the rest
+    top = int(np.percentile(values, 99, method="higher"))  # a few outliers would flatten all other bars
     counts, edges = np.histogram(np.minimum(values, top), bins=_NUM_BINS, range=(int(values.min()), top))
     return {
         "percentiles": dict(zip(map(str, _PERCENTS), percentiles, strict=True)),
@@ -89,7 +89,7 @@ def _distribution(indexes: Sequence[Index], column: str) -> dict[str, Any]:
 
 
 def render_stats(stats: dict[str, Any], console: Console) -> None:
-    """Two tables: the totals, and the classes with their numbers of samples."""
+    """Print three tables: totals, image sizes, and samples per class."""
     totals = Table("quantity", Column("value", overflow="fold"), title=stats["url"])
     totals.add_row("data set, split", f"{stats['dataset']}, {stats['split']}")
     totals.add_row("samples", f"{stats['num_samples']:,}")
@@ -108,7 +108,7 @@ def render_stats(stats: dict[str, Any], console: Console) -> None:
 
 
 def _class_table(counts: dict[str, int]) -> Table:
-    """Largest class first; of many classes, the largest and the smallest."""
+    """Largest class first; of many classes only the largest and the smallest."""
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     largest = max(1, rows[0][1])
     hidden = len(rows) - _MAX_CLASS_ROWS

@@ -1,4 +1,4 @@
-"""The statistics of a data set as one HTML page that needs nothing else: tables, and plots in SVG."""
+"""The statistics of a data set as one self-contained HTML page: tables, and plots in SVG."""
 
 import html
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _UNITS = {"image_height": "pixels", "image_width": "pixels", "image_bytes": "byt
 
 
 def render_page(stats: dict[str, Any]) -> str:
-    """The page for what `collect_stats` found."""
+    """The HTML page of the result of `collect_stats`."""
     title = html.escape(f"{stats['dataset']}, {stats['split']}")
     facts = [(name, stats[name]) for name in ("num_samples", "num_rejects", "num_classes", "num_shards", "num_bytes")]
     body = [
@@ -40,7 +40,7 @@ def _table(rows: Sequence[tuple[str, Sequence[str]]], header: Sequence[str] = ()
 
 
 def _classes(counts: dict[str, int]) -> str:
-    """The largest class first; the table, which may be long, is folded."""
+    """Bars, largest class first, and a folded table, because it may be long."""
     rows = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     plot = _bars([count for _, count in rows], [f"{name}: {count:,}" for name, count in rows])
     table = _table([(name, [f"{count:,}"]) for name, count in rows])
@@ -57,13 +57,13 @@ def _distribution(name: str, unit: str, found: dict[str, Any]) -> str:
     cells = [f"{value:,}" for value in percentiles.values()]
     return (
         f"<h2>{name.replace('_', ' ').capitalize()} ({unit})</h2>{_bars(counts, titles)}"
-        f"<p>From {edges[0]:,.0f} to {edges[-1]:,.0f}; what is beyond is in the last bar.</p>"
+        f"<p>From {edges[0]:,.0f} to {edges[-1]:,.0f}; larger values are in the last bar.</p>"
         f"{_table([(unit, cells)], ['percentile', *percentiles])}"
     )
 
 
 def _bars(values: Sequence[int], titles: Sequence[str]) -> str:
-    """One bar a value, with its title under the pointer; the scale begins at 0 and ends at the largest."""
+    """One bar per value, with its title as a tooltip; the scale goes from 0 to the largest value."""
     width, top = _WIDTH / max(1, len(values)), max(1, *values)
     bars = [
         f'<rect class="bar" x="{i * width:.2f}" y="{_HEIGHT * (1 - value / top):.2f}" width="{width * 0.9:.2f}" '

@@ -1,4 +1,4 @@
-"""Verification: does every byte of a finished data set agree with its manifest? The command `shard-builder verify`."""
+"""Check every byte of a finished data set against its manifest: the command `shard-builder verify`."""
 
 import argparse
 import contextlib
@@ -36,16 +36,16 @@ _IN_FULL = ImagePolicy(decode_check=True)
 
 
 class StateError(UserError):
-    """The file that remembers verified shards cannot be read or written."""
+    """The file of verified shards (`--state`) cannot be read or written."""
 
 
 class Verification(NamedTuple):
-    """The manifest, and one sentence for everything that contradicts it."""
+    """The manifest, and one sentence per fault."""
 
     manifest: Manifest
     problems: tuple[str, ...]
     num_remembered: int
-    """Shards that an earlier run found to be good, and this one did not look at."""
+    """Shards that an earlier run found good and this run skipped."""
 
 
 class _Task(NamedTuple):
@@ -64,9 +64,11 @@ def add_verify_command(commands: Commands) -> None:
     """Register the command with the parser of `shard-builder`."""
     command = add_command(commands, "verify", "check every byte of a finished data set", _verify)
     add_url_argument(command)
-    command.add_argument("--decode", action="store_true", help="decode every image in full too")
+    command.add_argument("--decode", action="store_true", help="also decode every image in full")
     add_workers_flag(command)
-    command.add_argument("--state", type=path, metavar="FILE", help="remember good shards there, and skip them")
+    command.add_argument(
+        "--state", type=path, metavar="FILE", help="note good shards in this file, and skip them the next time"
+    )
     add_json_flag(command)
 
 
@@ -100,11 +102,11 @@ def _verify(args: argparse.Namespace) -> int:
 def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path | None = None) -> Verification:
     """Check every shard: size, hash, index, each index row against the tar, and with `decode` each image.
 
-    Shards of a remote store are downloaded to the temporary folder (`TMPDIR`), one a worker. With `state` the shards
-    that are good are noted in that file, and those noted there with the same hashes are not looked at again.
+    Shards of a remote store are downloaded to the temporary folder (`TMPDIR`), one per worker. With `state`, good
+    shards are noted in that file, and the next run skips a shard that is noted with the same hashes.
 
     Raises:
-        UserError: there is no manifest, or it is not valid; the store does not deliver; `state` cannot be used.
+        UserError: the manifest is missing or not valid, the store cannot be read, or `state` cannot be used.
     """
     manifest = read_manifest(store)
     with contextlib.ExitStack() as stack:
@@ -124,7 +126,7 @@ def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path
 
 
 class _Memory:
-    """The shards that were found to be good, a line of JSON each; half a line, of a killed run, counts for nothing."""
+    """The good shards, one line of JSON per shard. A cut line, left by a killed run, is ignored."""
 
     def __init__(self, path: Path, store: Store, decode: bool) -> None:
         self._path, self._decode = path, decode
@@ -147,11 +149,11 @@ class _Memory:
         self._file.close()
 
     def knows(self, entry: ShardEntry) -> bool:
-        """Whether it was verified, at this place, with these hashes, and decoded if that is asked for."""
+        """Whether the shard was verified at this URL with these hashes, and decoded if `decode` is set."""
         return any(self._line(entry, decoded) in self._lines for decoded in {True, self._decode})
 
     def add(self, entry: ShardEntry) -> None:
-        """From now on it is known, whatever happens to this process."""
+        """Note a good shard. The line is flushed at once, so it survives a kill of this process."""
         self._file.write(self._line(entry, self._decode) + "\n")
         self._file.flush()
 
@@ -184,7 +186,7 @@ def _check_shard(task: _Task) -> _Checked:
 
 
 def _check_rows(task: _Task, tar: Path) -> list[str]:
-    """The rows of the index against the members of the tar; one sentence a wrong sample."""
+    """Compare the rows of the index with the members of the tar; one sentence per wrong sample."""
     problems: list[str] = []
     entry = task.entry
     index = read_index(task.store, entry)
@@ -194,8 +196,8 @@ def _check_rows(task: _Task, tar: Path) -> list[str]:
         if (row["offset"], row["size"], row["label"]) != (sample.offset, len(sample.image), index_label(sample.label)):
             problems.append(f"{entry.tar_name}: sample {sample.key} is not where or what the index says")
         elif (sample.label is None) != (task.num_classes == 0):
-            has, should = ("no label", "all") if sample.label is None else ("a label", "none")
-            problems.append(f"{entry.tar_name}: sample {sample.key} has {has}; by the manifest {should} of them have")
+            has, is_ = ("no label", "labelled") if sample.label is None else ("a label", "unlabelled")
+            problems.append(f"{entry.tar_name}: sample {sample.key} has {has}; by the manifest the data set is {is_}")
         elif not all(0 <= label < task.num_classes for label in sample.labels):
             problems.append(f"{entry.tar_name}: sample {sample.key} has label {sample.label}, which is no class")
         elif task.decode and (fault := _fault_of_image(sample, row)):
@@ -214,7 +216,7 @@ def _fault_of_image(sample: TarSample, row: Any) -> str | None:
     except RejectedImageError as error:
         return str(error)
     if image.ext != sample.ext:
-        return f"is called .{sample.ext}, but is .{image.ext} by its content"
+        return f"its suffix is .{sample.ext}, but its content is .{image.ext}"
     if (image.height, image.width, image.orientation) != (row["height"], row["width"], row["orientation"]):
         return "has not the size or orientation that the index says"
     return None

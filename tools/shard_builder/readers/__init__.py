@@ -1,4 +1,4 @@
-"""Sources of images: the catalogue of data sets and formats, and a `Reader` for each."""
+"""Sources of images: the table of data sets and formats, with a `Reader` for each."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ DATASETS = {dataset.name: dataset for dataset in (*FORMATS, *PRETRAINING_SETS, *
 def open_reader(
     dataset: str, source: Path, split: str, *, allow_subset: bool = False, options: ReadOptions = AS_IT_IS
 ) -> Reader:
-    """The reader of a data set by its command-line name; `Dataset.open` says what is checked."""
+    """The reader of a data set, by its name on the command line. `Dataset.open` lists the checks."""
     return DATASETS[dataset].open(source, split, allow_subset=allow_subset, options=options)
 
 

@@ -1,4 +1,4 @@
-"""Annotation files, one small parser per format, shared by all data sets. Every fault names the file."""
+"""Parsers of annotation files, one per format, shared by all data sets. Every error names the file."""
 
 import contextlib
 import csv
@@ -15,7 +15,7 @@ from tools.shard_builder.readers.base import SourceError
 
 T = TypeVar("T")
 
-# What parsers raise on garbled files: also for want of memory, where a garbled number asks for much.
+# What parsers raise on garbled files. A garbled number may ask for too much memory.
 _FAULTS = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, NotImplementedError, EOFError,
     MemoryError, csv.Error, zlib.error, ElementTree.ParseError,
@@ -24,9 +24,9 @@ _FAULTS = (
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever goes wrong while `path` is read and taken apart into one sentence: `what` was expected there."""
+    """Turn any error while `path` is read and parsed into one sentence that says `what` was expected."""
     try:
-        if path.exists() and not path.is_file():  # to open a named pipe would wait for ever
+        if path.exists() and not path.is_file():  # opening a named pipe would wait forever
             raise OSError(errno.EINVAL, "it is not a file")
         yield
     except OSError as error:
@@ -40,12 +40,12 @@ def reading(path: Path, what: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception without line breaks, never empty."""
+    """The message of an exception on one line, never empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The non-empty lines of a text file."""
     with reading(path, "a text file"):
         return [line.strip() for line in path.read_text("utf-8-sig").split("\n") if line.strip()]
 
@@ -62,7 +62,7 @@ def nth(items: Sequence[T], number: int) -> T:
 
 
 def read_pairs(path: Path, separator: str | None = None) -> Iterator[tuple[str, str]]:
-    """The first column and the rest of every line."""
+    """Per line: the first column, and the rest."""
     for line in read_lines(path):
         first, *rest = line.split(separator, 1)
         if not rest:
@@ -71,7 +71,7 @@ def read_pairs(path: Path, separator: str | None = None) -> Iterator[tuple[str, 
 
 
 def read_csv(path: Path, *columns: str, delimiter: str = ",") -> Iterator[tuple[str, ...]]:
-    """The named columns of a table with a header, streamed.
+    """The rows of the named columns of a CSV file with a header, streamed.
 
     Raises:
         SourceError: the file or a column is missing, or a row is too short or too long.
@@ -95,31 +95,31 @@ def read_csv(path: Path, *columns: str, delimiter: str = ",") -> Iterator[tuple[
 
 
 def csv_columns(path: Path) -> list[str]:
-    """The names of the columns of a table with a header."""
+    """The column names of a CSV file with a header."""
     with reading(path, "a table with a header"), open(path, newline="", encoding="utf-8-sig") as file:
         return [name.strip() for name in next(csv.reader(file, skipinitialspace=True, strict=True), [])]
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """One object per line."""
-    with reading(path, "a file of one JSON object a line"):
+    """The objects of a file with one JSON object per line."""
+    with reading(path, "a file of one JSON object per line"):
         return [dict(json.loads(line)) for line in read_lines(path)]
 
 
 def read_mat(path: Path, variable: str) -> Any:
-    """A variable of a MATLAB file (before version 7.3), without dimensions of length one."""
+    """A variable of a MATLAB file (format before 7.3), without dimensions of length one."""
     loadmat = optional_module("scipy.io").loadmat
     with reading(path, f"a MATLAB file with the variable {variable!r}"):
         try:
             return loadmat(path, squeeze_me=True)[variable]
         except OSError:
             raise
-        except Exception as error:  # a parser of a binary format has many ways to stumble
+        except Exception as error:  # on garbled bytes the parser may raise anything
             raise ValueError(error) from None
 
 
 def read_voc_objects(path: Path) -> list[tuple[str, bool]]:
-    """The objects of a Pascal VOC annotation: class and whether it is marked as difficult."""
+    """The objects of a Pascal VOC annotation: class, and whether the object is marked as difficult."""
     with reading(path, "a Pascal VOC annotation"):
         items = ElementTree.parse(path).getroot().iter("object")
         return [(item.findtext("name", "").strip(), item.findtext("difficult", "").strip() == "1") for item in items]

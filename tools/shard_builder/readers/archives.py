@@ -1,4 +1,4 @@
-"""The members of tar archives, plain or nested, by their place in the outermost file."""
+"""The members of tar archives, plain or nested, with their offsets in the outermost file."""
 
 import errno
 import tarfile
@@ -19,21 +19,21 @@ class Member(NamedTuple):
 
     name: str
     offset: int
-    """Of its first byte in the tar or, for a tar in a tar, in the outer one."""
+    """Offset of the first byte of the file, in the outermost tar."""
     num_bytes: int
     fault: str = ""
-    """Why its content cannot be read in place, where that is so."""
+    """Why the content cannot be read in place; empty if it can."""
 
 
-# What tarfile raises on garbled headers: the numbers in them, and chains of them, may be anything.
+# What tarfile raises on garbled headers.
 _FAULTS = (tarfile.TarError, OSError, EOFError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
 def tar_members(path: Path) -> Iterator[Member]:
-    """What an uncompressed tar holds, but for folders and what operating systems add; only headers are read.
+    """The files in an uncompressed tar, without folders and system files. Only headers are read.
 
     Raises:
-        SourceError: it cannot be read, is compressed, or is cut.
+        SourceError: the tar cannot be read, is compressed, or is cut.
     """
     try:
         with _open(path) as tar:
@@ -43,10 +43,10 @@ def tar_members(path: Path) -> Iterator[Member]:
 
 
 def nested_tar_members(path: Path) -> Iterator[tuple[str, Iterator[Member]]]:
-    """The tars in an uncompressed tar: name and files of each. Take the files of one before going on to the next.
+    """The tars in an uncompressed tar: name and files of each. Read the files of one tar before the next tar.
 
     Raises:
-        SourceError: as `tar_members`, or a file in it is no tar.
+        SourceError: as `tar_members`, or a file in the tar is no tar.
     """
     try:
         with _open(path) as outer:
@@ -57,7 +57,7 @@ def nested_tar_members(path: Path) -> Iterator[tuple[str, Iterator[Member]]]:
 
 
 def member_seen(member: Member, path: str, label: Label, archive: Path) -> Seen:
-    """What a member is to a build that takes every image of the tar by itself; `path` is its path in the source."""
+    """A member as an item of a source: record, lost image or other file. `path` is its path in the source."""
     if not is_image_name(path):
         return Other(path, suffix_of(path))
     if member.fault:
@@ -69,14 +69,14 @@ def _inner_members(path: Path, outer: Member) -> Iterator[Member]:
     try:
         with open(path, "rb") as file:
             file.seek(outer.offset)
-            with tarfile.open(fileobj=file, mode="r:") as inner:  # its offsets are those of the outer file
+            with tarfile.open(fileobj=file, mode="r:") as inner:  # offsets count in the outer file
                 yield from _members(inner, outer.offset + outer.num_bytes)
     except _FAULTS as error:
         raise _fault(path / outer.name, error) from None
 
 
 def _open(path: Path) -> tarfile.TarFile:
-    if not path.is_file():  # to open a named pipe would wait for ever
+    if not path.is_file():  # opening a named pipe would wait forever
         raise OSError(errno.ENOENT, "no such file" if not path.exists() else "not a file")
     return tarfile.open(path, "r:")
 
@@ -85,9 +85,9 @@ def _members(tar: tarfile.TarFile, stop: int) -> Iterator[Member]:
     """The members of a tar that ends before byte `stop`."""
     end = 0
     while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]  # tarfile would remember them all
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep them all in memory
         if member.size < 0 or member.offset_data <= end:
-            raise tarfile.ReadError("a header is garbled")  # tarfile would go round in circles
+            raise tarfile.ReadError("a header is garbled")  # tarfile would loop forever
         end = member.offset_data
         if member.isdir() or any(is_system_file(part) for part in member.name.split("/")):
             continue
@@ -103,13 +103,13 @@ def _members(tar: tarfile.TarFile, stop: int) -> Iterator[Member]:
 
 
 def _check_end(tar: tarfile.TarFile, stop: int) -> None:
-    """tarfile takes a garbled header, and the end of a file that was cut between members, for the end of the tar."""
+    """Check the end mark. tarfile takes a garbled header, or a file cut between two members, for the end of the tar."""
     file = tar.fileobj
     assert file is not None
     file.seek(tar.offset)
     mark = file.read(min(tarfile.BLOCKSIZE, max(0, stop - tar.offset)))
     if len(mark) < tarfile.BLOCKSIZE or any(mark):
-        raise tarfile.ReadError(f"no end mark at byte {tar.offset}: it is cut or garbled there")
+        raise tarfile.ReadError(f"no end mark at byte {tar.offset}: the tar is cut or garbled there")
     for start in range(file.tell(), stop, _CHUNK_BYTES):
         if file.read(min(_CHUNK_BYTES, stop - start)).strip(b"\0"):
             raise tarfile.ReadError(f"there is more after its end mark at byte {tar.offset}: are these several tars?")
@@ -118,6 +118,6 @@ def _check_end(tar: tarfile.TarFile, stop: int) -> None:
 def _fault(path: Path, error: Exception) -> SourceError:
     reason = error.strerror if isinstance(error, OSError) else None
     return SourceError(
-        f"cannot read {path} as an uncompressed, whole tar ({reason or error}); images are read from it in place, so "
-        "decompress it first where it is compressed"
+        f"cannot read {path} as an uncompressed, whole tar ({reason or error}); images are read in place, so "
+        "decompress the tar first if it is compressed"
     )

@@ -1,6 +1,6 @@
-"""Files that hold many images as one array of pixels: idx, CIFAR's pickles, STL-10's binaries, PatchCamelyon's HDF5.
+"""Files with many images in one array of pixels: idx, CIFAR's pickles, STL-10's binaries, PatchCamelyon's HDF5.
 
-The loaders keep what they opened, so that a worker reads or maps each file once.
+The loaders cache the open files, so that a worker reads or maps each file once.
 """
 
 import gzip
@@ -24,11 +24,11 @@ _CIFAR_SIDE = 32
 
 @lru_cache(_NUM_OPEN)
 def load_idx(path: str) -> NDArray[np.uint8]:
-    """An idx-ubyte file of any number of dimensions, as it is (then it is mapped) or with gzip (then it is read)."""
+    """An idx-ubyte file with any number of dimensions: mapped if it is plain, read if it is gzipped."""
     with reading(Path(path), "an idx-ubyte file"), _open(path) as file:
         zeros, kind, num_dimensions = int.from_bytes(file.read(2)), *file.read(2)
         if zeros or kind != _IDX_UINT8:
-            raise ValueError("its header is another one")
+            raise ValueError("its header is wrong")
         shape = tuple(int.from_bytes(file.read(4)) for _ in range(num_dimensions))
         if path.endswith(".gz"):
             return np.frombuffer(file.read(), dtype=np.uint8).reshape(shape)
@@ -41,33 +41,33 @@ def _open(path: str) -> BinaryIO:
 
 @lru_cache(_NUM_OPEN)
 def load_stl_images(path: str) -> Pixels:
-    """STL-10's `*_X.bin`: 96 x 96, channel after channel, column after column. Mapped, not read."""
+    """STL-10's `*_X.bin`: 96 x 96 images, stored by channel, then by column. Mapped, not read."""
     with reading(Path(path), "a file of STL-10 images"):
         return np.memmap(path, dtype=np.uint8, mode="r").reshape(-1, 3, _STL_SIDE, _STL_SIDE).transpose(0, 3, 2, 1)
 
 
 @lru_cache(_NUM_OPEN)
 def load_cifar(path: str) -> dict[bytes, Any]:
-    """A file of CIFAR's "python version": its dictionary."""
+    """The dictionary in a file of CIFAR's "python version"."""
     with reading(Path(path), "a batch of CIFAR's python version"), open(path, "rb") as file:
         try:
             return dict(_CifarUnpickler(file, encoding="bytes").load())
-        except Exception as error:  # a garbled pickle has many ways to fail
+        except Exception as error:  # on garbled bytes the unpickler may raise anything
             raise ValueError(error) from None
 
 
 def load_cifar_images(path: str) -> Pixels:
-    """The images of a batch: 32 x 32 RGB."""
+    """The images of a CIFAR batch: 32 x 32 RGB."""
     with reading(Path(path), "a batch of CIFAR's python version"):
         data: Pixels = load_cifar(path)[b"data"]
         return data.reshape(-1, 3, _CIFAR_SIDE, _CIFAR_SIDE).transpose(0, 2, 3, 1)
 
 
 class _CifarUnpickler(pickle.Unpickler):
-    """Admits what an array of numbers is made of, and nothing else: a pickle could otherwise run any code."""
+    """Loads arrays of numbers and refuses everything else, because a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core", "numpy._core")  # the files are older than this name
+        module = module.replace("numpy.core", "numpy._core")  # the files use the older name
         if (module, name) in {("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no array needs")
@@ -75,13 +75,13 @@ class _CifarUnpickler(pickle.Unpickler):
 
 @lru_cache(_NUM_OPEN)
 def load_hdf5(path: str, variable: str) -> Any:
-    """A variable of an HDF5 file; rows are read when they are asked for."""
+    """A variable of an HDF5 file; a row is read when it is indexed."""
     h5py = optional_module("h5py")
     with reading(Path(path), f"an HDF5 file with the variable {variable!r}"):
         return h5py.File(path, "r")[variable]
 
 
 def load_patch_camelyon_images(path: str) -> Pixels:
-    """PatchCamelyon's `*_x.h5`: 96 x 96 RGB."""
+    """PatchCamelyon's `*_x.h5`: 96 x 96 RGB images."""
     images: Pixels = load_hdf5(path, "x")
     return images

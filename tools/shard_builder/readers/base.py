@@ -1,4 +1,4 @@
-"""What a source of images has to offer, and the one place where a data set's path becomes a key."""
+"""The interface of a source of images, and the function that turns a path into a key."""
 
 import hashlib
 import re
@@ -16,9 +16,9 @@ _HALF_MESSAGE = 500  # characters
 
 
 class SourceError(UserError):
-    """The source of a build cannot be read or is not laid out as expected; the message names the file or folder.
+    """The source of a build cannot be read, or has another layout; the message names the file or folder.
 
-    A garbled file may hold a name without end: the middle of a very long message is left out.
+    A garbled file may contain a very long name, so the middle of a very long message is cut out.
     """
 
     def __init__(self, message: str) -> None:
@@ -28,18 +28,18 @@ class SourceError(UserError):
 
 
 class ByteSource(Protocol):
-    """Where the bytes of one image, or of its metadata, are. Instances are small, hold no open file, and are pickled
+    """Where to read the bytes of one image or of its metadata. Instances are small, hold no open file, and are pickled
     to the workers."""
 
     @property
     def num_bytes(self) -> int:
-        """Of the image, for planning: exact where the source knows it without reading, else an estimate."""
+        """Number of bytes, for planning: exact if the source knows it without reading, else an estimate."""
 
     def read(self) -> bytes:
         """The encoded image, or the JSON text.
 
         Raises:
-            OSError: it cannot be read, or is not what it was when the build was planned.
+            OSError: it cannot be read, or it has changed since the build was planned.
         """
 
 
@@ -48,20 +48,20 @@ class Record(NamedTuple):
 
     key: str
     path: str
-    """Relative to the source, with `/`, also into archives: the same on every machine, and unique."""
+    """Relative to the source, with `/`, and continued into archives. Unique, and the same on every machine."""
     label: Label
     source: ByteSource
     metadata: ByteSource | None = None
-    """What the source knows beside the label, as JSON text; None where that is nothing."""
+    """Other facts about the image, as JSON text; None if the source has none."""
 
     @property
     def num_bytes(self) -> int:
-        """Of the encoded image, for planning."""
+        """Bytes of the encoded image, for planning."""
         return self.source.num_bytes
 
     @classmethod
     def of(cls, path: str, label: Label, source: ByteSource, metadata: ByteSource | None = None) -> Self:
-        """A record whose key follows from its path."""
+        """A record with the key that `make_key` gives its path."""
         return cls(make_key(path), path, label, source, metadata)
 
 
@@ -69,34 +69,34 @@ class Lost(NamedTuple):
     """An image of a source that cannot be taken. It becomes a reject of the build."""
 
     path: str
-    """As that of a `Record`."""
+    """As in `Record`."""
     reason: str
 
 
 class Other(NamedTuple):
-    """Something in a source that is no image. It is counted, and no reason to end a build."""
+    """A file in a source that is no image. It is counted and does not stop a build."""
 
     path: str
     kind: str
-    """What it is counted as: its suffix, for example ".txt"."""
+    """The name of its count: usually the suffix, for example ".txt"."""
 
 
 Seen: TypeAlias = Record | Lost | Other
-"""What a reader comes upon: everything, so that whatever is left out can be counted and named."""
+"""An item of a source. Readers yield every file, so that files that are left out can be counted and named."""
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How a source is read where its layout leaves a choice."""
+    """The choices of the user in how a source is read."""
 
     unlabelled: bool = False
     """Take images only: no labels, and so no classes."""
     label_column: str | None = None
-    """Of a table; None: one with a usual name."""
+    """Column of a table that holds the labels; None: a column with a usual name."""
     nfc: bool = False
-    """Write class names in Unicode's composed form, so that names from different systems are equal."""
+    """Write class names in Unicode's composed form (NFC), so that names from different systems are equal."""
     class_list: tuple[str, ...] | None = None
-    """The classes to number labels by: those of another data set; labels go to them by name."""
+    """Number the classes by their position in this list, found by name; None: as the source numbers them."""
 
 
 class Reader(Protocol):
@@ -104,19 +104,19 @@ class Reader(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is a position in it. Empty where the images are unlabelled."""
+        """Class names; a label is a position in this tuple. Empty if the images are unlabelled."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences about choices that the reader made, for the user to see."""
+        """Sentences for the user about choices that the reader made."""
 
     def seen(self) -> Iterator[Seen]:
-        """Every image, and whatever else lies in the source, in a fixed order, without reading the content of images.
+        """Every image and every other file of the source, in a fixed order. Does not read the content of images.
 
-        May be asked for more than once. What operating systems put beside one's files is passed over.
+        May be called more than once. System files (such as .DS_Store) are skipped.
 
         Raises:
-            SourceError: an image or an annotation that should be there is not.
+            SourceError: an image or an annotation is missing.
         """
 
     def records(self) -> Iterator[Record]:
@@ -125,7 +125,7 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Listing:
-    """The reader that most data sets need: classes, and a function that lists what is there."""
+    """The reader of most data sets: classes, and a function that lists the items of the source."""
 
     classes: tuple[str, ...]
     list_seen: Callable[[], Iterator[Seen]]
@@ -139,7 +139,7 @@ class Listing:
 
 
 def without_labels(reader: Reader) -> Listing:
-    """The images of a reader, unlabelled."""
+    """The reader, without its labels."""
 
     def seen() -> Iterator[Seen]:
         return (item._replace(label=None) if isinstance(item, Record) else item for item in reader.seen())
@@ -148,7 +148,7 @@ def without_labels(reader: Reader) -> Listing:
 
 
 def fixed_layout(read: Callable[[Path, str], Reader]) -> Callable[[Path, str, ReadOptions], Reader]:
-    """The reader of a data set whose layout leaves nothing to choose but to take its labels or not."""
+    """Adapt a reader function whose only option is `unlabelled`."""
 
     def read_with_options(source: Path, split: str, options: ReadOptions) -> Reader:
         reader = read(source, split)
@@ -158,11 +158,11 @@ def fixed_layout(read: Callable[[Path, str], Reader]) -> Callable[[Path, str, Re
 
 
 def make_key(path: str) -> str:
-    """The key of the image at `path` (relative, without its suffix where there is one): slug, dash, digest.
+    """The key of the image at `path` (relative to the source): slug, dash, digest.
 
-    The slug is the path in lower case, with every run of other characters than `[a-z0-9_]` as one dash, cut on
-    the left; the digest is that of the exact path. So a key is readable, depends on nothing but its own path
-    (adding or removing files changes no other key), and two paths differ in it even where their slugs are equal.
+    The slug is the path without its suffix, in lower case, with every run of characters outside `[a-z0-9_]` replaced
+    by one dash, cut on the left. The digest is that of the exact path. So a key is readable, depends only on its own
+    path (adding or removing files changes no other key), and differs for two paths even if their slugs are equal.
     """
     folder, slash, name = path.rpartition("/")
     stem = folder + slash + (name.rpartition(".")[0] or name)

@@ -1,4 +1,4 @@
-"""The classes of a data set: their names checked, composed, or numbered as in another data set."""
+"""The classes of a data set: check their names, compose them (NFC), or number them as in another data set."""
 
 import unicodedata
 from collections import Counter
@@ -12,10 +12,10 @@ _UNCLEAN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of characters,
 
 
 def with_class_names(reader: Reader, source: Path, options: ReadOptions) -> Reader:
-    """The reader with its class names checked, and changed as `options.nfc` and `options.class_list` say.
+    """The reader with checked class names, changed by `options.nfc` and `options.class_list`.
 
     Raises:
-        SourceError: a name is empty, no clean text or there twice; or it is not in the list.
+        SourceError: a name is empty, has control characters, occurs twice, or is not in the class list.
     """
     names = reader.classes
     _check(names, source)
@@ -41,7 +41,7 @@ def with_class_names(reader: Reader, source: Path, options: ReadOptions) -> Read
 
 
 def _renumbered(reader: Reader, classes: tuple[str, ...], places: list[int]) -> Listing:
-    """`places`: for each old label the new one."""
+    """The reader with new labels; `places` maps an old label to the new one."""
 
     def seen() -> Iterator[Seen]:
         for item in reader.seen():
@@ -56,7 +56,7 @@ def _renumbered(reader: Reader, classes: tuple[str, ...], places: list[int]) -> 
 
 
 def with_checked_labels(reader: Reader) -> Listing:
-    """The reader, which now refuses labels that are no classes, and data sets of which only a part has labels."""
+    """The reader, which now refuses labels without a class, and data sets that are only partly labelled."""
     num_classes = len(reader.classes)
 
     def seen() -> Iterator[Seen]:
@@ -68,8 +68,8 @@ def with_checked_labels(reader: Reader) -> Listing:
                     raise SourceError(f"{item.path} has {fault}")
                 if type(item.label) is not type(first.label):
                     raise SourceError(
-                        f"{first.path} and {item.path} have labels of two kinds, one per image and any number per "
-                        "image; write all of them as one kind"
+                        f"{first.path} and {item.path} have labels of two kinds (one label, a list of labels); "
+                        "write all labels as one kind"
                     )
             yield item
 
@@ -81,10 +81,10 @@ def _check(names: tuple[str, ...], place: object) -> None:
         if not name.strip() or any(unicodedata.category(character) in _UNCLEAN for character in name):
             raise SourceError(f"the class name {name!r} of {place} is no clean text; rename it")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise SourceError(f"two classes of {place} are called {twice[0]!r}; rename one of them")
+        raise SourceError(f"two classes of {place} have the name {twice[0]!r}; rename one of them")
 
 
 def _twin(name: str, classes: tuple[str, ...]) -> str:
-    """Where only the Unicode form differs, nobody can see why."""
+    """The end of a message: names the class that differs only in its Unicode form, which nobody can see."""
     same = [other for other in classes if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)]
     return f": {same[0]!a} there is {name!a} here, the same in another Unicode form; pass --nfc" if same else ""

@@ -1,4 +1,4 @@
-"""A row of the catalogue, and the check of what a reader found against what was published."""
+"""A row of the table of data sets, and the check of a source against the published numbers."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,38 +18,38 @@ AS_IT_IS = ReadOptions()
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the shard builder knows of a data set, or of a format that holds any."""
+    """The facts about a data set, or about a format that can hold any data set."""
 
     name: str
     use: Use
     read: Callable[[Path, str, ReadOptions], Reader]
-    """Of the source folder, the split and the options."""
+    """Makes the reader from source folder, split and options."""
     layout: str
-    """What the source folder holds, for people; alternatives are separated by `or`."""
+    """The layout of the source folder, for people; alternatives are separated by `or`."""
     page: str = ""
-    """Where its licence or terms stand."""
+    """Web page of its licence or terms."""
     num_classes: int | None = None
     num_images: Mapping[str, int] = field(default_factory=dict)
-    """Published, of each split; empty where any split and any number will do."""
+    """Published number of images per split; empty if any split and any number is accepted."""
     metric: Metric | None = None
     suites: tuple[Suite, ...] = ()
-    """The benchmarks that a transfer set is part of: ELEVATER's 20, or the 18 of the EsViT paper (CLIP's)."""
+    """The benchmarks that contain a transfer set: ELEVATER's 20, or the 18 of the EsViT paper (CLIP's)."""
     has_columns: bool = False
-    """Whether it is a table, which may have more than one column of labels."""
+    """Whether the source is a table, which may have several columns of labels."""
 
     def open(self, source: Path, split: str, *, allow_subset: bool = False, options: ReadOptions = AS_IT_IS) -> Reader:
-        """The reader of one split, which checks classes at once and counts images while they are listed.
+        """The reader of one split. Classes are checked at once, images are counted while they are listed.
 
-        With `allow_subset` some classes and images may be missing, but none may be unknown.
+        With `allow_subset` classes and images may be missing, but no class may be unknown.
 
         Raises:
-            SourceError: there is no such split, or the source is not laid out as expected; from the reader's
-                records also that their number is not the published one.
+            SourceError: there is no such split, or the source has another layout. While the reader lists images: their
+                number differs from the published one.
         """
         if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(source)):
             url = f"{address[1]}://{address[2]}"
             raise SourceError(
-                f"cannot read source {url}: a source is a local folder or file; download or mount it first"
+                f"cannot read source {url}: a source must be a local folder or file; download or mount it first"
             )
         if not source.exists():
             raise SourceError(f"cannot read source {source}: there is no such file or folder")
@@ -72,27 +72,27 @@ class Dataset:
         if published is not None:
             unknown, missing = sorted(set(found) - set(published)), sorted(set(published) - set(found))
             if unknown:
-                raise SourceError(f"{source} holds {unknown[0]!r}, which is no class of {self.name}{_more(unknown)}")
+                raise SourceError(f"{source} has {unknown[0]!r}, which is no class of {self.name}{_more(unknown)}")
             if missing and not allow_subset:
                 raise SourceError(
                     f"{source} lacks the class {missing[0]!r} of {self.name}{_more(missing)}; "
                     "complete it, or pass --allow-subset"
                 )
         elif self.num_classes is not None:
-            self._check_number(f"{source} holds {len(found):,} classes of", len(found), self.num_classes, allow_subset)
+            self._check_number(f"{source} has {len(found):,} classes of", len(found), self.num_classes, allow_subset)
 
     def _counted(self, seen: Iterator[Seen], source: Path, split: str, allow_subset: bool) -> Iterator[Seen]:
         found = 0
         for item in seen:
             yield item
             found += not isinstance(item, Other)
-        self._check_number(f"{source} holds {found:,} {split} images of", found, self.num_images[split], allow_subset)
+        self._check_number(f"{source} has {found:,} {split} images of", found, self.num_images[split], allow_subset)
 
-    def _check_number(self, holds: str, found: int, published: int, allow_subset: bool) -> None:
+    def _check_number(self, has: str, found: int, published: int, allow_subset: bool) -> None:
         if found > published:
-            raise SourceError(f"{holds} {self.name}, published are {published:,}: something else lies among them")
+            raise SourceError(f"{has} {self.name}, published are {published:,}: something else lies among them")
         if found < published and not allow_subset:
-            raise SourceError(f"{holds} {self.name}, published are {published:,}; complete it, or pass --allow-subset")
+            raise SourceError(f"{has} {self.name}, published are {published:,}; complete it, or pass --allow-subset")
 
 
 def _more(names: list[str]) -> str:

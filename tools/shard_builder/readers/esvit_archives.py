@@ -1,4 +1,4 @@
-"""The archives that the original EsViT trained from: a zip with a map, and TSV files with images in base64."""
+"""The archives of the original EsViT: a zip with a map file, and TSV files with images in base64."""
 
 import itertools
 import json
@@ -17,12 +17,12 @@ from tools.shard_builder.readers.sources import Base64Source, ZipSource, read_ra
 from tools.shard_builder.readers.wording import listed
 
 _LABEL_MAP = "labelmap_22k_reorder.txt"
-_IS_ENCRYPTED = 1  # of the flags of a zip member
-_HEAD_BYTES = 4096  # of a TSV line: its key and label, which come before the image
+_IS_ENCRYPTED = 1  # a flag of a zip member
+_HEAD_BYTES = 4096  # enough for the key and the label, which start a TSV line
 
 
 def esvit_zip(source: Path, split: str) -> Reader:
-    """`<split>.zip`, and `<split>_map.txt` with the name of each image in it, a tab, and its class number."""
+    """Read `<split>.zip`; `<split>_map.txt` has one line per image: name in the zip, tab, class number."""
     archive, listing = find(source, f"{split}.zip"), find(source, f"{split}_map.txt")
     rows: list[tuple[str, int]] = []
     for name, text in read_pairs(listing, "\t"):
@@ -49,9 +49,9 @@ def _zip_seen(archive: Path, rows: list[tuple[str, int]], listing: str) -> Itera
             raise ValueError(error) from None
     for name, label in rows:
         if (info := members.pop(name, None)) is None:
-            raise SourceError(f"{archive} holds no {name}, which {listing} lists, or {listing} lists it twice")
+            raise SourceError(f"{listing} lists {name}, which {archive} does not contain, or lists it twice")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & _IS_ENCRYPTED:
-            raise SourceError(f"{archive} has encrypted {name}, or not compressed it with deflate; pack it again")
+            raise SourceError(f"{name} in {archive} is encrypted, or not compressed with deflate; pack the zip again")
         source = ZipSource(
             str(archive), info.header_offset, info.compress_type, info.compress_size, info.file_size, info.CRC
         )
@@ -62,11 +62,11 @@ def _zip_seen(archive: Path, rows: list[tuple[str, int]], listing: str) -> Itera
 
 
 def esvit_tsv(source: Path, split: str) -> Reader:
-    """`<split>.tsv` or `<split>/*.tsv`, a line per image: key, label, image in base64, with tabs between.
+    """Read `<split>.tsv` or `<split>/*.tsv`, one line per image: key, label, image in base64, separated by tabs.
 
-    A `.lineidx` beside a TSV (the offset of every line) saves reading it while the build is planned; a `.linelist`
-    (numbers of lines) selects from it. The label is a class number, or JSON of the form `[{"class": NAME}]`: then
-    `labelmap_22k_reorder.txt` has every name and its number.
+    A `.lineidx` beside a TSV has the offset of every line; without it the whole TSV is read to plan the build. A
+    `.linelist` has the numbers of the lines to take. A label is a class number, or JSON of the form
+    `[{"class": NAME}]`; then `labelmap_22k_reorder.txt` has the number of every name.
     """
     alone, several = source / f"{split}.tsv", sorted((source / split).glob("*.tsv"))
     if alone.exists() == bool(several):
@@ -88,14 +88,14 @@ def esvit_tsv(source: Path, split: str) -> Reader:
 
 
 def _label_map(path: Path) -> dict[str, int]:
-    """The number of every class by its name, in the order of the numbers; empty where there is no such file."""
+    """Map class names to numbers, in the order of the numbers; empty if there is no such file."""
     if not path.is_file():
         return {}
     pairs = [(name, _number(text, f"{name} in {path}")) for name, text in read_pairs(path, "\t")]
     if sorted(number for _, number in pairs) != list(range(len(pairs))) or len({name for name, _ in pairs}) < len(
         pairs
     ):
-        raise SourceError(f"{path} does not number its {len(pairs)} classes from 0 on, each once")
+        raise SourceError(f"{path} must number its {len(pairs)} classes from 0 on, each number once")
     return dict(sorted(pairs, key=lambda pair: pair[1]))
 
 
@@ -118,7 +118,7 @@ def _tsv_seen(table: Path, names: dict[str, int]) -> Iterator[Seen]:
 
 
 def _lines(table: Path) -> tuple[list[tuple[int, int]], int]:
-    """First byte and last byte + 1 of the lines to take, and the number of those that are left out."""
+    """First byte and last byte + 1 of each line to take, and the number of lines that are left out."""
     index, selection = table.with_suffix(".lineidx"), table.with_suffix(".linelist")
     if index.is_file():
         starts = [int(line) for line in read_lines(index)]
@@ -133,5 +133,5 @@ def _lines(table: Path) -> tuple[list[tuple[int, int]], int]:
         return spans, 0
     chosen = [int(line) for line in read_lines(selection)]
     if len(set(chosen)) < len(chosen) or not all(0 <= line < len(spans) for line in chosen):
-        raise ValueError(f"{selection.name} names a line twice, or one of which there are only {len(spans)}")
+        raise ValueError(f"{selection.name} names a line twice, or a line beyond the {len(spans)} that exist")
     return [spans[line] for line in chosen], len(spans) - len(chosen)

@@ -1,4 +1,4 @@
-"""What a file in a source is, by its name and, where the name does not tell, by its first bytes."""
+"""What a file in a source is: decided by its name, or by its first bytes if the name is not enough."""
 
 import os
 import re
@@ -32,10 +32,10 @@ IMAGE_SUFFIXES = frozenset(
         ".arw",
     ]
 )
-"""In lower case. Each such file is an image of the source; what becomes of it is decided by its content."""
+"""Suffixes in lower case. Every such file counts as an image; its content decides whether it can be taken."""
 
 CONVERTED_SUFFIXES = frozenset([".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"])
-"""Those whose content usually needs `--to-jpeg`."""
+"""Suffixes of images that usually need `--to-jpeg`."""
 
 _SYSTEM_NAMES = frozenset({
     "__macosx", ".ds_store", ".localized", ".appledouble", ".fseventsd", ".trashes", ".temporaryitems", ".apdisk",
@@ -53,24 +53,24 @@ _NUM_MAGIC_BYTES = 16
 
 
 def is_system_file(name: str) -> bool:
-    """Whether an operating system (or Jupyter) makes files or folders of this name by itself, beside one's own."""
+    """Whether an operating system (or Jupyter) creates files or folders of this name by itself."""
     lower = name.lower()
     return lower in _SYSTEM_NAMES or _SYSTEM_PATTERN.fullmatch(lower) is not None
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file name or path, in lower case: what accounts are kept by."""
+    """The suffix of a file name or path, in lower case; files are counted by it."""
     suffix = os.path.splitext(name)[1]
     return suffix.lower() if len(suffix) > 1 else "(no suffix)"
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is an image."""
+    """Whether a file of this name counts as an image."""
     return suffix_of(name) in IMAGE_SUFFIXES
 
 
 def is_image_content(path: Path) -> bool:
-    """Whether a file begins as an image does, whatever its name; False where it cannot be read."""
+    """Whether the first bytes are those of an image, whatever the name; False if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             head = file.read(_NUM_MAGIC_BYTES)

@@ -1,4 +1,4 @@
-"""A folder of images: with a sub-folder per class, `SOURCE/[SPLIT/]CLASS/**/IMAGE`, or unlabelled."""
+"""A folder of images: one sub-folder per class, `SOURCE/[SPLIT/]CLASS/**/IMAGE`, or unlabelled."""
 
 import os
 import stat
@@ -14,26 +14,26 @@ from tools.shard_builder.readers.wording import listed
 
 
 def image_folder(source: Path, split: str, options: ReadOptions) -> Reader:
-    """Class folders; or, unlabelled, every image at any depth below the same folder: class folders mean nothing.
+    """Read class folders. Unlabelled: take every image at any depth, and ignore class folders.
 
     Raises:
-        SourceError: the folder cannot be read, is of another split, or has no class folders where labels are wanted.
+        SourceError: the folder cannot be read, belongs to another split, or has no class folders and labels are wanted.
     """
     if not options.unlabelled:
         return ImageFolder(source, split)
     root = split_folder(source, split, has_classes=False)
     if root != source and any(is_image_name(name) for name in os.listdir(source)):
         raise SourceError(
-            f"{source} holds images itself and in {root}; give --source {root} for these only, or move the others there"
+            f"{source} has images itself and in {root}; use --source {root} for these only, or move the others there"
         )
     return Listing((), lambda: walk_images(root, "", None))
 
 
 class ImageFolder:
-    """Reads `source/split/<class>/...` where `source/split` is a folder, else `source/<class>/...`.
+    """Reads `source/split/<class>/...` if `source/split` is a folder, else `source/<class>/...`.
 
-    Classes are the sub-folders in sorted order; an image may lie at any depth below its class. Images elsewhere, and
-    those whose names (or whose folders' names) begin with a dot, are lost.
+    Classes are the sub-folders in sorted order; an image may lie at any depth below its class. Images outside the class
+    folders are lost, and so are images whose name, or the name of whose folder, begins with a dot.
     """
 
     def __init__(self, source: Path, split: str) -> None:
@@ -60,10 +60,10 @@ class ImageFolder:
 
 
 def walk_images(root: Path, folder: str, label: Label, excluded: frozenset[str] = frozenset()) -> Iterator[Seen]:
-    """What lies at any depth below `root/folder` ("": `root` itself), sorted; paths are relative to `root`.
+    """Every file at any depth below `root/folder` ("": `root` itself), sorted; paths are relative to `root`.
 
-    Of `folder` itself, the entries in `excluded` are passed over. Images whose name, or that of a folder below
-    `folder`, begins with a dot are lost.
+    Entries of `folder` that are in `excluded` are skipped. An image is lost if its name, or the name of a folder on the
+    way from `folder`, begins with a dot.
 
     Raises:
         SourceError: a folder or a file cannot be read.
@@ -89,7 +89,7 @@ def walk_images(root: Path, folder: str, label: Label, excluded: frozenset[str] 
             elif not hidden:
                 yield _file(root, path, entry, label)
             elif is_image_name(path):
-                yield Lost(path, "its name, or that of its folder, begins with a dot")
+                yield Lost(path, "its name, or the name of its folder, begins with a dot")
             else:
                 yield Other(path, suffix_of(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A table of images: CSV or Parquet with the columns `path` and, unless the images are unlabelled, a label."""
+"""A table of images: CSV or Parquet with the column `path` and a column of labels (not needed if unlabelled)."""
 
 import json
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ _FORMATS = (".csv", ".parquet")
 
 
 def image_list(source: Path, split: str, options: ReadOptions) -> Reader:
-    """The source is the table, or a folder that holds `<split>.csv` or `<split>.parquet`.
+    """Read a table; the source is the table itself, or a folder with `<split>.csv` or `<split>.parquet`.
 
-    Paths are absolute or relative to the folder of the table. Labels become classes as in `labels.py`. The table is
-    read twice, not held in memory. Metadata are its other columns; unlabelled, that of the labels is one of these,
-    and need not be there.
+    Paths are absolute, or relative to the folder of the table. Labels become classes as in `labels.py`. The table is
+    read twice and not kept in memory. The other columns become metadata; if unlabelled, the column of labels counts as
+    one of them.
     """
     table = _find_table(source, split)
     names = _columns(table)
@@ -58,11 +58,11 @@ def _find_table(source: Path, split: str) -> Path:
     tables = [table for suffix in _FORMATS if (table := source / f"{split}{suffix}").is_file()]
     if len(tables) == 1:
         return tables[0]
-    expected = f"expected {source} to be a .csv or .parquet file, or to hold {split}.csv or {split}.parquet"
+    expected = f"expected {source} to be a .csv or .parquet file, or to contain {split}.csv or {split}.parquet"
     if tables:
         raise SourceError(f"{expected}, not both; give --source the one to read")
     there = sorted(path.name for suffix in _FORMATS for path in source.glob(f"*{suffix}"))
-    raise SourceError(f"{expected}; it holds {listed(there)}" if there else expected)
+    raise SourceError(f"{expected}; it contains {listed(there)}" if there else expected)
 
 
 def _columns(table: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """ImageNet-1K and ImageNet-22K, as folders or as the tars of the original download (Russakovsky et al. 2015).
 
-An image has the same path, and so the same key, in every layout: the shards are the same.
+An image has the same path and key in every layout, so every layout gives the same shards.
 """
 
 import re
@@ -23,19 +23,19 @@ WHOLE_22K_TAR = "fall11_whole.tar"
 
 
 def imagenet_1k(source: Path, split: str) -> Reader:
-    """Class folders, the original tars, or Kaggle's copy; a flat validation set takes its classes from the devkit."""
+    """Read class folders, original tars or Kaggle's copy. A flat validation set gets its classes from the devkit."""
     folder = next((path for path in (source / split, source / KAGGLE_IMAGES / split) if path.is_dir()), None)
     if folder and any(entry.is_dir() for entry in folder.iterdir()):
         return class_folders(folder)
     if split == "val":
         return _flat_validation(source, folder)
     if not (source / TRAIN_TAR).exists():
-        raise SourceError(f"expected {source / TRAIN_TAR} or {source}/train/WNID/*.JPEG, neither is there")
+        raise SourceError(f"expected {source / TRAIN_TAR} or {source}/train/WNID/*.JPEG, but neither exists")
     return _tar_of_tars(source / TRAIN_TAR)
 
 
 def imagenet_22k(source: Path, split: str) -> Reader:
-    """Folders or tars, one a synset, or `fall11_whole.tar`, which holds those tars."""
+    """Read one folder or tar per synset, or `fall11_whole.tar`, which contains those tars."""
     if (source / split).is_dir():
         source = source / split
     if tars := sorted(source.glob("n*.tar")):
@@ -43,7 +43,7 @@ def imagenet_22k(source: Path, split: str) -> Reader:
     if (source / WHOLE_22K_TAR).exists():
         return _tar_of_tars(source / WHOLE_22K_TAR)
     if not any(re.fullmatch(r"n\d{8}", entry.name) for entry in source.glob("n*")):
-        raise SourceError(f"expected WNID/*.JPEG, WNID.tar or {WHOLE_22K_TAR} in {source}, none is there")
+        raise SourceError(f"expected WNID/*.JPEG, WNID.tar or {WHOLE_22K_TAR} in {source}, but none exists")
     return class_folders(source)
 
 
@@ -52,7 +52,7 @@ def _tar_of_tars(path: Path) -> Listing:
 
 
 def _synsets(list_synsets: Callable[[], Iterator[tuple[Path, str, Iterator[Member]]]]) -> Listing:
-    """Of (file, synset, members in the file); an image has the path that it has in the folders."""
+    """The reader of (file, synset, members in the file). An image gets the path that it has in class folders."""
     classes = tuple(sorted(wnid for _, wnid, _ in list_synsets()))
     labels = {wnid: label for label, wnid in enumerate(classes)}
 
@@ -65,10 +65,10 @@ def _synsets(list_synsets: Callable[[], Iterator[tuple[Path, str, Iterator[Membe
 
 
 def _flat_validation(source: Path, folder: Path | None) -> Listing:
-    """The images of a folder or of the tar, without class folders, but with the paths that they would have in those."""
+    """The images of a flat folder or of the tar. An image gets the path that it has in class folders."""
     truth, tar = _validation_classes(source), source / VAL_TAR
     if not folder and not tar.exists():
-        raise SourceError(f"expected {tar} or {source}/val/*.JPEG, neither is there")
+        raise SourceError(f"expected {tar} or {source}/val/*.JPEG, but neither exists")
     classes = tuple(sorted(set(truth.values())))
     labels = {wnid: label for label, wnid in enumerate(classes)}
 
@@ -87,15 +87,15 @@ def _flat_validation(source: Path, folder: Path | None) -> Listing:
 
 
 def _validation_classes(source: Path) -> dict[str, str]:
-    """The class of every validation image by its file name, from Kaggle's table or from the devkit."""
+    """Map the file name of every validation image to its class, from Kaggle's table or from the devkit."""
     if (source / KAGGLE_TRUTH).exists():
         rows = read_csv(source / KAGGLE_TRUTH, "ImageId", "PredictionString")
         return {f"{name}.JPEG": boxes.split()[0] for name, boxes in rows}
     devkit = source / DEVKIT
     if not devkit.is_dir():
         raise SourceError(
-            f"expected the images in {source}/val/WNID/*.JPEG, or, to say the classes of a flat validation set, the "
-            f"folder {devkit} (unpack {DEVKIT}.tar.gz) or {source / KAGGLE_TRUTH}; none is there"
+            f"expected the images in {source}/val/WNID/*.JPEG, or, with the classes of a flat validation set, the "
+            f"folder {devkit} (unpack {DEVKIT}.tar.gz) or {source / KAGGLE_TRUTH}; none exists"
         )
     wnids = _devkit_wnids(devkit / "data/meta.mat")
     with reading(devkit / TRUTH, "a list of class numbers"):
@@ -104,7 +104,7 @@ def _validation_classes(source: Path) -> dict[str, str]:
 
 
 def _devkit_wnids(path: Path) -> dict[int, str]:
-    """From the devkit's own class numbers to synsets; those above 1,000 are not leaves and have no images."""
+    """Map the devkit's class numbers to synsets. Numbers above 1,000 are inner nodes, which have no images."""
     synsets = read_mat(path, "synsets")
     with reading(path, "the devkit's list of synsets"):
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if int(row["num_children"]) == 0}

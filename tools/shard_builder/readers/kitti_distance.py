@@ -1,8 +1,8 @@
-"""KITTI's closest vehicle, as the VTAB benchmark made a classification of it (Zhai et al. 2019).
+"""KITTI's closest vehicle, the classification task of the VTAB benchmark (Zhai et al. 2019).
 
-The images and boxes are those of KITTI's object detection benchmark; the label is how far away the nearest car, van or
-truck is. Test and validation take a tenth of the videos each, drawn with a fixed seed as in TensorFlow Datasets, so
-that no video is in two splits.
+Images and boxes come from KITTI's object detection benchmark. The label is the distance of the nearest car, van or
+truck. Test and validation get a tenth of the videos each, drawn with a fixed seed as in TensorFlow Datasets. So no
+video is in two splits.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ _SHARE = 10  # one video in ten
 
 
 def kitti_distance(source: Path, split: str) -> Reader:
-    """`training/image_2`, `training/label_2` and the devkit's `mapping`, which says which video an image is of."""
+    """Read `training/image_2`, `training/label_2` and the devkit's `mapping` from images to videos."""
     mapping = find(source, "mapping/train_mapping.txt", "devkit_object", "devkit").parent
     labels = find(source, "training/label_2", "object", "data_object")
     with reading(mapping / "train_rand.txt", "the devkit's list of line numbers"):

@@ -1,6 +1,6 @@
-"""From the labels that people write into tables and tars to classes: numbers, names, many per image, none.
+"""Turn the labels in tables and tars into classes: numbers, names, lists of labels, or none.
 
-Nothing is guessed: a value that could mean two things is refused, with the row that holds it.
+Nothing is guessed: an ambiguous value is refused, and the message names its row.
 """
 
 import re
@@ -12,27 +12,27 @@ from tools.shard_builder.readers.base import SourceError
 from tools.shard_builder.readers.wording import listed
 
 MAX_CLASSES = 1_000_000
-"""Class numbers are below this; the classes of a data set are all in its manifest."""
+"""Class numbers must be below this, because the manifest lists all classes."""
 
 COLUMNS = (
     "label", "labels", "cls", "class", "class_id", "class_idx", "class_index", "class_label", "class_name", "classes",
     "label_id", "label_idx", "label_name", "target", "targets", "category", "category_id", "category_name",
     "fine_label", "fine_labels", "coarse_label",
 )  # fmt: skip
-"""The usual names of a column of labels, those to prefer first; in any case of letters."""
+"""Usual names of a column of labels, best first; upper or lower case."""
 
-_MISSING = {"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A"}  # as programs write it; "NA" is Namibia
+_MISSING = {"", "nan", "NaN", "None", "null", "NULL", "<NA>", "N/A"}  # without "NA", which is Namibia
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"(0|[1-9][0-9]*)(\.0*)?")
 _DIGITS = re.compile(r"[0-9]+")
-_HINT = "give it one, leave it out, or pass --unlabelled to take no labels at all"
+_HINT = "label it, leave it out, or pass --unlabelled to take no labels at all"
 
 
 def label_column(names: Iterable[str], wanted: str | None, table: object) -> tuple[str | None, tuple[str, ...]]:
-    """The column of labels out of those that a table has, and those that could be meant too; None: there is none.
+    """The column of labels of a table (None: there is none), and other columns that could be meant.
 
     Raises:
-        SourceError: `wanted` is not there.
+        SourceError: the table has no column `wanted`.
     """
     names = list(names)
     if wanted is not None:
@@ -44,12 +44,12 @@ def label_column(names: Iterable[str], wanted: str | None, table: object) -> tup
 
 
 def plain(value: Any, place: object) -> str | tuple[str, ...]:
-    """The label in a cell, as text that is equal where labels are: 7, 7.0 and "7" are one class.
+    """The label in a cell as text. Equal labels give equal text: 7, 7.0 and "7" are one class.
 
-    A list is the labels of an image that may have any number of them. `place` is where the cell is, for the message.
+    A list holds all labels of one image. `place` names the cell in messages.
 
     Raises:
-        SourceError: there is no label, or the value can be none.
+        SourceError: the cell has no label, or its value cannot be a label.
     """
     if isinstance(value, list | tuple):
         return tuple(_plain_text(item, place) for item in value)
@@ -66,13 +66,13 @@ def _plain_text(value: Any, place: object) -> str:
 
 
 def classes_of(labels: set[str], place: object) -> tuple[str, ...]:
-    """The classes, in the order of their numbers, that a set of plain labels stands for.
+    """The classes of a set of plain labels, in the order of their numbers.
 
-    Labels that are all whole numbers are class numbers: 0, 1, 2 ... up to the largest. Numbers with leading zeros,
-    all of one length ("007", "042"), are names, and so is everything else: sorted.
+    If all labels are whole numbers, they are class numbers: 0, 1, 2 ... up to the largest. Numbers with leading zeros,
+    all of one length ("007", "042"), are names. All other labels are names too. Names are sorted.
 
     Raises:
-        SourceError: they look like numbers, but cannot number classes.
+        SourceError: the labels look like numbers, but cannot be class numbers.
     """
     if not labels or not all(map(_NUMBER.fullmatch, labels)):
         return tuple(sorted(labels))
@@ -91,7 +91,7 @@ def numbered(largest: str, place: object) -> tuple[str, ...]:
     """The classes "0", "1", ... up to the largest number.
 
     Raises:
-        SourceError: it is too large.
+        SourceError: the largest number is `MAX_CLASSES` or more.
     """
     if len(largest) > len(str(MAX_CLASSES)) or int(largest) >= MAX_CLASSES:
         raise SourceError(
@@ -102,10 +102,10 @@ def numbered(largest: str, place: object) -> tuple[str, ...]:
 
 
 def numbers(value: Any, place: object) -> Label:
-    """A class number, or a list of them, from a text or a JSON value; whether there are such classes is checked later.
+    """A class number, or several, from a text or a JSON value. That such classes exist is checked later.
 
     Raises:
-        SourceError: it is none.
+        SourceError: the value is no class number.
     """
     label = plain(value, place)
     texts = (label,) if isinstance(label, str) else label
@@ -116,10 +116,10 @@ def numbers(value: Any, place: object) -> Label:
 
 
 class Classes:
-    """The classes that the labels of a source stand for, and the number of each label.
+    """The classes of the labels of a source, and the class number of each label.
 
     Raises:
-        SourceError: the labels cannot be classes, or are more than `MAX_CLASSES`.
+        SourceError: the labels cannot be classes, or there are more than `MAX_CLASSES`.
     """
 
     def __init__(self, labels: Iterable[str | tuple[str, ...]], place: object) -> None:
@@ -129,8 +129,8 @@ class Classes:
             names.update((label,) if isinstance(label, str) else label)
             if len(names) > MAX_CLASSES:
                 raise SourceError(
-                    f"{place} holds more than {MAX_CLASSES:,} different labels: are these the labels? "
-                    "name their column with --label-column"
+                    f"{place} has more than {MAX_CLASSES:,} different labels: is this the right column? "
+                    "choose it with --label-column"
                 )
         if label == () and not names:
             raise SourceError(f"no label of {place} names a class; pass --unlabelled to take no labels")
@@ -138,15 +138,15 @@ class Classes:
         self._numbers = {name: number for number, name in enumerate(self.names)}
 
     def label(self, plain_label: str | tuple[str, ...]) -> Label:
-        """The label for the shard."""
+        """The class number, or numbers, of a plain label."""
         if isinstance(plain_label, str):
             return self._numbers[plain_label]
         return tuple(sorted({self._numbers[name] for name in plain_label}))
 
 
 def fault_of(label: Label, num_classes: int) -> str | None:
-    """What is wrong with a label where there are so many classes; None where nothing is."""
+    """What is wrong with a label in a data set of `num_classes` classes; None if it is valid."""
     if label is None:
-        return f"no label, but others have; {_HINT}" if num_classes else None
+        return f"no label, but other images have labels; {_HINT}" if num_classes else None
     wrong = [n for n in ((label,) if isinstance(label, int) else label) if not 0 <= n < num_classes]
     return f"label {wrong[0]}, but there are {num_classes} classes" if wrong else None

@@ -1,4 +1,4 @@
-"""Finding one's way in a source folder: roots, files, class folders, and a sentence where something is missing."""
+"""Find files and class folders in a source, with a clear sentence if something is missing."""
 
 import hashlib
 import itertools
@@ -14,10 +14,10 @@ from tools.shard_builder.readers.sources import FileSource
 
 
 def find(source: Path, name: str, *folders: str) -> Path:
-    """`name` in the source or in one of its `folders`, which are those that the download unpacks to.
+    """The path of `name` in the source, or in one of the `folders` that the download may unpack to.
 
     Raises:
-        SourceError: it is in none of them.
+        SourceError: none of these paths exists.
     """
     candidates = [source / name, *(source / folder / name for folder in folders)]
     for candidate in candidates:
@@ -27,23 +27,23 @@ def find(source: Path, name: str, *folders: str) -> Path:
 
 
 def class_names(dataset: str) -> tuple[str, ...] | None:
-    """The published classes of a data set, in the order of its labels, where `class_names/` has them."""
+    """The published classes of a data set, in the order of the labels; None if `class_names/` does not have them."""
     file = resources.files(__package__) / "class_names" / f"{dataset}.txt"
     return tuple(file.read_text().splitlines()) if file.is_file() else None
 
 
 def class_folders(root: Path) -> Reader:
-    """The images of `root/<class>/...`, without a folder of splits above them."""
+    """The reader of `root/<class>/...`, without a folder per split."""
     return ImageFolder(root, ".")
 
 
 def listed_files(root: Path, rows: Iterable[tuple[str, Label]]) -> Iterator[Record]:
-    """A record of every (path relative to `root`, label)."""
+    """One record per (path relative to `root`, label)."""
     return (Record.of(path, label, FileSource.at(root, path)) for path, label in rows)
 
 
 def named_files(root: Path, rows: Iterable[tuple[str, str]], classes: Iterable[str] | None = None) -> Listing:
-    """The reader of (path relative to `root`, class name) pairs; without `classes`, the names in sorted order.
+    """The reader of (path relative to `root`, class name) pairs; without `classes` the names are sorted.
 
     Raises:
         SourceError: a name is not among `classes`.
@@ -52,15 +52,15 @@ def named_files(root: Path, rows: Iterable[tuple[str, str]], classes: Iterable[s
     names = tuple(sorted({name for _, name in pairs}) if classes is None else classes)
     labels = {name: label for label, name in enumerate(names)}
     if unknown := next((pair for pair in pairs if pair[1] not in labels), None):
-        raise SourceError(f"{root / unknown[0]} is listed with the class {unknown[1]!r}, but there is no such class")
+        raise SourceError(f"{root / unknown[0]} is listed with the class {unknown[1]!r}, which does not exist")
     return Listing(names, partial(listed_files, root, [(path, labels[name]) for path, name in pairs]))
 
 
 def draw(reader: Reader, part: slice) -> Listing:
-    """`part` of every class, in an order that follows from a hash of each path.
+    """Take `part` of every class, after sorting its images by a hash of their paths.
 
-    For data sets that are published without a split: the draw looks random, is the same on every machine, and the
-    parts of one data set do not overlap.
+    For data sets that were published without a split. The draw looks random, is the same on every machine, and disjoint
+    slices give disjoint parts.
     """
 
     def drawn() -> Iterator[Seen]:

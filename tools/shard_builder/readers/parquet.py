@@ -1,7 +1,7 @@
-"""Parquet: tables of values, and tables in the layout of Hugging Face's data sets, which hold the images themselves.
+"""Parquet: tables of values, and tables with images in the layout of Hugging Face's data sets.
 
-A Parquet file can only be decoded a row group at a time. Where row groups are large, build with `--no-shuffle`: the
-rows of a group are then wanted one after the other, and each group is decoded once.
+Parquet decodes whole row groups only. If row groups are large, build with `--no-shuffle`: then the rows of a group are
+read one after the other, and each group is decoded once.
 """
 
 import errno
@@ -29,15 +29,15 @@ class ParquetSource:
     column: str
     row_group: int
     row: int
-    """In the row group."""
+    """Position in the row group."""
     num_bytes: int
-    """The mean of the row group."""
+    """Mean over the row group."""
 
     def read(self) -> bytes:
         value = _read_row_group(self.table, self.column, self.row_group)[self.row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not data or not isinstance(data, bytes):
-            raise OSError(f"row {self.row} of row group {self.row_group} holds no bytes of an image")
+            raise OSError(f"row {self.row} of row group {self.row_group} has no image bytes")
         return data
 
 
@@ -50,7 +50,7 @@ class ParquetRowSource:
     row_group: int
     row: int
     num_bytes: int
-    """The mean of the row group, as Parquet stores them."""
+    """Mean over the row group, as Parquet stores the columns."""
 
     def read(self) -> bytes:
         values = {name: _read_row_group(self.table, name, self.row_group)[self.row].as_py() for name in self.columns}
@@ -58,10 +58,10 @@ class ParquetRowSource:
 
 
 def parquet_images(source: Path, split: str, options: ReadOptions) -> Reader:
-    """`[data/]<split>-*.parquet` with a column of encoded images and, unless they are unlabelled, one of labels.
+    """Read `[data/]<split>-*.parquet` with a column of encoded images and a column of labels (unless unlabelled).
 
-    Where the schema has class names, as Hugging Face's `datasets` writes it, labels are their numbers; else labels
-    become classes as in `labels.py`. Metadata are the other columns, but for those that hold bytes.
+    If the schema has class names, as Hugging Face's `datasets` writes them, labels are numbers of these classes. Else
+    labels become classes as in `labels.py`. All other columns, except those of bytes, become metadata.
     """
     tables = _find_tables(source, split)
     schema = _open(tables[0]).schema_arrow
@@ -109,7 +109,7 @@ def read_parquet_columns(table: Path, *columns: str) -> Iterator[tuple[Any, ...]
 
 
 def parquet_columns(table: Path) -> list[str]:
-    """The names of the columns."""
+    """The column names of a Parquet file."""
     return list(_open(table).schema_arrow.names)
 
 
@@ -120,7 +120,7 @@ def _labels(tables: list[Path], label: str) -> Iterator[str | tuple[str, ...]]:
 
 
 def _records(table: Path, columns: _Columns, classes: Classes | None, num_names: int) -> Iterator[Record]:
-    """`classes`: None where labels are numbers of named classes already."""
+    """The rows of one table; `classes` is None if the labels are class numbers already."""
     file = _open(table)
     image, label, others = columns
     first = 0
@@ -137,7 +137,7 @@ def _records(table: Path, columns: _Columns, classes: Classes | None, num_names:
             elif label:
                 found = numbers(value, place)
                 if fault_of(found, num_names):
-                    hint = "; is it unlabelled? then pass --unlabelled" if found == -1 else ""
+                    hint = "; if it has no label, pass --unlabelled" if found == -1 else ""
                     raise SourceError(f"{place} has label {found}; expected 0 to {num_names - 1}{hint}")
             source = ParquetSource(str(table), image, group, row, num_bytes)
             rest = ParquetRowSource(str(table), others, group, row, num_other_bytes) if others else None
@@ -146,7 +146,7 @@ def _records(table: Path, columns: _Columns, classes: Classes | None, num_names:
 
 
 def _column_bytes(metadata: Any, column: str) -> int:
-    """Of a column, with everything nested in it, in one row group."""
+    """Bytes of a column, nested columns included, in one row group."""
     chunks = (metadata.column(i) for i in range(metadata.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
 
@@ -161,8 +161,8 @@ def _find_tables(source: Path, split: str) -> list[Path]:
     if tables := found[0] or found[1]:
         return tables
     there = sorted(str(path.relative_to(source)) for path in (*source.glob("data/*"), *source.glob("*.parquet")))
-    holds = f"it holds {listed(there)}" if there else "neither is there"
-    raise SourceError(f"expected {source}/data/{split}-*.parquet or {source}/{split}-*.parquet, {holds}")
+    found_instead = f"but found {listed(there)}" if there else "but neither exists"
+    raise SourceError(f"expected {source}/data/{split}-*.parquet or {source}/{split}-*.parquet, {found_instead}")
 
 
 def _first_column(table: Path, names: list[str], wanted: tuple[str, ...]) -> str:
@@ -172,7 +172,7 @@ def _first_column(table: Path, names: list[str], wanted: tuple[str, ...]) -> str
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
-    """Those in the schema that Hugging Face's `datasets` writes, of a column of numbers or of lists of numbers."""
+    """Class names in the schema, as Hugging Face's `datasets` writes them; None if there are none."""
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]
         names = (feature.get("feature") or feature)["names"]
@@ -184,14 +184,14 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...] | None:
 def _open(table: Path) -> Any:
     parquet = optional_module("pyarrow.parquet")
     with reading(table, "a Parquet file"):
-        if not table.is_file():  # to open a named pipe would wait for ever
+        if not table.is_file():  # opening a named pipe would wait forever
             raise FileNotFoundError(errno.ENOENT, "no such file")
         return parquet.ParquetFile(table)
 
 
-@lru_cache(16)  # columns of a row group or two
+@lru_cache(16)  # the columns of one or two row groups
 def _read_row_group(table: str, column: str, row_group: int) -> Any:
     try:
         return _open(Path(table)).read_row_group(row_group, columns=[column])[column]
-    except Exception as error:  # a decoder of garbled bytes has many ways to stumble
+    except Exception as error:  # on garbled bytes a decoder may raise anything
         raise OSError(f"damaged in {table}: {error}") from None

@@ -1,6 +1,6 @@
-"""Byte sources of images that lie on disk as bare pixels, or in a format that shards do not hold.
+"""Byte sources of images that are stored as raw pixels, or in a format that shards do not accept.
 
-Both become PNG: lossless, and with fixed parameters, so that one release of Pillow always gives the same bytes.
+Both become PNG: lossless, with fixed parameters, so one release of Pillow always gives the same bytes.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from tools.shard_builder.readers.base import Record, SourceError
 from tools.shard_builder.readers.sources import FileSource, read_range
 
 Pixels = NDArray[np.uint8]
-"""[N, height, width] or [N, height, width, 3], or anything that gives such an image a row, as an HDF5 data set does."""
+"""[N, height, width] or [N, height, width, 3]: an array, or an object indexed like one, such as an HDF5 data set."""
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """The pixels as PNG, without any metadata."""
+    """The pixels as PNG, without metadata."""
     buffer = io.BytesIO()
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     bare.save(buffer, "PNG", compress_level=6, optimize=False)
@@ -32,7 +32,7 @@ def encode_png(image: Image.Image) -> bytes:
 
 @contextlib.contextmanager
 def decoding() -> Iterator[None]:
-    """Garbled bytes make decoders raise all there is: here it becomes an `OSError`, and so a reject."""
+    """Turn any error of a decoder into an `OSError`, so that the image becomes a reject."""
     try:
         yield
     except OSError:
@@ -43,13 +43,13 @@ def decoding() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class PixelSource:
-    """One row of an array of images; `load` opens the array and keeps it open for the next row."""
+    """One row of an array of images. `load` opens the array and keeps it open for the next row."""
 
     load: Callable[[str], Pixels]
     array: str
     row: int
     num_bytes: int
-    """Of the pixels: PNG takes less, except for noise."""
+    """Bytes of the pixels; PNG is smaller, except for noise."""
 
     def read(self) -> bytes:
         with decoding():
@@ -58,7 +58,7 @@ class PixelSource:
 
 @dataclass(frozen=True, slots=True)
 class PixelTextSource:
-    """A line of a CSV file with the grey values of a square image, separated by spaces, in one of its columns."""
+    """A line of a CSV file; one column has the grey values of a square image, separated by spaces."""
 
     table: str
     offset: int
@@ -82,7 +82,7 @@ class PixelTextSource:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedSource:
-    """An image file in a format that shards do not hold, such as PPM."""
+    """An image file in a format that shards do not accept, such as PPM."""
 
     file: FileSource
 
@@ -97,14 +97,14 @@ class ConvertedSource:
 
 
 def pixel_records(load: Callable[[str], Pixels], array: Path, labels: Sequence[int]) -> Iterator[Record]:
-    """The rows of an array of images, one label each; the name of the file and the row become the path.
+    """One record per row of an array of images, with one label per row. Its path is the file name and the row.
 
     Raises:
-        SourceError: the array cannot be read, or has more or fewer rows than there are labels.
+        SourceError: the array cannot be read, or the numbers of rows and labels differ.
     """
     pixels = load(str(array))
     if len(pixels) != len(labels):
-        raise SourceError(f"{array} holds {len(pixels)} images, but there are {len(labels)} labels for it")
+        raise SourceError(f"{array} has {len(pixels)} images, but there are {len(labels)} labels")
     num_bytes = math.prod(pixels.shape[1:])
     for row, label in enumerate(labels):
         yield Record.of(f"{array.name}/{row:08d}", int(label), PixelSource(load, str(array), row, num_bytes))

@@ -1,4 +1,4 @@
-"""The formats that hold any data set, and the data sets of the paper's pre-training, a row each."""
+"""One row per format that can hold any data set, and one per pre-training set of the paper."""
 
 from tools.shard_builder.readers.base import fixed_layout
 from tools.shard_builder.readers.dataset import Dataset

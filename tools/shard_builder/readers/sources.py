@@ -1,7 +1,7 @@
-"""Byte sources of images that lie encoded on disk: in files of their own, in archives, in text.
+"""Byte sources of encoded images: in single files, in archives, in text.
 
-Archives are read in place, each image by its offset: no source needs an archive to be unpacked, or an index of it
-in the memory of every worker.
+Archives are read in place, each image by its offset. No archive has to be unpacked, and no worker keeps an index of an
+archive in memory.
 """
 
 import base64
@@ -21,16 +21,16 @@ _ZIP_DEFLATED = 8
 
 
 class UnusableError(OSError):
-    """The source holds this image, but it cannot be taken; the message is the whole reason."""
+    """An image of the source cannot be taken; the message is the reason."""
 
 
 class ChangedError(OSError):
-    """The source is no longer what it was when the build was planned."""
+    """The source has changed since the build was planned."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file of its own: `root/path`."""
+    """One file: `root/path`."""
 
     root: str
     path: str
@@ -38,14 +38,14 @@ class FileSource:
 
     @classmethod
     def at(cls, root: Path, path: str) -> Self:
-        """The file as it is now.
+        """A file source with the present size of the file.
 
         Raises:
-            SourceError: it is not there.
+            SourceError: there is no such file.
         """
         try:
             status = os.stat(root / path)
-        except (OSError, ValueError) as error:  # ValueError: a path that no file can have, with a NUL in it
+        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
             raise SourceError(f"expected an image at {root / path}: {getattr(error, 'strerror', error)}") from None
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"expected an image at {root / path}: it is not a file")
@@ -61,7 +61,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class UnusableSource:
-    """An image of which it is known beforehand that it cannot be taken."""
+    """An image that is known in advance to be unusable."""
 
     reason: str
     num_bytes: int = 0
@@ -72,7 +72,7 @@ class UnusableSource:
 
 @dataclass(frozen=True, slots=True)
 class RangeSource:
-    """A range of a larger file, such as a member of an uncompressed tar, however deeply nested."""
+    """A range of a larger file, such as a member of an uncompressed or nested tar."""
 
     archive: str
     offset: int
@@ -84,7 +84,7 @@ class RangeSource:
 
 @dataclass(frozen=True, slots=True)
 class ZipSource:
-    """A member of a zip, stored or deflated."""
+    """A member of a zip, stored or compressed with deflate."""
 
     archive: str
     header_offset: int
@@ -95,7 +95,7 @@ class ZipSource:
 
     def read(self) -> bytes:
         header = read_range(self.archive, self.header_offset, _ZIP_LOCAL_HEADER.size)
-        *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)  # may differ from the central directory's
+        *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)  # the central directory may have other lengths
         start = self.header_offset + _ZIP_LOCAL_HEADER.size + name_length + extra_length
         data = read_range(self.archive, start, self.num_compressed_bytes)
         try:
@@ -110,7 +110,7 @@ class ZipSource:
 
 @dataclass(frozen=True, slots=True)
 class Base64Source:
-    """A range of a text file that holds an image in base64."""
+    """An image in base64, a range of a text file."""
 
     archive: str
     offset: int
@@ -121,12 +121,12 @@ class Base64Source:
         try:
             return base64.b64decode(read_range(self.archive, self.offset, self.num_characters), validate=True)
         except ValueError as error:
-            raise OSError(f"no base64 in {self.archive} at byte {self.offset}: {error}") from None
+            raise OSError(f"no valid base64 in {self.archive} at byte {self.offset}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """A text that is known already."""
+    """A text in memory."""
 
     text: str
 
@@ -140,7 +140,7 @@ class TextSource:
 
 @dataclass(frozen=True, slots=True)
 class MetadataSource:
-    """What a shard keeps of an image beside its label: `{"path": ..., "metadata": ...}`, the latter from its source."""
+    """The metadata of an image in a shard: `{"path": ..., "metadata": ...}`; the second comes from the source."""
 
     path: str
     source: ByteSource | None
@@ -153,10 +153,10 @@ class MetadataSource:
         if not self.source:
             return self._wrapped(None)
         try:
-            # NaN, which Python writes into JSON, is no JSON.
+            # Python writes NaN into JSON, but NaN is no valid JSON.
             return self._wrapped(json.loads(self.source.read(), parse_constant=lambda _: None))
         except (ValueError, RecursionError):
-            raise OSError("its metadata are no JSON") from None
+            raise OSError("its metadata are no valid JSON") from None
 
     def _wrapped(self, metadata: Any) -> bytes:
         known = {"path": readable(self.path)} | ({} if metadata is None else {"metadata": metadata})
@@ -164,19 +164,19 @@ class MetadataSource:
 
 
 def read_range(path: str, offset: int, num_bytes: int) -> bytes:
-    """Exactly these bytes of a file.
+    """Read exactly these bytes of a file.
 
     Raises:
-        OSError: the file cannot be read or is too short.
+        OSError: the file cannot be read, or is too short.
     """
     with open(path, "rb") as file:
         file.seek(offset)
         data = file.read(num_bytes)
     if len(data) != num_bytes:
-        raise ChangedError(f"{path} ends before byte {offset + num_bytes}; it is cut, or changed during the build")
+        raise ChangedError(f"{path} ends before byte {offset + num_bytes}: it is cut, or it changed during the build")
     return data
 
 
 def readable(path: str) -> str:
-    """A path as text that can be written as UTF-8: bytes of a file name that are none become escapes."""
+    """A path as valid UTF-8 text: other bytes of a file name become escapes."""
     return path.encode("utf-8", "backslashreplace").decode()

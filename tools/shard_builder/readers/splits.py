@@ -1,4 +1,4 @@
-"""Which part of a source belongs to a split: by name only, and never another part in its stead."""
+"""Which part of a source belongs to a split. Only names decide, and no other split is taken instead."""
 
 import os
 import re
@@ -14,13 +14,14 @@ _SPLIT_FOLDER = re.compile(rf"({_WORDS})([-_.]?\d\w*|[-_.]\w+)?", re.IGNORECASE)
 
 
 def split_folder(source: Path, split: str, *, has_classes: bool) -> Path:
-    """`source/split` where that is a folder. Else `source` itself, unless its folders look like other splits.
+    """The folder of a split: `source/split` if it exists, else `source` itself, unless its folders look like splits.
 
-    A folder looks like a split by its name (`val`, `test2017`, ...). Where `has_classes`, a class may have such a name
-    too ("train", of vehicles): then it counts only if it has folders, or if all folders look like splits.
+    A folder looks like a split if its name does (`val`, `test2017`, ...). With `has_classes` a class may have such a
+    name too ("train", a vehicle). Then a folder counts as a split only if it has folders, or if all folders look like
+    splits.
 
     Raises:
-        SourceError: the source cannot be read, or has other splits only; the message lists what is there.
+        SourceError: the source cannot be read, or has only other splits; the message lists them.
     """
     if (source / split).is_dir():
         return source / split
@@ -37,10 +38,10 @@ def split_folder(source: Path, split: str, *, has_classes: bool) -> Path:
 
 
 def folder_names(folder: Path) -> list[str]:
-    """The sub-folders, sorted, without those that operating systems make, and without links to a folder above.
+    """The names of the sub-folders, sorted, without system folders and without links to a parent folder.
 
     Raises:
-        SourceError: it cannot be read.
+        SourceError: the folder cannot be read.
     """
     try:
         here = folder.resolve(strict=True)
@@ -54,10 +55,10 @@ def folder_names(folder: Path) -> list[str]:
 
 
 def of_split(names: Iterable[str], split: str) -> list[str]:
-    """The file names that have `split` in them as a word of its own: `train-0.tar`, `cc3m-train-0001.tar`."""
+    """The file names that contain `split` as a whole word: `train-0.tar`, `cc3m-train-0001.tar`."""
     return [name for name in names if re.search(rf"(?<![a-z0-9]){re.escape(split)}(?![a-z0-9])", name.lower())]
 
 
 def of_other_splits(names: Iterable[str]) -> list[str]:
-    """The file names that have a usual name of a split in them as a word of its own."""
+    """The file names that contain a usual split name as a whole word."""
     return [name for name in names if re.search(rf"(?<![a-z])({_WORDS})(?![a-z])", name.lower())]

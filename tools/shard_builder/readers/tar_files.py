@@ -1,4 +1,4 @@
-"""Which tars of a folder are the shards of a split, and what else lies there."""
+"""Find the tars of a split in a folder, and the other files there."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,13 @@ from tools.shard_builder.readers.splits import of_other_splits, of_split
 from tools.shard_builder.readers.wording import listed
 
 _COMPRESSED = re.compile(r".*\.(tar\.(gz|bz2|xz|zst|lz4|lzma|br|z)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
-_KNOWN = re.compile(  # what builds put beside tars
+_KNOWN = re.compile(  # files that a build writes beside tars
     r"(manifest|wids|\d+_stats)\.json|rejects\.jsonl|classes\.txt|.*\.idx|.*\.index\.npy", re.IGNORECASE
 )
 
 
 class TarFiles(NamedTuple):
-    """The tars to read, and what is not read."""
+    """The tars to read, and the files that are not read."""
 
     folder: Path
     tars: list[Path]
@@ -25,11 +25,13 @@ class TarFiles(NamedTuple):
 
 
 def find_tars(source: Path, split: str) -> TarFiles:
-    """All tars of `source/split/` where that is a folder; else those of `source` that have the split in their names;
-    else, where no name is that of another split, all of `source`. Compressed ones are lost.
+    """The tars of a split. Compressed tars are lost.
+
+    If `source/split/` is a folder, all tars in it. Else the tars of `source` with the split in their names. If there
+    are none, and no name contains another split, all tars of `source`.
 
     Raises:
-        SourceError: there are none, or of other splits only; the message lists what is there.
+        SourceError: there are no tars, or only tars of other splits; the message lists them.
     """
     folder = source / split if (source / split).is_dir() else source
     try:
@@ -47,7 +49,7 @@ def find_tars(source: Path, split: str) -> TarFiles:
                     f"expected {source}/{split}/*.tar or {source}/{split}-*.tar, neither is there; it holds "
                     f"{listed(archives)}"
                 )
-            mine, notes = archives, (f"no tar of {source} is called {split}-*.tar: taking all {len(archives)}",)
+            mine, notes = archives, (f"no tar of {source} has the name {split}-*.tar: taking all {len(archives)}",)
         elif rest := sorted(set(archives) - set(mine) - set(of_other_splits(archives))):
             notes = (f"{len(rest)} tars of {source} have no split in their names and are not read: {listed(rest)}",)
     tars = [folder / name for name in mine if name.lower().endswith(".tar")]

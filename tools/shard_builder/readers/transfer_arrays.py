@@ -1,4 +1,4 @@
-"""Layouts of the transfer data sets that come as arrays of pixels. Every image becomes a PNG; nothing is lost."""
+"""Layouts of the transfer data sets that come as arrays of pixels. Every image becomes a PNG, without loss."""
 
 import csv
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _FER_SIDE = 48
 
 
 def cifar_10(source: Path, split: str) -> Reader:
-    """The python version: five batches to train on, one to test."""
+    """The python version: five training batches, one test batch."""
     root = find(source, "batches.meta", "cifar-10-batches-py").parent
     names = [f"data_batch_{number}" for number in range(1, 6)] if split == "train" else ["test_batch"]
     return _cifar([root / name for name in names], b"labels", root / "batches.meta", b"label_names")
@@ -48,7 +48,7 @@ def _cifar(batches: list[Path], labels: bytes, meta: Path, names: bytes) -> List
 
 
 def mnist(source: Path, split: str) -> Reader:
-    """The four idx files, as they are or still with gzip."""
+    """The four idx files, plain or gzipped."""
     prefix = {"train": "train", "test": "t10k"}[split]
     images, labels = (_idx_file(source, f"{prefix}-{name}") for name in ("images-idx3-ubyte", "labels-idx1-ubyte"))
     return Listing(tuple(map(str, range(10))), lambda: pixel_records(load_idx, images, load_idx(str(labels)).tolist()))
@@ -59,21 +59,21 @@ def _idx_file(source: Path, name: str) -> Path:
     candidates = (folder / file for folder in folders for file in (name, f"{name}.gz"))
     if found := next((path for path in candidates if path.is_file()), None):
         return found
-    raise SourceError(f"expected {source / name} or {source / name}.gz, neither is there")
+    raise SourceError(f"expected {source / name} or {source / name}.gz, but neither exists")
 
 
 def stl_10(source: Path, split: str) -> Reader:
     """The binary version: images in `<split>_X.bin`, classes from 1 in `<split>_y.bin`."""
     images = find(source, f"{split}_X.bin", "stl10_binary")
     numbers = images.with_name(f"{split}_y.bin")
-    with reading(numbers, "a file of one class a byte"):
+    with reading(numbers, "a file of one byte per label"):
         labels = [number - 1 for number in numbers.read_bytes()]
     classes = tuple(read_lines(images.with_name("class_names.txt")))
     return Listing(classes, lambda: pixel_records(load_stl_images, images, labels))
 
 
 def patch_camelyon(source: Path, split: str) -> Reader:
-    """Images and labels in two HDF5 files, unpacked."""
+    """Images and labels in two HDF5 files, already gunzipped."""
     name = f"camelyonpatch_level_2_split_{'valid' if split == 'val' else split}"
     images = find(source, f"{name}_x.h5", "pcam", "pcamv1")
     labels = load_hdf5(str(images.with_name(f"{name}_y.h5")), "y")[:].reshape(-1).tolist()
@@ -81,7 +81,7 @@ def patch_camelyon(source: Path, split: str) -> Reader:
 
 
 def fer_2013(source: Path, split: str) -> Reader:
-    """One table of grey values as text: `fer2013.csv`, or `icml_face_data.csv` with the same rows."""
+    """A CSV file with grey values as text: `fer2013.csv`, or `icml_face_data.csv` with the same rows."""
     name = next((name for name in ("fer2013.csv", "icml_face_data.csv") if (source / name).is_file()), "fer2013.csv")
     return Listing(_FER_CLASSES, lambda: _fer_records(find(source, name, "fer2013"), _FER_USAGE[split]))
 

@@ -1,7 +1,7 @@
-"""Layouts of the transfer data sets that come as image files with lists, tables or annotations beside them.
+"""Layouts of the transfer data sets that come as image files with lists, tables or annotations.
 
-Every function takes the folder into which the download was unpacked (or the folder that the archive itself made) and
-one of the splits of the data set's row in `transfer_sets.py`.
+Every function takes the folder of the unpacked download (or the folder inside it that the archive made), and a split
+of the data set's row in `transfer_sets.py`.
 """
 
 from collections.abc import Iterator
@@ -32,19 +32,19 @@ _NUM_GTSRB_CLASSES = 43
 
 
 def caltech_101(source: Path, split: str) -> Reader:
-    """30 images of each class to train on, the others to test, drawn: the data set has no split of its own."""
+    """30 training images per class, all others for test. Drawn by hash, because no split was published."""
     root = find(source, "101_ObjectCategories", "caltech-101")
     return draw(class_folders(root), {"train": slice(30), "test": slice(30, None)}[split])
 
 
 def eurosat(source: Path, split: str) -> Reader:
-    """500 images of each class for every split, drawn: the data set has no split of its own."""
+    """500 images per class and split. Drawn by hash, because no split was published."""
     root = find(source, "AnnualCrop", "2750", "EuroSAT_RGB", "EuroSAT/2750").parent
     return draw(class_folders(root), {"train": slice(500), "val": slice(500, 1000), "test": slice(1000, 1500)}[split])
 
 
 def resisc45(source: Path, split: str) -> Reader:
-    """70, 70 and 560 images of each class, drawn: the data set has no split of its own."""
+    """70, 70 and 560 images per class. Drawn by hash, because no split was published."""
     root = find(source, "airplane", "NWPU-RESISC45").parent
     return draw(class_folders(root), {"train": slice(70), "val": slice(70, 140), "test": slice(140, None)}[split])
 
@@ -70,21 +70,21 @@ def dtd(source: Path, split: str) -> Reader:
 
 
 def food_101(source: Path, split: str) -> Reader:
-    """Lists without suffixes in `meta/`."""
+    """Lists in `meta/`, whose paths have no suffix."""
     meta = find(source, f"meta/{split}.txt", "food-101").parent
     rows = ((f"{path}.jpg", path.split("/")[0]) for path in read_lines(meta / f"{split}.txt"))
     return named_files(meta.parent / "images", rows, read_lines(meta / "classes.txt"))
 
 
 def fgvc_aircraft(source: Path, split: str) -> Reader:
-    """The 100 variants."""
+    """The 100 variants of aircraft."""
     table = find(source, f"data/images_variant_{split}.txt", "fgvc-aircraft-2013b")
     rows = ((f"{number}.jpg", variant) for number, variant in read_pairs(table))
     return named_files(table.parent / "images", rows, read_lines(table.parent / "variants.txt"))
 
 
 def oxford_pets(source: Path, split: str) -> Reader:
-    """`trainval` is the training split; the class is the file's name without its number."""
+    """The training split is `trainval`; the class is the file name without its number."""
     table = find(source, f"annotations/{'trainval' if split == 'train' else split}.txt", "oxford-iiit-pet")
     names = (name for name, _ in read_pairs(table) if not name.startswith("#"))
     rows = ((f"{name}.jpg", name.rpartition("_")[0]) for name in names)
@@ -92,7 +92,7 @@ def oxford_pets(source: Path, split: str) -> Reader:
 
 
 def oxford_flowers(source: Path, split: str) -> Reader:
-    """Labels and splits in two MATLAB files; class names in the order of the labels are those of the publication."""
+    """Labels and splits in two MATLAB files; the class names come from the publication."""
     labels = find(source, "imagelabels.mat", "102flowers", "flowers-102")
     numbers = read_mat(labels, "labels")
     ids = read_mat(labels.with_name("setid.mat"), {"train": "trnid", "val": "valid", "test": "tstid"}[split])
@@ -104,7 +104,7 @@ def oxford_flowers(source: Path, split: str) -> Reader:
 
 
 def stanford_cars(source: Path, split: str) -> Reader:
-    """Annotations in MATLAB files; those of the test set come in a file of their own."""
+    """Annotations in MATLAB files; the test set has a separate file."""
     devkit = find(source, "devkit/cars_meta.mat", "stanford_cars").parent
     name = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}[split]
     file = find(devkit, name, "..")
@@ -125,7 +125,7 @@ def sun397(source: Path, split: str) -> Reader:
 
 
 def ucf101(source: Path, split: str) -> Reader:
-    """The middle frames of the videos, in folders of class names written with or without underscores; split 1."""
+    """The middle frames of the videos, split 1. Class folders may be written with or without underscores."""
     lists = find(source, f"{split}list01.txt", "ucfTrainTestlist").parent
     frames = find(source, "UCF-101-midframes")
     folders = {path.name.replace("_", ""): path.name for path in frames.iterdir() if path.is_dir()}
@@ -141,7 +141,7 @@ def ucf101(source: Path, split: str) -> Reader:
 
 
 def gtsrb(source: Path, split: str) -> Reader:
-    """The online competition's training set, its test set (val), and the final competition's test set. PPM to PNG."""
+    """Train and val: training and test set of the online competition. Test: that of the final one. PPM becomes PNG."""
     root = find(source, {"train": "Training", "val": "Online-Test-sort", "test": "Final_Test"}[split], "GTSRB")
     classes = tuple(f"{number:05d}" for number in range(_NUM_GTSRB_CLASSES))
     if split == "test":
@@ -158,17 +158,17 @@ def _converted(root: Path, rows: list[tuple[str, int]]) -> Iterator[Record]:
 
 
 def hateful_memes(source: Path, split: str) -> Reader:
-    """The test split is `dev.jsonl` (`dev_seen.jsonl` in the later edition): the real one's labels were secret."""
+    """The test split is `dev.jsonl` (later edition: `dev_seen.jsonl`), because the true test labels were secret."""
     names = {"train": ("train.jsonl",), "test": ("dev.jsonl", "dev_seen.jsonl")}[split]
     tables = (folder / name for name in names for folder in (source, source / "data", source / "hateful_memes"))
     table = next((table for table in tables if table.is_file()), source / names[0])
-    with reading(table, "a file of one JSON object a line with img and label"):
+    with reading(table, "a file of one JSON object with img and label per line"):
         rows: list[tuple[str, Label]] = [(str(row["img"]), int(row["label"])) for row in read_json_lines(table)]
     return Listing(("not hateful", "hateful"), partial(listed_files, table.parent, rows))
 
 
 def voc_2007(source: Path, split: str) -> Reader:
-    """Multi-label: the classes with at least one object that is not marked as difficult, as in the challenge."""
+    """Multi-label: an image has the classes of its objects that are not marked as difficult, as in the challenge."""
     root = find(source, f"ImageSets/Main/{split}.txt", "VOC2007", "VOCdevkit/VOC2007").parents[2]
     positions = {name: label for label, name in enumerate(VOC_CLASSES)}
 

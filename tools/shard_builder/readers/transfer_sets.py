@@ -1,4 +1,4 @@
-"""The transfer data sets, a row each: ELEVATER's 20 (Li et al. 2022), and those that complete the paper's 18."""
+"""One row per transfer data set: ELEVATER's 20 (Li et al. 2022), and the others of the paper's 18."""
 
 from collections.abc import Callable
 from pathlib import Path

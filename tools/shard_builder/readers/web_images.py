@@ -16,7 +16,7 @@ _WEBVISION_LISTS = {
 
 
 def webvision(source: Path, split: str) -> Reader:
-    """The lists in `info/` say the class of each image; validation images lie in a folder that the list leaves out."""
+    """Lists in `info/` give the class of each image. For validation the lists omit the folder of the images."""
     info = find(source, "info/synsets.txt", "webvision").parent
     classes = tuple(wnid for wnid, _ in read_pairs(info / "synsets.txt"))
     root = info.parent
@@ -28,7 +28,7 @@ def webvision(source: Path, split: str) -> Reader:
             with reading(info / name, "a list of images and class numbers"):
                 for path, number in read_pairs(info / name):
                     if not number.isascii() or not number.isdecimal() or int(number) >= len(classes):
-                        raise ValueError(f"{path} has the class number {number}, there are {len(classes)} classes")
+                        raise ValueError(f"{path} has the class number {number}, but there are {len(classes)} classes")
                     yield path, int(number)
 
     return Listing(classes, lambda: listed_files(root, rows()))
@@ -37,12 +37,12 @@ def webvision(source: Path, split: str) -> Reader:
 def open_images(source: Path, split: str) -> Reader:
     """Folders of unlabelled images: `train/`, or `train_0/` to `train_f/`, as the archives unpack.
 
-    Its labels are many to an image and incomplete, and pre-training does not use any.
+    Labels are not read: they are incomplete, several per image, and pre-training needs none.
     """
     folders = [path for path in (source / split, *sorted(source.glob(f"{split}_?"))) if path.is_dir()]
     if not folders:
         raise SourceError(
-            f"expected the images in {source / split}/ or in {source / split}_0/ and so on, neither is there"
+            f"expected the images in {source / split}/ or in {source / split}_0/ and so on, but neither exists"
         )
 
     def seen() -> Iterator[Seen]:

@@ -1,4 +1,4 @@
-"""Existing webdataset tars, our own shards among them: the way to make shards of another size or order from shards."""
+"""Read webdataset tars, our own shards included: this also changes the size or order of existing shards."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tools.shard_builder.readers.labels import numbered, numbers
 from tools.shard_builder.readers.sources import RangeSource
 from tools.shard_builder.readers.tar_files import find_tars
 
-_PREFERRED = ("jpg", "jpeg", "png", "webp")  # of several images in a sample
+_PREFERRED = ("jpg", "jpeg", "png", "webp")  # if a sample has several images
 _LABELS = ("cls", "json")
 _METADATA = "meta.json"
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
@@ -23,22 +23,22 @@ _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 
 class _Sample(NamedTuple):
     path: str
-    """Name of the tar, and key."""
+    """Name of the tar, slash, key."""
     tar: Path
     members: dict[str, Member]
-    """By what follows the first dot of their names, in lower case."""
+    """By extension: the part of the name after the first dot, in lower case."""
 
 
 def webdataset_tars(source: Path, split: str, options: ReadOptions) -> Reader:
-    """The tars that `tar_files.py` finds; samples are grouped as webdataset does: keys end at the first dot.
+    """Read the tars that `tar_files.py` finds. Samples are grouped as webdataset does: a key ends at the first dot.
 
-    The label is the number in `.cls`, or `label` or `labels` in a `.json`; where no sample has one, all are
-    unlabelled. Classes have the names in `manifest.json` (of our shards) or `classes.txt` (one per line) beside the
-    tars, else numbers. Metadata are what is in `.meta.json` (of our shards) or `.json`.
+    A label is the number in `.cls`, or `label` or `labels` in `.json`. If no sample has a label, all are unlabelled.
+    Class names come from `manifest.json` (our shards) or `classes.txt` (one per line) beside the tars; without these
+    files classes are numbers. The content of `.meta.json` (our shards) or `.json` becomes metadata.
 
     Raises:
-        SourceError: there are no tars; of only some samples there are labels; from the reader's records also where
-            the members of a sample are not side by side.
+        SourceError: there are no tars, or only some samples have labels. While the reader lists images: the members of
+            a sample are not adjacent.
     """
     found = find_tars(source, split)
     classes = () if options.unlabelled else _class_names(found.folder)
@@ -56,7 +56,7 @@ def webdataset_tars(source: Path, split: str, options: ReadOptions) -> Reader:
 
 
 def _samples(tars: list[Path]) -> Iterator[_Sample | Lost | Other]:
-    """Samples, and members that belong to none."""
+    """The samples, and the members that belong to no sample."""
     for tar in tars:
         known: set[str] = set()
         current = _Sample("", tar, {})
@@ -64,7 +64,7 @@ def _samples(tars: list[Path]) -> Iterator[_Sample | Lost | Other]:
             name = _NAME.fullmatch(member.name)
             if name is None:
                 path = f"{tar.name}/{member.name}"
-                lost = Lost(path, "its name is no key and suffix, as webdataset has it; rename it")
+                lost = Lost(path, "its name is not KEY.SUFFIX, as webdataset needs; rename it")
                 yield lost if is_image_name(path) else Other(path, suffix_of(path))
                 continue
             path, ext = f"{tar.name}/{name[1]}", name[2].lower()
@@ -84,7 +84,7 @@ def _samples(tars: list[Path]) -> Iterator[_Sample | Lost | Other]:
 
 
 def _sample_seen(sample: _Sample, is_labelled: bool) -> Iterator[Seen]:
-    """The image of a sample, and what is left of it."""
+    """The image of a sample, and its members that are left out."""
     chosen = _chosen(sample)
     for ext, member in sample.members.items():
         path = f"{sample.path}.{ext}"
@@ -99,7 +99,7 @@ def _sample_seen(sample: _Sample, is_labelled: bool) -> Iterator[Seen]:
 
 
 def _chosen(sample: _Sample) -> str | None:
-    """The image to take of those that a sample has."""
+    """The extension of the image to take from a sample; None if it has no image."""
     images = [ext for ext in sample.members if is_image_name(f"x.{ext}") and not sample.members[ext].fault]
     return next((ext for ext in (*_PREFERRED, *images) if ext in images and "." not in ext), None)
 
@@ -111,7 +111,7 @@ def _fault(sample: _Sample, ext: str, chosen: str | None) -> str | None:
     if ext == chosen:
         return None
     if "." in ext:
-        return f"webdataset reads it as member {ext!r} of sample {sample.path!r}: no dots in keys; rename it"
+        return f"webdataset reads it as member {ext!r} of sample {sample.path!r}: a key must have no dot; rename it"
     return f"it is another image of a sample whose image is .{chosen}"
 
 
@@ -120,10 +120,10 @@ def _source(sample: _Sample, member: Member) -> RangeSource:
 
 
 def _label(sample: _Sample) -> Label:
-    """The label of a sample; None where it has none.
+    """The label of a sample; None if it has none.
 
     Raises:
-        SourceError: it is garbled.
+        SourceError: the label is garbled.
     """
     value: Any = None
     try:
@@ -142,7 +142,7 @@ def _label(sample: _Sample) -> Label:
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:
-    """In the manifest of our shards, or in a list; None where there is neither."""
+    """Class names from the manifest of our shards, or from a list; None if there is neither file."""
     manifest, names = folder / "manifest.json", folder / "classes.txt"
     if manifest.is_file():
         with reading(manifest, "a manifest"):
@@ -157,7 +157,7 @@ def _class_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def _numbers(tars: list[Path], source: Path) -> tuple[str, ...]:
-    """The classes of samples that have numbers only; none where no sample has a label."""
+    """The classes of samples whose labels are numbers; empty if no sample has a label."""
     labelled = unlabelled = ""
     largest = -1
     for item in _samples(tars):
@@ -171,8 +171,10 @@ def _numbers(tars: list[Path], source: Path) -> tuple[str, ...]:
             largest = max(largest, *((label,) if isinstance(label, int) else label), -1)
         if labelled and unlabelled:
             raise SourceError(
-                f"{unlabelled} has no label, but {labelled} has; give it one, or pass --unlabelled to take no labels"
+                f"{unlabelled} has no label, but {labelled} has; label all, or pass --unlabelled to take no labels"
             )
     if labelled and largest < 0:
-        raise SourceError(f"{labelled} has a label, but no sample of {source} has a class; name them in classes.txt")
+        raise SourceError(
+            f"{labelled} has a label, but no sample of {source} has a class; list the classes in classes.txt"
+        )
     return numbered(str(largest), source) if labelled else ()

@@ -134,7 +134,7 @@ def test_two_ranks_cross_the_beginning_as_one_does(tiny_shards: str, tmp_path: P
     torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "-m", "esvit.train"]
     command = [*torchrun, "--config", str(tmp_path / "both.yaml")]
     done = subprocess.run(
-        [*command, str(tmp_path / "both.yaml")],
+        command,
         env=environment(),
         capture_output=True,
         text=True,

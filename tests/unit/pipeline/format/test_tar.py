@@ -76,7 +76,7 @@ def test_a_sample_is_parsed_out_of_its_bytes_alone(tmp_path: Path) -> None:
     refused = [
         (data[2560 : 2560 + 1536 + 100], "sample bee-2 is truncated"),
         (data[2560:4096], "sample bee-2 is truncated"),
-        (data[:4608], r"a\.tar has 4 files where the one sample at byte 0 should be"),
+        (data[:4608], r"a\.tar has 4 files where one sample should be, at byte 0"),
         (data[100:2560], r"a\.tar has no sample at byte 0"),
         (data[2560:4608].replace(b"bee-2", b"bee%2"), r"a\.tar has no sample at byte 0"),
         (b"", r"a\.tar has 0 files"),

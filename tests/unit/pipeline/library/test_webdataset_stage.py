@@ -98,7 +98,7 @@ def test_of_two_loops_the_older_is_refused(shards: Path) -> None:
     source = open_source(shards)
     first, second = iter(source), iter(source)
     next(first), next(second)
-    with pytest.raises(IterationError, match="loop over the source is over"):
+    with pytest.raises(IterationError, match="loop over the source has ended"):
         next(first)
 
 
@@ -163,6 +163,6 @@ def test_any_number_of_workers_gives_the_order_of_one_process(
     found = json.loads(done.stdout)
     for setup in ("3 fork 0", "2 spawn 1", "6 fork 1"):
         assert found[setup] == whole[: 2 * STEPS], setup
-        assert "say where the next loop begins: source.set_epoch(epoch)" in found[f"again {setup}"], setup
+        assert "before each loop call source.set_epoch(epoch)" in found[f"again {setup}"], setup
     assert "state_dict(position)" in found["no position"]
     assert found["resumed"] == whole[5 : 2 * STEPS]

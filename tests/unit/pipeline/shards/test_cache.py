@@ -12,14 +12,11 @@ import pytest
 from prometheus_client import Counter
 
 from pipeline.errors import UserError
-from pipeline.format.manifest import Manifest
-from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.interface import CacheError
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
+from support.caches import manifest_of, open_cache
 from support.shards import image, jpegs, write_shards
-
-PLENTY = 10**9
 
 
 @pytest.fixture
@@ -41,14 +38,6 @@ def local(tmp_path: Path) -> Store:
 @pytest.fixture(params=["local", "remote"])
 def store(request: pytest.FixtureRequest) -> Store:
     return request.getfixturevalue(request.param)
-
-
-def manifest_of(store: Store) -> Manifest:
-    return Manifest.from_bytes(store.read("manifest.json"), store.url)
-
-
-def open_cache(store: Store, directory: Path, max_bytes: int = PLENTY) -> ShardCache:
-    return ShardCache(store, manifest_of(store), CacheConfig(folder=str(directory / "cache"), max_bytes=max_bytes))
 
 
 def moved(counter: Counter, action: Callable[[], object]) -> float:
@@ -123,6 +112,13 @@ def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> No
     cache.pin(3)
     assert tars(tmp_path) == ["tiny-000001.tar", "tiny-000002.tar", "tiny-000003.tar"]
     assert CACHE_BYTES.labels(manifest_of(remote).digest[:16])._value.get() == sum(sizes[1:])
+
+
+def test_a_budget_may_be_used_to_the_last_byte(remote: Store, tmp_path: Path) -> None:
+    cache = open_cache(remote, tmp_path, max_bytes=sum(entry.num_bytes for entry in manifest_of(remote).shards))
+    for shard in range(4):
+        cache.pin(shard)
+    assert len(tars(tmp_path)) == 4 and not cache.is_full
 
 
 def test_the_time_of_release_counts_not_that_of_the_download(remote: Store, tmp_path: Path) -> None:

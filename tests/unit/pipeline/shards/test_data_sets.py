@@ -57,6 +57,18 @@ def both(request: pytest.FixtureRequest, shards: Path, second: Path, tmp_path: P
     return settings(f"{remote}/a", f"{remote}/b", cache=None)
 
 
+def test_a_stream_is_stored_if_all_of_it_is_and_full_if_any_of_it_is(shards: Path, tmp_path: Path) -> None:
+    remote = f"memory://{tmp_path.name}"
+    write_shards(remote, jpegs(2))
+    local, far = open_data_set(str(shards)), open_data_set(remote)
+    assert JoinedDataSets([local, local], None).is_stored
+    assert not JoinedDataSets([local, far], None).is_stored
+    cached = JoinedDataSets([local, far], CacheConfig(folder=str(tmp_path), max_bytes=1))
+    assert cached.is_stored and not cached.is_full
+    cached.pin(cached.num_shards - 1)
+    assert cached.is_full
+
+
 def test_a_batch_holds_the_bytes_and_labels_of_its_samples(both: StreamConfig) -> None:
     images = jpegs(NUM_FIRST) + jpegs(NUM_SECOND, 100)
     stream = open_training_stream(both, seed=3, global_batch=8)

@@ -112,7 +112,7 @@ def test_a_budget_below_what_is_needed_at_once_is_one_warning(
     with caplog.at_level(logging.WARNING):
         list(islice(ShardWindow(cache, PLENTY, 2, 0).positions(endless([[0, 1, 2, 3], [4, 5]])), 12))
     (message,) = caplog.messages
-    assert f"the {4 * size} bytes of shards" in message and f"the {3 * size} of data.stream.cache.max_bytes" in message
+    assert f"shards in use have {4 * size} bytes" in message and f"data.stream.cache.max_bytes is {3 * size}" in message
 
 
 def stream_epochs(url: str, folder: str, max_bytes: int, rank: int, num_epochs: int) -> "Counter[str]":

@@ -36,7 +36,7 @@ def test_a_transform_changes_what_is_handed_over(shards: Path) -> None:
 def test_a_transform_that_returns_no_views_is_refused(shards: Path, result: Any) -> None:
     with (
         open_views(shards, transform=lambda _views: result) as loader,
-        pytest.raises(TransformError, match="has to return a list"),
+        pytest.raises(TransformError, match="must return a list"),
     ):
         next(iter(loader))
 

@@ -19,7 +19,7 @@ def test_what_is_given_counts_and_then_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert find_ranks(None, None)[:2] == (3, 4)
     assert find_ranks(1, 2)[:2] == (1, 2) and find_ranks(0, None)[:2] == (0, 1)
-    with pytest.raises(OrderError, match="which of the 2 ranks"):
+    with pytest.raises(OrderError, match="world_size 2 is given without a rank"):
         find_ranks(None, 2)
 
 

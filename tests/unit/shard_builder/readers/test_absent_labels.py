@@ -30,7 +30,9 @@ def test_of_tar_samples_of_which_some_have_no_label_the_first_is_named(tmp_path:
     with pytest.raises(SourceError, match=r"train-0\.tar/b\.jpg has no label, but .*a\.jpg has; .*--unlabelled"):
         labels("webdataset", tmp_path)
     (tmp_path / "classes.txt").write_text("ant\nbee\n")
-    with pytest.raises(SourceError, match=r"train-0\.tar/b\.jpg has no label, but others have; .*--unlabelled"):
+    with pytest.raises(
+        SourceError, match=r"train-0\.tar/b\.jpg has no label, but other images have labels; .*--unlabelled"
+    ):
         labels("webdataset", tmp_path)
 
 

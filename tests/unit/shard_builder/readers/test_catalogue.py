@@ -71,9 +71,9 @@ def test_images_are_counted(tmp_path: Path) -> None:
 
 def test_classes_are_counted(tmp_path: Path) -> None:
     assert three_images(3, ("a",)).open(tmp_path, "train", allow_subset=True).classes == ("a",)
-    with pytest.raises(SourceError, match=r"holds 1 classes of tiny, published are 2; .*--allow-subset"):
+    with pytest.raises(SourceError, match=r"has 1 classes of tiny, published are 2; .*--allow-subset"):
         three_images(3, ("a",)).open(tmp_path, "train")
-    with pytest.raises(SourceError, match=r"holds 3 classes of tiny, published are 2: something else"):
+    with pytest.raises(SourceError, match=r"has 3 classes of tiny, published are 2: something else"):
         three_images(3, ("a", "b", "c")).open(tmp_path, "train", allow_subset=True)
 
 
@@ -85,5 +85,5 @@ def test_class_names_are_compared_where_folders_are_the_only_list(tmp_path: Path
     with pytest.raises(SourceError, match=r"lacks the class 'n01443537' of imagenet-1k \(and 998 more\); complete it"):
         imagenet.open(tmp_path, "train")
     mini.image("train/tench/1.JPEG", "train", "tench")
-    with pytest.raises(SourceError, match=r"holds 'tench', which is no class of imagenet-1k"):
+    with pytest.raises(SourceError, match=r"has 'tench', which is no class of imagenet-1k"):
         imagenet.open(tmp_path, "train", allow_subset=True)

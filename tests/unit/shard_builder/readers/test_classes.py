@@ -33,6 +33,7 @@ def classes_and_labels(values: list[Any]) -> tuple[tuple[str, ...], list[Any]]:
     ("values", "names", "labels"),
     [
         (["2", "0"], ("0", "1", "2"), [2, 0]),
+        (["9", "10"], tuple(map(str, range(11))), [9, 10]),
         ([2, 0.0, True], ("0", "1", "2"), [2, 0, 1]),
         (["2.0", "0"], ("0", "1", "2"), [2, 0]),  # what pandas makes of numbers where one is missing
         (["000", "001"], ("000", "001"), [0, 1]),
@@ -151,7 +152,7 @@ def test_names_from_different_systems_are_made_equal_on_request(tmp_path: Path) 
 def test_two_names_that_become_one_are_refused(tmp_path: Path) -> None:
     folder(tmp_path / "val", COMPOSED, DECOMPOSED)
     assert len(labelled(tmp_path)) == 2
-    with pytest.raises(SourceError, match=f"two classes of {tmp_path} are called '{COMPOSED}'"):
+    with pytest.raises(SourceError, match=f"two classes of {tmp_path} have the name '{COMPOSED}'"):
         labelled(tmp_path, nfc=True)
 
 
@@ -171,7 +172,7 @@ def test_names_of_all_languages_are_taken(name: str, tmp_path: Path) -> None:
 def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "train-0.tar", {"a.cls": b"1", "a.jpg": jpegs(1)[0]})
     (tmp_path / "classes.txt").write_text("ant\nbee\nant\n")
-    with pytest.raises(SourceError, match=r"two classes of .* are called 'ant'"):
+    with pytest.raises(SourceError, match=r"two classes of .* have the name 'ant'"):
         DATASETS["webdataset"].open(tmp_path, "train")
 
 

@@ -59,7 +59,7 @@ def test_the_folder_itself_is_read_with_a_word(tmp_path: Path) -> None:
 
 def test_images_beside_the_folder_of_the_split_are_not_passed_over(tmp_path: Path) -> None:
     write(tmp_path, "1.jpg", "train/2.jpg")
-    with pytest.raises(SourceError, match=r"holds images itself and in .*/train; give --source"):
+    with pytest.raises(SourceError, match=r"has images itself and in .*/train; use --source"):
         num_images("image-folder", tmp_path, unlabelled=True)
 
 
@@ -85,10 +85,10 @@ def test_tars_without_a_split_in_their_names_are_taken_with_a_word(tmp_path: Pat
 def test_lists_and_tables_of_other_names_are_listed(tmp_path: Path) -> None:
     write(tmp_path, "a.jpg")
     (tmp_path / "valid.csv").write_text("path,label\na.jpg,ant\n")
-    with pytest.raises(SourceError, match=r"or to hold train\.csv or train\.parquet; it holds 'valid\.csv'"):
+    with pytest.raises(SourceError, match=r"or to contain train\.csv or train\.parquet; it contains 'valid\.csv'"):
         num_images("image-list", tmp_path)
     pq.write_table(pa.table({"image": [ONE]}), tmp_path / "test-0.parquet")
-    with pytest.raises(SourceError, match=r"train-\*\.parquet, it holds 'test-0\.parquet'"):
+    with pytest.raises(SourceError, match=r"train-\*\.parquet, but found 'test-0\.parquet'"):
         num_images("parquet", tmp_path)
 
 

@@ -176,7 +176,7 @@ def test_other_form_of_fer_2013(tmp_path: Path) -> None:
 def test_images_and_labels_must_be_equally_many(tmp_path: Path) -> None:
     stl_10(Miniature(tmp_path))
     (tmp_path / "stl10_binary/test_y.bin").write_bytes(b"\x01")
-    with pytest.raises(SourceError, match=r"test_X\.bin holds 2 images, but there are 1 labels"):
+    with pytest.raises(SourceError, match=r"test_X\.bin has 2 images, but there are 1 labels"):
         found("stl-10", tmp_path, "test")
 
 
