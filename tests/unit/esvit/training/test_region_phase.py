@@ -134,7 +134,7 @@ def test_two_ranks_cross_the_beginning_as_one_does(tiny_shards: str, tmp_path: P
     torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "-m", "esvit.train"]
     command = [*torchrun, "--config", str(tmp_path / "both.yaml")]
     done = subprocess.run(
-        [*command, str(tmp_path / "both.yaml")],
+        command,
         env=environment(),
         capture_output=True,
         text=True,
@@ -197,3 +197,11 @@ def test_prototypes_whose_length_stays_leave_the_moments_of_a_run_that_trained_i
 def test_a_start_epoch_that_leads_nowhere_is_refused(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises((UserError, ValueError), match=sentence):
         tiny_run("shards", Path("run"), LATE | {"checkpoint": changes})
+
+
+def test_a_resume_of_a_run_that_never_had_regions_is_refused_once_they_have_begun(
+    tiny_shards: str, tmp_path: Path
+) -> None:
+    assert train(tiny_run(tiny_shards, tmp_path, VIEW_ONLY)) == 0
+    with pytest.raises(UserError, match=r"the checkpoint lacks student\.region_head\..*, which this network has"):
+        train(tiny_run(tiny_shards, tmp_path, LATE))
