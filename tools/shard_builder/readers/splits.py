@@ -46,7 +46,8 @@ def folder_names(folder: Path) -> list[str]:
     try:
         here = folder.resolve(strict=True)
         above = (here, *here.parents)
-        folders = [entry for entry in os.scandir(folder) if entry.is_dir() and not is_system_file(entry.name)]
+        with os.scandir(folder) as entries:
+            folders = [entry for entry in entries if entry.is_dir() and not is_system_file(entry.name)]
         return sorted(
             entry.name for entry in folders if not (entry.is_symlink() and Path(entry.path).resolve() in above)
         )

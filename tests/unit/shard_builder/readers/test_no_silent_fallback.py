@@ -1,5 +1,6 @@
 """Where a named thing is missing, nothing else is taken in its stead: the message lists what is there."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,12 @@ def test_columns_are_compared_with_those_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,label,label\na.jpg,ant,bee\n")
     with pytest.raises(SourceError, match=r"has 2 columns 'label'"):
         num_images("image-list", tmp_path)
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_a_link_to_itself_is_named_and_nothing_stays_open(tmp_path: Path) -> None:
+    write(tmp_path, "train/ant/1.jpg")
+    (tmp_path / "train/bee").symlink_to("bee")
+    with pytest.raises(SourceError, match=r"train/bee: Too many levels of symbolic links"):
+        num_images("image-folder", tmp_path)
+    gc.collect()
