@@ -35,7 +35,7 @@ def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[st
 
 
 def knn(arguments: argparse.Namespace) -> int:
-    """`esvit-eval knn`: print top-1 accuracy per number of neighbours."""
+    """`esvit-eval knn`: print top-1 and top-5 accuracy per number of neighbours."""
     saved = source.load(arguments.checkpoint, _warn)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:
@@ -47,15 +47,25 @@ def knn(arguments: argparse.Namespace) -> int:
         )
     if not here.is_main:
         return 0
-    accuracy = knn_accuracy(train, test)
-    k, top1 = best(accuracy)
-    result = {"step": saved["step"], "network": arguments.network, "top1": top1, "k": k, "accuracy": accuracy}
+    accuracy = knn_accuracy(train, test, arguments.neighbours, arguments.temperature)
+    if left := [str(k) for k in arguments.neighbours if k not in accuracy]:
+        _warn(f"left out: {', '.join(left)} neighbours, more than the {len(train.labels)} images of the training set")
+    k = best(accuracy)
+    result = {
+        "step": saved["step"],
+        "network": arguments.network,
+        "temperature": arguments.temperature,
+        "k": k,
+        **accuracy[k]._asdict(),
+        "accuracy": {k: found.top1 for k, found in accuracy.items()},
+        "accuracy_top5": {k: found.top5 for k, found in accuracy.items()},
+    }
     if arguments.json:
         write_json(result)
         return 0
-    table = Table("neighbours", "top-1 %", title=f"k-NN, {arguments.network} at step {saved['step']}")
-    for count, value in accuracy.items():
-        table.add_row(str(count), f"{100 * value:.2f}")
+    table = Table("neighbours", "top-1 %", "top-5 %", title=f"k-NN, {arguments.network} at step {saved['step']}")
+    for count, found in accuracy.items():
+        table.add_row(str(count), *(f"{100 * value:.2f}" for value in found))
     Console().print(table)
     return 0
 

@@ -97,8 +97,12 @@ class RunLog:
 
     def end(self) -> None:
         """End well: remove the target and write the last values of the metrics."""
-        (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
+        self.withdraw()
         write_to_textfile(str(self._output / f"metrics-rank-{self._world.rank}.prom"), REGISTRY)
+
+    def withdraw(self) -> None:
+        """Take the target back."""
+        (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
 
     @property
     def _targets(self) -> Path:

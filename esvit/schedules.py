@@ -43,9 +43,10 @@ class ScheduleConfig(Config):
         teacher_temperature: Divides the teacher's logits, after the warm-up of the temperature.
         warmup_teacher_temperature: Temperature at the start; moves linearly, per epoch, to `teacher_temperature`.
         warmup_teacher_temperature_epochs: Length of the warm-up of the temperature.
-        region_start_epoch: Before this epoch, the region task is computed with weight 0. Regions match by features. The
-            features of a new network encode positions before content, and an early region task can make that permanent
-            (docs/experiments.md).
+        region_start_epoch: Before this epoch the region task is not computed: the run is one of the view task alone.
+            Then the region heads, their moments in the optimiser and their centre start fresh. Regions match by
+            features. The features of a new network encode positions before content, and an early region task can make
+            that permanent (docs/experiments.md).
         region_warmup_epochs: From the start epoch on, the region task's share of the loss rises linearly, per step, to
             `loss.region_weight`.
     """
@@ -101,6 +102,11 @@ class Schedules:
         """Learning rate after the warm-up."""
         return self.config.base_lr * self.global_batch / 256
 
+    @property
+    def region_start_step(self) -> int:
+        """The step with which the phase of regions begins."""
+        return self.config.region_start_epoch * self.steps_per_epoch
+
     def at(self, step: int) -> StepValues:
         """The values of global step 0 <= `step` < `num_steps`."""
         assert 0 <= step < self.num_steps, f"step {step} is outside the run of {self.num_steps} steps"
@@ -119,7 +125,7 @@ class Schedules:
         )
 
     def _region_share(self, step: int) -> float:
-        since_start = step - self.config.region_start_epoch * self.steps_per_epoch
+        since_start = step - self.region_start_step
         if since_start < 0:
             return 0.0
         return linear(0.0, 1.0, self.config.region_warmup_epochs * self.steps_per_epoch, since_start)

@@ -47,8 +47,11 @@ class TrainState:
             "config": self.config,
         }
 
-    def resume(self, saved: dict[str, Any]) -> list[str]:
+    def resume(self, saved: dict[str, Any], *, regions_begun: bool = True) -> list[str]:
         """Continue exactly from the state `saved`; return the keys of settings that have changed since.
+
+        Args:
+            regions_begun: Whether the phase of regions has begun there. If not, what `saved` has of them is left out.
 
         Raises:
             CheckpointError: `saved` is of another network.
@@ -56,14 +59,20 @@ class TrainState:
         """
         assert self.loader, "a state without a loader has no place in the data to go on from"
         self.loader.load_state_dict(saved["loader"])
-        self._load_networks(saved, strict=True)
+        lacking = self._load_networks(saved, regions_begun)
+        if lost := [name for name in lacking if regions_begun or not _is_of_regions(name.partition(".")[2])]:
+            raise CheckpointError(f"the checkpoint lacks {lost[0]}, which this network has")
         if saved["scaler"]:
             self.scaler.load_state_dict(saved["scaler"])
         self.step = saved["step"]
         return [key for key in changed_keys(saved["config"], self.config) if key.partition(".")[0] not in _FREE]
 
-    def start_from(self, saved: dict[str, Any]) -> list[str]:
+    def start_from(self, saved: dict[str, Any], step: int = 0, *, regions_begun: bool = True) -> list[str]:
         """Load the networks, centres and optimiser state of another run; return the names that start fresh.
+
+        Args:
+            step: Where this run begins, in its schedules and in its data.
+            regions_begun: As for `resume`.
 
         Raises:
             CheckpointError: `saved` lacks one of these, or has a parameter that this network lacks or has in another
@@ -75,7 +84,12 @@ class TrainState:
                 f"the checkpoint has no {', no '.join(lacking)}, so a run cannot start from it; "
                 "checkpoint.start_backbone_from takes the backbone alone"
             )
-        return self._load_networks(saved, strict=False)
+        fresh = self._load_networks(saved, regions_begun)
+        if step:
+            assert self.loader, "a state without a loader has no place in the data to go on from"
+            self.loader.load_state_dict({**self.loader.state_dict(), "position": step})
+        self.step = step
+        return fresh
 
     def start_backbone_from(self, saved: dict[str, Any]) -> list[str]:
         """Load one backbone of another run into student and teacher; return the names of resized tables.
@@ -94,19 +108,32 @@ class TrainState:
                 raise CheckpointError(_first_problem(f"{network}'s backbone", error)) from None
         return resized
 
-    def _load_networks(self, saved: dict[str, Any], strict: bool) -> list[str]:
+    def _load_networks(self, saved: dict[str, Any], regions_begun: bool) -> list[str]:
+        """Load what `saved` has, but for regions that have not begun; returns the names of the rest of the network."""
+
+        def taken(tensors: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in tensors.items() if regions_begun or not _is_of_regions(name)}
+
+        if self.networks.student.region_head is None:
+            regions_begun = True  # never: regions in `saved` are those of another network, and refused
         fresh = []
         modules = {"student": self.networks.student, "teacher": self.networks.teacher, "loss": self.loss}
         for name, module in modules.items():
             try:
-                missing, unexpected = module.load_state_dict(saved[name], strict=strict)
+                missing, unexpected = module.load_state_dict(taken(saved[name]), strict=False)
             except RuntimeError as error:
                 raise CheckpointError(_first_problem(name, error)) from None
             if unexpected:
                 raise CheckpointError(f"the checkpoint's {name} has '{unexpected[0]}', which this network lacks")
             fresh += [f"{name}.{key}" for key in missing]
-        load_optimizer_state_by_name(self.optimizer, saved["optimizer"])
+        frozen = {name for name, p in self.networks.student.named_parameters() if not p.requires_grad}
+        moments = {name: moments for name, moments in taken(saved["optimizer"]).items() if name not in frozen}
+        load_optimizer_state_by_name(self.optimizer, moments)
         return fresh
+
+
+def _is_of_regions(name: str) -> bool:
+    return name.startswith(("region_head.", "region_center."))
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

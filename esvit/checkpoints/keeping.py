@@ -15,7 +15,7 @@ from pipeline.store import Store
 
 
 class CheckpointConfig(Config):
-    """Where checkpoints go and how many are kept. The checkpoint of step 0 is always kept.
+    """Where checkpoints go and how many are kept. The first checkpoint of a run is always kept.
 
     Attributes:
         url: Folder or bucket prefix; empty for `checkpoints` in the run's output folder.
@@ -26,8 +26,10 @@ class CheckpointConfig(Config):
             with signs of collapse cannot be the best.
         keep_every_epochs: Write and keep a checkpoint after every so many epochs; 0 for none.
         start_from: Checkpoint whose networks and optimiser state a new run starts from, e.g. a view-only run to
-            continue with regions. Not a resume: step, schedules and order start at zero. Parameters that the checkpoint
-            lacks start fresh; the log names them.
+            continue with regions. Not a resume: step, schedules and order start at `start_epoch`. Parameters that the
+            checkpoint lacks start fresh; the log names them.
+        start_epoch: Epoch at which a run with `start_from` begins, in all schedules and in the order of samples. For a
+            checkpoint of EsViT's authors, the log says how many epochs it was trained for.
         start_backbone_from: Checkpoint whose backbone a new run starts from: the teacher's, or the student's where
             there is no teacher. Position tables are resized where windows or images have another size.
     """
@@ -38,12 +40,15 @@ class CheckpointConfig(Config):
     keep_best: bool = True
     keep_every_epochs: NonNegativeInt = 0
     start_from: str = ""
+    start_epoch: NonNegativeInt = 0
     start_backbone_from: str = ""
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
         if self.start_from and self.start_backbone_from:
             raise ValueError("start_from takes the backbone too; leave start_backbone_from out")
+        if self.start_epoch and not self.start_from:
+            raise ValueError("start_epoch needs start_from, the checkpoint of the run that it continues")
         return self
 
 
@@ -125,7 +130,7 @@ class Checkpointer:
 
     def _kept(self) -> set[int]:
         steps = sorted(self._notes)
-        kept = {0, *steps[-self._config.keep_last :], *filter(self._is_milestone, steps)}
+        kept = {steps[0], *steps[-self._config.keep_last :], *filter(self._is_milestone, steps)}
         ranked = [note for note in self._notes.values() if note.healthy and note.loss is not None]
         if self._config.keep_best and ranked:
             kept.add(min(ranked, key=lambda note: (note.loss, note.step)).step)

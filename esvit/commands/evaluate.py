@@ -19,12 +19,14 @@ from pipeline.console.command import (
     num_at_once,
     pixels,
     positive,
+    positive_number,
     run_command,
 )
 from pipeline.errors import UserError
 
-# Copied from a module that takes seconds to import; a test compares the two.
+# Copied from modules that take seconds to import; a test compares them.
 EXECUTORS = ("reference", "cpu", "dali")
+NEIGHBOURS = (10, 20, 100, 200)
 
 
 def main() -> None:
@@ -62,6 +64,12 @@ def _add_knn(commands: Commands) -> None:
     _add_checkpoint_flags(command)
     command.add_argument("--train", type=not_empty, required=True, metavar="URL", help="shards of the training set")
     command.add_argument("--test", type=not_empty, required=True, metavar="URL", help="shards of the test set")
+    command.add_argument(
+        "--neighbours", type=_counts, default=NEIGHBOURS, metavar="N,N", help="how many vote (default: 10,20,100,200)"
+    )
+    command.add_argument(
+        "--temperature", type=positive_number, default=0.07, metavar="T", help="a vote weighs exp(cosine / T)"
+    )
     command.add_argument("--size", type=pixels, default=224, metavar="N", help="side of the centre crop, pixels")
     command.add_argument(
         "--resize", type=pixels, metavar="N", help="shorter side before the crop (default: size * 256 / 224)"
@@ -78,6 +86,11 @@ def _add_knn(commands: Commands) -> None:
         "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="folder for copies of remote shards"
     )
     add_json_flag(command)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Whole numbers above 0 with commas between them, each once."""
+    return tuple(dict.fromkeys(positive(word.strip()) for word in text.split(",")))
 
 
 def _add_export(commands: Commands) -> None:

@@ -3,12 +3,12 @@
 import unicodedata
 from collections.abc import Sequence
 from itertools import zip_longest
-
-import torch.nn.functional as F
+from typing import NamedTuple
 
 from esvit.eval.features import LabelledFeatures, check_classes
 from pipeline.errors import UserError
 
+NEIGHBOURS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 _CHUNK = 1024  # test samples at a time: bounds the similarity matrix
 
@@ -17,10 +17,20 @@ class ClassMismatch(UserError):
     """Training and test set do not have the same classes."""
 
 
+class Accuracy(NamedTuple):
+    """Shares (0..1) of the test samples whose class has the most votes, and is among the five with the most votes."""
+
+    top1: float
+    top5: float
+
+
 def knn_accuracy(
-    train: LabelledFeatures, test: LabelledFeatures, neighbours: Sequence[int] = (10, 20, 100, 200)
-) -> dict[int, float]:
-    """Top-1 accuracy (0..1) per number of neighbours. A neighbour votes for its class with weight exp(cosine / 0.07).
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+) -> dict[int, Accuracy]:
+    """Accuracy per number of neighbours. A neighbour votes for its class with weight exp(cosine / `temperature`).
 
     Numbers above the size of the training set are left out, except the smallest number.
 
@@ -33,15 +43,20 @@ def knn_accuracy(
         raise ClassMismatch(_difference(train.classes, test.classes))
     available = len(train.labels)
     chosen = [k for k in neighbours if k <= available] or [available]
-    correct = dict.fromkeys(chosen, 0)
+    num_classes = len(train.classes)
+    right = {k: [0, 0] for k in chosen}
     for start in range(0, len(test.labels), _CHUNK):
         features, labels = test.features[start : start + _CHUNK], test.labels[start : start + _CHUNK]
         similarity, index = (features @ train.features.T).topk(max(chosen), dim=1)  # [b, k], best first
-        votes = F.one_hot(train.labels[index], len(train.classes)) * (similarity / TEMPERATURE).exp()[..., None]
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()  # of the nearest 1, at any temperature
+        voted = train.labels[index]
         for k in chosen:
-            prediction = votes[:, :k].sum(dim=1).argmax(dim=1)
-            correct[k] += int((prediction == labels).sum())
-    return {k: count / len(test.labels) for k, count in correct.items()}
+            votes = weights.new_zeros(len(labels), num_classes).scatter_add_(1, voted[:, :k], weights[:, :k])
+            most, ranking = votes.topk(min(5, num_classes), dim=1)
+            hit = (ranking == labels[:, None]) & (most > 0)  # a class without a vote is no answer
+            right[k][0] += int(hit[:, 0].sum())
+            right[k][1] += int(hit.sum())
+    return {k: Accuracy(*(count / len(test.labels) for count in counts)) for k, counts in right.items()}
 
 
 def _difference(train: tuple[str, ...], test: tuple[str, ...]) -> str:
@@ -61,6 +76,6 @@ def _difference(train: tuple[str, ...], test: tuple[str, ...]) -> str:
     )
 
 
-def best(accuracy: dict[int, float]) -> tuple[int, float]:
-    """The number of neighbours with the highest accuracy, and that accuracy."""
-    return max(accuracy.items(), key=lambda item: item[1])
+def best(accuracy: dict[int, Accuracy]) -> int:
+    """The number of neighbours with the highest top-1."""
+    return max(accuracy, key=lambda k: accuracy[k].top1)

@@ -88,13 +88,13 @@ class EsvitLoss(nn.Module):
             region_share: Fraction (0..1) of the configured `region_weight` at this step, from the schedule.
 
         Returns:
-            Scalars: "loss", the only one with a gradient; its terms "view" and, unless view only, "region"; and
-            "teacher_entropy", the entropy of this rank's mean view assignment over ln K: 0 if one prototype takes
+            Scalars: "loss", the only one with a gradient; its terms "view" and, if the outputs have regions, "region";
+            and "teacher_entropy", the entropy of this rank's mean view assignment over ln K: 0 if one prototype takes
             every image, 1 if all prototypes are used equally. Staying at 0 or 1 is collapse.
         """
         loss, mean_probs = self._term(self.view_center, view_task(student, teacher), teacher_temperature)
         scalars = {"view": loss.detach(), "teacher_entropy": _entropy_ratio(mean_probs)}
-        if self.region_center is not None:
+        if self.region_center is not None and student.region_rows is not None:
             region, _ = self._term(self.region_center, region_task(student, teacher), teacher_temperature)
             weight = self.config.region_weight * region_share
             loss = (1 - weight) * loss + weight * region

@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
 
     Logits are the products of `view_rows` [B, bottleneck] and `region_rows` [B, T, bottleneck] with the prototypes.
     Logits are large, so they are computed on request only. `regions` [B, T, D] are the backbone features behind the
-    region rows. Without a region head all region fields are None.
+    region rows. Without a region head, and before its phase begins, all region fields are None.
     """
 
     view_rows: list[Tensor]
@@ -61,8 +61,11 @@ class Outputs(NamedTuple):
 class Network(nn.Module):
     """Backbone, view head and, with `with_regions`, region head.
 
-    DistributedDataParallel needs no `find_unused_parameters`: the forward uses every parameter but the prototypes,
-    and the loss uses those of both heads.
+    DistributedDataParallel needs no `find_unused_parameters`: the forward uses every parameter that is trained but the
+    prototypes, and the loss uses those of the heads that take part.
+
+    Attributes:
+        uses_regions: Whether the region head takes part; see `StudentTeacher.use_regions`.
     """
 
     def __init__(self, config: ModelConfig, *, drop_path: bool, with_regions: bool) -> None:
@@ -70,6 +73,11 @@ class Network(nn.Module):
         self.backbone = build_backbone(config.backbone, drop_path=drop_path)
         self.view_head = build_head(self.backbone.width, config.head)
         self.region_head = build_head(self.backbone.width, config.head) if with_regions else None
+        self.uses_regions = with_regions
+
+    def in_use(self) -> list[Tensor]:
+        """The parameters that take part."""
+        return [p for name, p in self.named_parameters() if self.uses_regions or not name.startswith("region_head.")]
 
     def forward(self, views: Sequence[Tensor]) -> Outputs:
         """Run `views`, one tensor [V, B, 3, H, W] per image size, all of the same B images.
@@ -80,7 +88,7 @@ class Network(nn.Module):
         features = [self.backbone(group.flatten(0, 1)) for group in views]
         rows = torch.cat([pooled for pooled, _ in features])  # [sum of V * B, D]
         view_rows = list(torch.split(self.view_head.bottleneck(rows), batch))
-        if self.region_head is None:
+        if self.region_head is None or not self.uses_regions:
             return Outputs(view_rows, self.view_head.last_layer, None, None, None)
         regions = [view for _, group in features for view in torch.split(group, batch)]
         rows = torch.cat([view.flatten(0, 1) for view in regions])  # [sum of B * T, D]
@@ -105,14 +113,26 @@ class StudentTeacher(nn.Module):
         self.teacher = Network(config, drop_path=False, with_regions=with_regions)
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
+        head = self.student.region_head
+        self._trained_for_regions = [] if head is None else [p for p in head.parameters() if p.requires_grad]
         if config.compile:
             for network in (self.student, self.teacher):
                 compile_backbone(network.backbone)
 
+    def use_regions(self, begun: bool) -> None:
+        """Let both region heads take part or, before their phase has begun, stay as they were made.
+
+        Then they are not computed, get no gradient, and so neither decay nor moments, and the teacher's does not move.
+        Other parameters get gradients than before: a wrapper for DDP has to be made anew.
+        """
+        for network in (self.student, self.teacher):
+            network.uses_regions = begun and network.region_head is not None
+        for parameter in self._trained_for_regions:
+            parameter.requires_grad_(begun)
+
     @torch.no_grad()
     def update_teacher(self, momentum: float, unless: Tensor | None = None) -> None:
-        """Move every teacher parameter: t <- momentum * t + (1 - momentum) * s; not if `unless` [] is true."""
-        teacher: list[Tensor] = [*self.teacher.parameters()]
-        student: list[Tensor] = [*self.student.parameters()]
+        """Move each teacher parameter in use: t <- momentum * t + (1 - momentum) * s; not if `unless` [] is true."""
+        teacher, student = self.teacher.in_use(), self.student.in_use()
         weight: Any = 1 - momentum if unless is None else torch.where(unless, 0.0, 1 - momentum)
         torch._foreach_lerp_(teacher, student, [weight] * len(teacher))

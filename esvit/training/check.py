@@ -31,7 +31,7 @@ from pipeline.errors import UserError
 from pipeline.shards.data_sets import open_data_set
 
 _LONG_STEP_S = 2.0
-_MOMENTS = 2  # AdamW's, each as large as the parameter
+_MOMENTS = {"adamw": 2, "sgd": 1, "lars": 1}  # each as large as the parameter
 
 
 class TooLargeError(UserError):
@@ -221,10 +221,10 @@ def _count_kept(networks: nn.Module) -> Iterator[dict[int, int]]:
 
 
 def _resident_bytes(state: TrainState, here: World) -> int:
-    """Student, teacher and centres; gradients, twice under DDP; AdamW's moments."""
+    """Student, teacher and centres; gradients, twice under DDP; the optimiser's moments."""
     tensors = [*state.networks.state_dict().values(), *state.loss.state_dict().values()]
     trained = [p for p in state.networks.student.parameters() if p.requires_grad]
-    copies = _MOMENTS + (2 if here.size > 1 else 1)
+    copies = _MOMENTS[state.config["optim"]["name"]] + (2 if here.size > 1 else 1)
     num_bytes: int = sum(t.nbytes for t in tensors) + copies * sum(p.nbytes for p in trained)
     return num_bytes
 

@@ -73,6 +73,8 @@ class TrainConfig(Config):
                 f"optim.freeze_last_layer_epochs ({frozen}) leaves no epoch of {epochs} in which the prototypes learn; "
                 "lower it"
             )
+        if (first := self.checkpoint.start_epoch) >= schedule.epochs:
+            found.append(f"checkpoint.start_epoch ({first}) is not before the end of the run, {epochs}; lower it")
         start, warmup = schedule.region_start_epoch, schedule.region_warmup_epochs
         if self.loss.region_weight and start + warmup and start + max(warmup, 1) > schedule.epochs:
             found.append(

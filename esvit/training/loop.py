@@ -7,13 +7,14 @@ Ctrl-C saves and exits with 130.
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from esvit.checkpoints import files
 from esvit.checkpoints.keeping import Checkpointer
 from esvit.distributed import World, world
 from esvit.guards import CollapseDetector, DivergedError, FiniteGuard
 from esvit.metrics import RunLog
+from esvit.schedules import Schedules
 from esvit.state import TrainState
 from esvit.step import train_step
 from esvit.training.callbacks import Callbacks, CheckpointEvent, StepEvent
@@ -32,7 +33,7 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
     with world(config.device) as here, stopping(here) as stop, started(config, here) as run:
         state, schedules, checkpoints, log = run.state, run.schedules, run.checkpoints, run.log
         here.synchronise_batch_norms(state.networks)
-        student = here.wrap(state.networks.student)
+        student = _student(state, schedules, here)
         guard, collapse = FiniteGuard(here.device), CollapseDetector(config.guards, config.model.head.num_prototypes)
         losses: list[Tensor] = []  # since the newest checkpoint
         signs: list[str] = []
@@ -40,6 +41,9 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
         stop.begin()
         batches = run.loader.forever()
         while state.step < schedules.num_steps:
+            if state.step == schedules.region_start_step:
+                del student  # with it go the hooks that it has in the parameters
+                student = _student(state, schedules, here)
             with log.step() as timer:
                 batch = timer.got(next(batches))
                 torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
@@ -73,6 +77,12 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
                 log.say(f"stopped by {stop.cause} after the checkpoint of step {state.step}; the same command resumes")
                 return stop.status
     return 0
+
+
+def _student(state: TrainState, schedules: Schedules, here: World) -> nn.Module:
+    """The student as the gradients see it in the phase of the next step, with regions or without."""
+    state.networks.use_regions(state.step >= schedules.region_start_step)
+    return here.wrap(state.networks.student)
 
 
 def _save(state: TrainState, checkpoints: Checkpointer, here: World, losses: list[Tensor], healthy: bool) -> None:

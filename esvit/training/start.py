@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from esvit import records
 from esvit.checkpoints import files, source
 from esvit.checkpoints.files import CheckpointError
-from esvit.checkpoints.keeping import Checkpointer
+from esvit.checkpoints.keeping import CheckpointConfig, Checkpointer
 from esvit.distributed import World
 from esvit.guards import cautions
 from esvit.losses import build_loss
@@ -26,6 +27,7 @@ from esvit.step import StepSettings
 from esvit.training.config import TrainConfig
 from pipeline import config as configuration
 from pipeline.augment import MultiCrop
+from pipeline.errors import UserError
 from pipeline.loader import ViewLoader, open_loader
 from pipeline.store import Store
 from pipeline.stream import open_training_stream
@@ -62,8 +64,15 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
             checkpoints = Checkpointer(config.checkpoint, store_of(config), schedules.steps_per_epoch, log.say)
         run = Run(state, loader, schedules, settings, stack.enter_context(checkpoints), log)
         resumed = _restore(run, config, here)
-        with here.together():
-            _write_first(run, config, here, resumed)
+        if resumed:
+            with here.together():
+                _cut_back(run, output, here)
+        try:
+            with here.together():
+                _write_first(run, config, here, resumed)
+        except UserError:
+            log.withdraw()
+            raise
         yield run
 
 
@@ -129,19 +138,30 @@ def _restore(run: Run, config: TrainConfig, here: World) -> bool:
     name = here.from_main(found[0] if found else "")  # all ranks read the one that the main rank has verified
     with here.together():
         if name:
-            changed = state.resume(found[1] if found else files.read(store, name))
+            saved = found[1] if found else files.read(store, name)
+            changed = state.resume(saved, regions_begun=saved["step"] >= run.schedules.region_start_step)
             _check_step(state.step, run.schedules, f"{store.url}/{name}")
             log.say(f"resuming from {store.url}/{name}")
             if changed:
                 log.say(f"caution: these settings differ from the checkpoint's: {', '.join(changed)}")
         elif config.checkpoint.start_from:
-            fresh = state.start_from(source.load(config.checkpoint.start_from, log.say))
-            log.say(f"starting from {config.checkpoint.start_from}" + (f"; new: {_summary(fresh)}" if fresh else ""))
+            _start_from(run, config.checkpoint, log)
         elif url := config.checkpoint.start_backbone_from:
             resized = state.start_backbone_from(source.load(url, log.say))
             how = f"; resized: {len(resized)} tables of positions" if resized else ""
             log.say(f"starting with the backbone of {url}{how}")
     return bool(name)
+
+
+def _start_from(run: Run, config: CheckpointConfig, log: RunLog) -> None:
+    """Take over another run's checkpoint, at the epoch that is asked for."""
+    step = config.start_epoch * run.schedules.steps_per_epoch
+    saved = source.load(config.start_from, log.say)
+    fresh = run.state.start_from(saved, step, regions_begun=step >= run.schedules.region_start_step)
+    new = f"; new: {_summary(fresh)}" if fresh else ""
+    log.say(f"starting from {config.start_from} at epoch {config.start_epoch}{new}")
+    if (trained := saved.get("epoch", config.start_epoch)) != config.start_epoch:
+        log.say(f"caution: it was trained for {trained} epochs; checkpoint.start_epoch={trained} goes on from there")
 
 
 def _check_step(step: int, schedules: Schedules, name: str) -> None:
@@ -153,14 +173,23 @@ def _check_step(step: int, schedules: Schedules, name: str) -> None:
         )
 
 
+def _cut_back(run: Run, output: Path, here: World) -> None:
+    """See `records.cut_back`; raises `OutputError`."""
+    if here.is_main:
+        try:
+            records.cut_back(output, run.state.step, run.loader.steps_per_epoch, here.size)
+        except OSError as error:
+            raise OutputError(f"cannot write the output folder {output}: {error.strerror}") from None
+
+
 def _summary(parameter_names: list[str]) -> str:
     """The modules of these parameters, two levels deep."""
     return ", ".join(sorted({".".join(name.split(".")[:2]) for name in parameter_names}))
 
 
 def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> None:
-    """Write the checkpoint of step 0 first, so that a store without write access refuses the run now; then log, target
-    and config."""
+    """Write the first checkpoint before all else, so that a store without write access refuses the run now; then log,
+    target and config."""
     state, checkpoints, log = run.state, run.checkpoints, run.log
     if here.is_main:
         checkpoints.continue_after(state.step if resumed else -1)

@@ -137,21 +137,26 @@ class PlainTraining:
                 for name, value in self._terms(predictions, targets, temperature).items():
                     scalars[name] = scalars.get(name, 0.0) + share / recipe.accumulation * value
         scalars["gradient_norm"] = self._descend(scalars["loss"])
-        for name in self.centers:
+        for name in filter(self._has_begun, self.centers):
             self._move_center(name, logits_of_teachers)
         momentum = cosine(recipe.momentum, 1.0, recipe.epochs * recipe.steps_per_epoch)[step]
-        for name, value in self.teacher.items():
-            self.teacher[name] = momentum * value + (1 - momentum) * self.student[name].detach()
+        for name in filter(self._has_begun, self.teacher):
+            self.teacher[name] = momentum * self.teacher[name] + (1 - momentum) * self.student[name].detach()
         scalars["feature_std"] = sum(spreads) / len(spreads)
         scalars["center_drift"] = self._drift() / temperature
         self.step_number += 1
         return {name: float(torch.as_tensor(value).detach()) for name, value in scalars.items()}
 
+    def _has_begun(self, name: str) -> bool:
+        """Whether what is called `name` takes part in this step: region head and region centre wait for their phase."""
+        begin = self.recipe.region_start_epoch * self.recipe.steps_per_epoch
+        return self.step_number >= begin or not name.startswith("region_")
+
     def _outputs(self, parameters: Parameters, views: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-        """Of each view: its tokens [B, T, D], view logits [B, K] and, with a region head, region logits [B, T, K]."""
+        """Of each view: its tokens [B, T, D], view logits [B, K] and, in their phase, region logits [B, T, K]."""
         tokens = [self._tokens(parameters, view) for view in views]
         found = {"tokens": tokens, "view": [head(parameters, "view_head", z.mean(dim=1)) for z in tokens]}
-        if "region_center.center" in self.centers:
+        if "region_center.center" in self.centers and self._has_begun("region_head"):
             found["region"] = [head(parameters, "region_head", z) for z in tokens]
         return found
 
@@ -194,7 +199,8 @@ class PlainTraining:
     def _descend(self, loss: Tensor) -> float:
         """Clip gradients, drop the prototypes' in the first epochs, make a step. Returns the norm of all gradients."""
         recipe, epoch = self.recipe, self.step_number // self.recipe.steps_per_epoch
-        gradients = dict(zip(self.student, torch.autograd.grad(loss, list(self.student.values())), strict=True))
+        trained = {name: value for name, value in self.student.items() if self._has_begun(name)}
+        gradients = dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
         norms = {name: float(gradient.square().sum().sqrt()) for name, gradient in gradients.items()}
         total = sum(norm**2 for norm in norms.values()) ** 0.5
         for name, gradient in gradients.items():

@@ -151,6 +151,7 @@ def test_the_shard_builder_is_a_module_too(tmp_path: Path) -> None:
 def test_names_on_command_lines_are_those_of_the_tables() -> None:
     """The parsers repeat them, as the tables take seconds to import."""
     from esvit.commands import evaluate
+    from esvit.eval import knn
     from pipeline.augment import EXECUTORS, RECIPES
     from pipeline.augment.executor import OUTPUT_TYPES
     from pipeline.bench import command, contestants
@@ -158,3 +159,4 @@ def test_names_on_command_lines_are_those_of_the_tables() -> None:
     assert command.CONTESTANTS == contestants.CONTESTANTS
     assert tuple(RECIPES) == command.RECIPES and tuple(OUTPUT_TYPES) == command.DTYPES
     assert evaluate.EXECUTORS == EXECUTORS
+    assert evaluate.NEIGHBOURS == knn.NEIGHBOURS

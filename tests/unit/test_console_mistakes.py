@@ -55,6 +55,13 @@ NAMES = {
     "shard-builder verify {shards} {shards}": "unknown argument",
     "shard-builder datasets nosuch": "invalid choice: 'nosuch'",
 }
+EVAL = {
+    f"{KNN} --neighbours 10,,20": "argument --neighbours: '' is not a whole number from 1 on",
+    f"{KNN} --neighbours 0": "argument --neighbours: '0' is not a whole number from 1 on",
+    f"{KNN} --neighbours 10;20": "argument --neighbours: '10;20' is not a whole number from 1 on",
+    f"{KNN} --temperature 0": "argument --temperature: '0' is not a number above 0",
+    f"{KNN} --temperature nan": "argument --temperature: 'nan' is not a number above 0",
+}
 SHARD_BUILDER = {
     f"{BUILD} --dest ''": "argument --dest: it is empty",
     f"{BUILD} --source ''": "argument --source: it is empty",
@@ -88,7 +95,7 @@ SHARD_BUILDER = {
     f"{BUILD} --jpeg-quality 0": "argument --jpeg-quality: '0' is not a whole number from 1 on",
     f"{BUILD} --grayscale maybe": "argument --grayscale: invalid choice: 'maybe'",
     f"{BUILD} --engine threads": "argument --engine: invalid choice: 'threads'",
-    f"{BUILD} --ray-address 127.0.0.1:1": "--ray-address is for --engine ray",
+    f"{BUILD} --ray-address 127.0.0.1:1": "--ray-address needs --engine ray",
     f"{BUILD} --engine ray --ray-address ''": "argument --ray-address: it is empty",
     f"{BUILD} --num-workers 0": "argument --num-workers: '0' is not a whole number from 1 on",
     f"{BUILD} --num-workers 99999999": "argument --num-workers: 99999999 is too large",
@@ -96,7 +103,7 @@ SHARD_BUILDER = {
     f"{BUILD} --metrics-port -1": "argument --metrics-port: '-1' is not a whole number from 0 on",
     f"{BUILD} --metrics-port 0 --metrics-address ''": "argument --metrics-address: it is empty",
     f"{BUILD} --metrics-port 0 --metrics-address 999.1.1.1": "metrics endpoint cannot listen on 999.1.1.1",
-    f"{BUILD} --metrics-address 127.0.0.1": "--metrics-address is for --metrics-port",
+    f"{BUILD} --metrics-address 127.0.0.1": "--metrics-address needs --metrics-port",
     "shard-builder finalize --dest {nothing}": "no build was begun there",
     "shard-builder finalize --dest {shards} --max-rejects -1": "argument --max-rejects",
     f"{PLAN} --world-size 0": "argument --world-size: '0'",
@@ -114,7 +121,7 @@ SHARD_BUILDER = {
     "shard-builder stats {shards} --html ''": "argument --html: it is empty",
     "shard-builder stats {shards} --html /etc": "cannot write /etc",
     "shard-builder stats {shards} --html x --json": "not allowed with argument",
-    "shard-builder show {shards} --index 24": "has no sample 24: they are 0 to 23",
+    "shard-builder show {shards} --index 24": "has no sample 24: its samples are 0 to 23",
     "shard-builder show {shards} --index -1": "argument --index: '-1' is not a whole number from 0 on",
     f"shard-builder show {{shards}} --index {HUGE}": "is too large",
     "shard-builder show {shards} --count 0": "argument --count: '0' is not a whole number from 1 on",
@@ -224,7 +231,7 @@ ESVIT = {
     "esvit-bench --precision fp64": "argument --precision: invalid choice: 'fp64'",
     "esvit-bench --device tpu": "argument --device: invalid choice: 'tpu'",
 }
-MISTAKES = NO_WORDS | NAMES | SHARD_BUILDER | PIPELINE_BENCH | ESVIT
+MISTAKES = NO_WORDS | NAMES | EVAL | SHARD_BUILDER | PIPELINE_BENCH | ESVIT
 WITHOUT_A_GPU = ("pipeline-bench crops {shards} --device cuda", "esvit-bench --device cuda")
 
 

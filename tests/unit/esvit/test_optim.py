@@ -17,6 +17,7 @@ from esvit.optim import (
     freeze_last_layers,
     load_optimizer_state_by_name,
     optimizer_state_by_name,
+    step_unless,
 )
 
 HEAD = HeadConfig(num_prototypes=10, hidden=16, bottleneck=8)
@@ -34,7 +35,8 @@ def fill_gradients(network: nn.Module) -> None:
 
 def test_the_defaults_are_the_paper_s() -> None:
     assert OptimConfig().model_dump() == {
-        "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "clip_norm": 3.0, "clip": "per_tensor", "freeze_last_layer_epochs": 1
+        "name": "adamw", "beta1": 0.9, "beta2": 0.999, "eps": 1e-8,
+        "clip_norm": 3.0, "clip": "per_tensor", "freeze_last_layer_epochs": 1
     }  # fmt: skip
 
 
@@ -52,6 +54,73 @@ def test_only_biases_and_vectors_escape_decay() -> None:
 def test_frozen_prototype_lengths_are_not_optimised() -> None:
     optimizer = build_optimizer(make_network(norm_last_layer=True), OptimConfig())
     assert not any("weight_g" in name for group in optimizer.param_groups for name in group["param_names"])
+
+
+def plain_momentum(p: torch.Tensor, gradients: list[torch.Tensor], lr: float, decay: float, lars: bool) -> torch.Tensor:
+    """Steps of SGD or LARS with momentum 0.9, written from their definitions; vectors have neither decay nor ratio."""
+    velocity = torch.zeros_like(p)
+    for gradient in gradients:
+        move = gradient if p.ndim == 1 else gradient + decay * p
+        if lars and p.ndim > 1 and p.norm() > 0 and move.norm() > 0:
+            move = move * (0.001 * p.norm() / move.norm())
+        velocity = 0.9 * velocity + move
+        p = p - lr * velocity
+    return p
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_sgd_and_lars_are_those_of_their_definition(name: str) -> None:
+    last = nn.Linear(3, 2, bias=False)
+    network = nn.Sequential(nn.Linear(5, 3), nn.LayerNorm(3), last)
+    nn.init.zeros_(last.weight)  # of length 0, where a ratio of lengths has no meaning
+    optimizer = build_optimizer(network, OptimConfig(name=name))
+    apply_schedule(optimizer, lr=0.5, weight_decay=0.1)
+    start = {key: p.detach().clone() for key, p in network.named_parameters()}
+    gradients: dict[str, list[torch.Tensor]] = {key: [] for key in start}
+    for _ in range(3):
+        fill_gradients(network)
+        for key, p in network.named_parameters():
+            assert p.grad is not None
+            gradients[key].append(p.grad.clone())
+        optimizer.step()
+    for key, p in network.named_parameters():
+        expected = plain_momentum(start[key], gradients[key], 0.5, 0.1, lars=name == "lars")
+        torch.testing.assert_close(p.detach(), expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_sgd_and_lars_skip_on_the_device_s_word_and_leave_what_has_no_gradient(name: str) -> None:
+    network = nn.Linear(4, 2)
+    optimizer = build_optimizer(network, OptimConfig(name=name))
+    apply_schedule(optimizer, lr=0.5, weight_decay=0.1)
+    fill_gradients(network)
+    step_unless(torch.tensor(False), optimizer)
+    before = copy.deepcopy([network.state_dict(), optimizer_state_by_name(optimizer)])
+    network.weight.grad = torch.full((2, 4), float("nan"))
+    step_unless(torch.tensor(True), optimizer)
+    network.zero_grad()
+    optimizer.step()
+    after = [network.state_dict(), optimizer_state_by_name(optimizer)]
+    assert all(torch.equal(after[0][key], tensor) for key, tensor in before[0].items())
+    assert all(torch.equal(after[1][key]["momentum"], state["momentum"]) for key, state in before[1].items())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_state_of_another_optimiser_is_refused(name: str) -> None:
+    saved = optimizer_state_by_name(trained(make_network(), 1, name))
+    for other in ("adamw", "sgd", "lars"):
+        optimizer = build_optimizer(make_network(), OptimConfig(name=other))
+        if (name == "adamw") == (other == "adamw"):
+            assert load_optimizer_state_by_name(optimizer, saved) == []
+        else:
+            with pytest.raises(OptimizerStateError, match="is of another optimiser; set optim"):
+                load_optimizer_state_by_name(optimizer, saved)
+
+
+def test_numbers_of_adamw_are_refused_for_the_others() -> None:
+    with pytest.raises(ValueError, match="beta2 is a number of adamw; leave it out for name: sgd"):
+        OptimConfig(name="sgd", beta2=0.95)
+    assert OptimConfig.model_validate(OptimConfig(name="sgd").model_dump()).name == "sgd"
 
 
 def test_schedule_reaches_its_groups() -> None:
@@ -103,8 +172,8 @@ def test_frozen_last_layers_do_not_move() -> None:
     assert set(before) - moved == still
 
 
-def trained(network: nn.Module, num_steps: int) -> torch.optim.Optimizer:
-    optimizer = build_optimizer(network, OptimConfig())
+def trained(network: nn.Module, num_steps: int, name: str = "adamw") -> torch.optim.Optimizer:
+    optimizer = build_optimizer(network, OptimConfig(name=name))
     apply_schedule(optimizer, lr=0.01, weight_decay=0.1)
     for _ in range(num_steps):
         fill_gradients(network)
@@ -112,11 +181,12 @@ def trained(network: nn.Module, num_steps: int) -> torch.optim.Optimizer:
     return optimizer
 
 
-def test_state_by_name_continues_exactly() -> None:
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_state_by_name_continues_exactly(name: str) -> None:
     network = make_network()
-    optimizer = trained(network, 2)
+    optimizer = trained(network, 2, name)
     twin = copy.deepcopy(network)
-    resumed = build_optimizer(twin, OptimConfig())
+    resumed = build_optimizer(twin, OptimConfig(name=name))
     apply_schedule(resumed, lr=0.01, weight_decay=0.1)
     assert load_optimizer_state_by_name(resumed, copy.deepcopy(optimizer_state_by_name(optimizer))) == []
     fill_gradients(network)

@@ -128,7 +128,7 @@ def _build(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> None:
     """Refuse flags that would have no effect or contradict each other."""
     if args.ray_address and args.engine != "ray":
-        raise BuildFlagsError("--ray-address is for --engine ray; add that, or leave it out")
+        raise BuildFlagsError("--ray-address needs --engine ray; add --engine ray, or leave out --ray-address")
     if args.metrics_address and args.metrics_port is None:
         raise BuildFlagsError(
             "--metrics-address needs --metrics-port; add --metrics-port, or leave out --metrics-address"

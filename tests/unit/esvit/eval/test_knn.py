@@ -1,14 +1,16 @@
 """k-NN against a plain loop, and its protocol on features that leave no doubt."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import esvit.eval.knn
 from esvit.eval.features import LabelledFeatures, TooFewClasses
-from esvit.eval.knn import ClassMismatch, best, knn_accuracy
+from esvit.eval.knn import Accuracy, ClassMismatch, best, knn_accuracy
 
 CLASSES = ("a", "b", "c")
 
@@ -17,32 +19,62 @@ def _features(rows: torch.Tensor, labels: list[int], classes: tuple[str, ...] = 
     return LabelledFeatures(F.normalize(rows, dim=1), torch.tensor(labels), classes)
 
 
-def _plain_accuracy(train: LabelledFeatures, test: LabelledFeatures, k: int) -> float:
-    correct = 0
+def _plain_accuracy(train: LabelledFeatures, test: LabelledFeatures, k: int, temperature: float) -> Accuracy:
+    top1 = top5 = 0
     for feature, label in zip(test.features, test.labels, strict=True):
         cosines = [float(feature @ other) for other in train.features]
         nearest = sorted(range(len(cosines)), key=lambda i: -cosines[i])[:k]
-        votes = dict.fromkeys(range(len(train.classes)), 0.0)
+        votes: dict[int, float] = {}
         for i in nearest:
-            votes[int(train.labels[i])] += math.exp(cosines[i] / 0.07)
-        correct += max(votes, key=lambda c: votes[c]) == int(label)
-    return correct / len(test.labels)
+            votes[int(train.labels[i])] = votes.get(int(train.labels[i]), 0.0) + math.exp(cosines[i] / temperature)
+        ranking = sorted(votes, key=lambda c: -votes[c])
+        top1 += ranking[0] == int(label)
+        top5 += int(label) in ranking[:5]
+    return Accuracy(top1 / len(test.labels), top5 / len(test.labels))
 
 
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
 @pytest.mark.parametrize("chunk", [1024, 7])
-def test_it_equals_a_plain_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_equals_a_plain_loop(chunk: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(esvit.eval.knn, "_CHUNK", chunk)
     torch.manual_seed(0)
-    train = _features(torch.randn(40, 8), [i % 3 for i in range(40)])
-    test = _features(torch.randn(25, 8), [i % 3 for i in range(25)])
-    expected = {k: _plain_accuracy(train, test, k) for k in (1, 5, 20)}
-    assert knn_accuracy(train, test, (1, 5, 20)) == pytest.approx(expected)
+    classes = tuple("abcdefgh")
+    train = _features(torch.randn(40, 8), [i % 8 for i in range(40)], classes)
+    test = _features(torch.randn(25, 8), [i % 8 for i in range(25)], classes)
+    expected = {k: _plain_accuracy(train, test, k, temperature) for k in (1, 3, 12, 20)}
+    assert len({accuracy.top5 for accuracy in expected.values()}) > 2
+    found = knn_accuracy(train, test, (1, 3, 12, 20), temperature)
+    assert {k: tuple(a) for k, a in found.items()} == {k: pytest.approx(tuple(a)) for k, a in expected.items()}
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_a_vote_counts_at_any_temperature(temperature: float) -> None:
+    train = _features(torch.tensor([[1.0, 0.0], [0.6, 0.8]]), [0, 1], ("a", "b"))
+    test = _features(torch.tensor([[0.8, -0.6]]), [0], ("a", "b"))
+    assert knn_accuracy(train, test, (2,), temperature) == {2: (1.0, 1.0)}
+
+
+def test_votes_take_no_memory_per_class_and_neighbour() -> None:
+    """200 neighbours of 2 images vote for 100,000 classes: 0.8 MB of votes, and not 320 MB."""
+    num_classes, largest = 100_000, 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            largest = max(largest, result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    train = _features(torch.randn(300, 4), list(range(300)), tuple(map(str, range(num_classes))))
+    with Watch():
+        knn_accuracy(train, LabelledFeatures(train.features[:2], train.labels[:2], train.classes), (200,))
+    assert largest == 2 * num_classes
 
 
 def test_well_separated_classes_are_all_recognised() -> None:
     train = _features(torch.eye(3).repeat(5, 1), [0, 1, 2] * 5)
     test = _features(torch.eye(3), [0, 1, 2])
-    assert best(knn_accuracy(train, test, (1, 5))) == (1, 1.0)
+    assert best(knn_accuracy(train, test, (1, 5))) == 1
 
 
 def test_more_neighbours_than_samples_are_left_out() -> None:

@@ -12,14 +12,11 @@ import pytest
 from prometheus_client import Counter
 
 from pipeline.errors import UserError
-from pipeline.format.manifest import Manifest
-from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.shards.interface import CacheError
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
+from support.caches import manifest_of, open_cache
 from support.shards import image, jpegs, write_shards
-
-PLENTY = 10**9
 
 
 @pytest.fixture
@@ -41,14 +38,6 @@ def local(tmp_path: Path) -> Store:
 @pytest.fixture(params=["local", "remote"])
 def store(request: pytest.FixtureRequest) -> Store:
     return request.getfixturevalue(request.param)
-
-
-def manifest_of(store: Store) -> Manifest:
-    return Manifest.from_bytes(store.read("manifest.json"), store.url)
-
-
-def open_cache(store: Store, directory: Path, max_bytes: int = PLENTY) -> ShardCache:
-    return ShardCache(store, manifest_of(store), CacheConfig(folder=str(directory / "cache"), max_bytes=max_bytes))
 
 
 def moved(counter: Counter, action: Callable[[], object]) -> float:

@@ -160,7 +160,7 @@ def test_ranges_and_finalize_are_a_build(tiny_image_folder: Path, tmp_path: Path
         finalize(str(tmp_path / "parts"))
     part = run(tiny_image_folder, tmp_path / "parts", shard_range=slice(0, 2))
     assert (part.manifest_digest, part.num_shards) == (None, 2)
-    with pytest.raises(BuildError, match=rf"shards are missing .* \(--shard-range 2:{part.num_planned_shards}\)"):
+    with pytest.raises(BuildError, match=rf"shards are missing .* --shard-range 2:{part.num_planned_shards}'"):
         finalize(str(tmp_path / "parts"))
     assert run(tiny_image_folder, tmp_path / "parts", shard_range=slice(2, None)).num_samples_written > 0
     assert run(tiny_image_folder, tmp_path / "parts", shard_range=slice(0, 99)).num_samples_written == 0

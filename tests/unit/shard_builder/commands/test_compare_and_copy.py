@@ -45,7 +45,7 @@ def test_names_the_samples_that_differ(run: Run, tiny_image_folder: Path, shards
     found = differences(shards, tmp_path / "other")
     samples = [line for line in found if line.startswith("sample ")]
     assert sorted(line.partition(": ")[2] for line in samples) == [
-        "has other image bytes", "only in A", "only in A", "only in B",
+        "has different image bytes", "only in A", "only in A", "only in B",
     ]  # fmt: skip
     assert run("diff", shards, tmp_path / "other", "--limit", 1, status=1).endswith(f"and {len(found) - 1} more\n")
 

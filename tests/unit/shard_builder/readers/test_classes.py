@@ -33,6 +33,7 @@ def classes_and_labels(values: list[Any]) -> tuple[tuple[str, ...], list[Any]]:
     ("values", "names", "labels"),
     [
         (["2", "0"], ("0", "1", "2"), [2, 0]),
+        (["9", "10"], tuple(map(str, range(11))), [9, 10]),
         ([2, 0.0, True], ("0", "1", "2"), [2, 0, 1]),
         (["2.0", "0"], ("0", "1", "2"), [2, 0]),  # what pandas makes of numbers where one is missing
         (["000", "001"], ("000", "001"), [0, 1]),

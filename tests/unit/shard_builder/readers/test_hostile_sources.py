@@ -178,11 +178,12 @@ def tar_of(*members: tuple[str, bytes]) -> bytes:
 @pytest.mark.timeout(20)
 def test_a_tar_that_leads_in_a_circle_is_refused(tmp_path: Path) -> None:
     data = bytearray(tar_of(("a.jpg", ONE), ("b.jpg", TWO)))
-    info = tarfile.TarInfo("a.jpg")
-    info.size = -(2**30)
-    data[:512] = info.tobuf(tarfile.GNU_FORMAT)
+    info = tarfile.TarInfo("b.jpg")
+    info.size = -512  # the next header is this one
+    place = data.index(b"b.jpg")
+    data[place : place + 512] = info.tobuf(tarfile.GNU_FORMAT)
     (tmp_path / "train-0.tar").write_bytes(data)
-    with pytest.raises(SourceError, match=r"train-0\.tar as an uncompressed, whole tar"):
+    with pytest.raises(SourceError, match="a header is garbled"):
         found("webdataset", tmp_path, "train")
 
 

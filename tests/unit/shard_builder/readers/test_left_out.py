@@ -192,7 +192,7 @@ def test_tar_members_that_are_no_sample_are_counted(tmp_path: Path) -> None:
         and "a key must have no dot" in reasons["train-0.tar/b.seg.png"]
     )
     assert "another image of a sample" in reasons["train-0.tar/b.png"]
-    assert "no key and suffix" in reasons["train-0.tar/x/.d.jpg"]
+    assert "not KEY.SUFFIX" in reasons["train-0.tar/x/.d.jpg"]
 
 
 def test_links_in_a_tar_are_lost(tmp_path: Path) -> None:
