@@ -131,7 +131,7 @@ def test_a_contact_sheet_has_its_limit(
     run(*build_args(tiny_image_folder, tmp_path / "out"))
     monkeypatch.setattr(show, "_MAX_ON_SHEET", 8)
     args = ["show", tmp_path / "out", "--output", tmp_path / "sheet.png"]
-    assert "holds 8 images at most" in run(*args, status=2)
+    assert "holds at most 8 images" in run(*args, status=2)
     assert not (tmp_path / "sheet.png").exists()
     run(*args, "--count", 8)
     assert (tmp_path / "sheet.png").exists()

@@ -52,7 +52,7 @@ def test_show_draws_a_sheet(run: Run, shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
-        (["--index", 36], "has no sample 36: they are 0 to 35"),
+        (["--index", 36], "has no sample 36: its samples are 0 to 35"),
         (["--output", "sheet.nothing"], "cannot write sheet.nothing: unknown file extension"),
         (["--output", "/proc/none/sheet.png"], "cannot write /proc/none/sheet.png"),
     ],

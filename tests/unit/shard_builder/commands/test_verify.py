@@ -97,7 +97,7 @@ def rebuilt(shards: Path, change: Callable[[TarSample], TarSample]) -> Store:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda sample: sample._replace(ext="png"), r"is called \.png, but is \.jpg by its content$"),
+        (lambda sample: sample._replace(ext="png"), r"its suffix is \.png, but its content is \.jpg$"),
         (
             lambda sample: sample._replace(image=encode(picture(1))),
             "has not the size or orientation that the index says$",
