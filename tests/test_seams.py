@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = {"_replace", "_exit"}  # of named tuples and of `os`: documented, whatever they are called
+PUBLIC = {"_asdict", "_replace", "_exit"}  # of named tuples and of `os`: documented, whatever they are called
 
 
 class Seam(NamedTuple):

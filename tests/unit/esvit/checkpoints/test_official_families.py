@@ -225,7 +225,7 @@ def test_training_does_not_start_from_one_network(tmp_path: Path) -> None:
     unused: Any = None
     state = TrainState(networks=networks, loss=unused, optimizer=unused, scaler=unused, loader=None, config={})
     before = {name: tensor.clone() for name, tensor in networks.state_dict().items()}
-    with pytest.raises(CheckpointError, match="has no student, no centres, no optimiser state, so this"):
+    with pytest.raises(CheckpointError, match="has no student, no centres, no optimiser state, so "):
         state.start_from(saved)
     assert all(torch.equal(tensor, before[name]) for name, tensor in networks.state_dict().items())
     assert state.start_backbone_from(saved) == []

@@ -52,7 +52,7 @@ def test_overrides_win_over_what_was_fitted(photos: Path, tmp_path: Path) -> Non
 
 def test_a_config_that_is_given_takes_the_place_of_the_preset(photos: Path, tmp_path: Path) -> None:
     config = resolved_for_images(photos, "swin_tiny_w7", _output(tmp_path), build=False)
-    assert (config.global_batch, config.model.backbone.name) == (1024, "swin_tiny")
+    assert (config.global_batch, config.model.backbone.name) == (512, "swin_tiny")
     assert config.data.stream.shards == str(scan(photos).cached)
 
 

@@ -57,6 +57,15 @@ def both(request: pytest.FixtureRequest, shards: Path, second: Path, tmp_path: P
     return settings(f"{remote}/a", f"{remote}/b", cache=None)
 
 
+def test_samples_and_shards_count_through_the_data_sets(shards: Path, second: Path) -> None:
+    joined = JoinedDataSets([open_data_set(str(shards)), open_data_set(str(second))], None)
+    places = {0: 0, 8: 0, 9: 1, 10: 2, 21: 2, 22: 3, 36: 4, 37: 5, 41: 5, 42: 6, 48: 6}
+    assert joined.shard_of(list(places)).tolist() == list(places.values())
+    assert joined.part_of([0, 36, 37, 48]).tolist() == [0, 0, 1, 1]
+    assert [joined.next_of(sample) for sample in (0, 36, 37, 48)] == [1, 0, 38, 37]
+    assert joined.name_of(38) == "image 1 of shard tiny-000000" and joined.url_of(42) == f"{second}/tiny-000001.tar"
+
+
 def test_a_stream_is_stored_if_all_of_it_is_and_full_if_any_of_it_is(shards: Path, tmp_path: Path) -> None:
     remote = f"memory://{tmp_path.name}"
     write_shards(remote, jpegs(2))
