@@ -33,7 +33,9 @@ def test_json_is_one_line(run: Run, tiny_image_folder: Path, tmp_path: Path) -> 
 def test_every_report_can_be_had_as_one_json_object(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
     shards = tmp_path / "out"
     built = json.loads(run(*build_args(tiny_image_folder, shards), "--json"))
-    assert json.loads(run("finalize", "--dest", shards, "--json"))["manifest_digest"] == built["manifest_digest"]
+    finished = json.loads(run("finalize", "--dest", shards, "--json"))
+    assert finished["manifest_digest"] == built["manifest_digest"]
+    assert (finished["num_samples_written"], finished["samples_per_s"], finished["mb_per_s"]) == (0, None, None)
     verified = json.loads(run("verify", shards, "--json"))
     assert verified["is_ok"] and verified["problems"] == []
     assert (verified["num_shards"], verified["num_samples"]) == (built["num_shards"], 36)

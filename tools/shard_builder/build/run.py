@@ -102,11 +102,15 @@ class BuildReport:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and the rates of this run, for JSON."""
+        """All fields, and the rates of this run, for JSON: null where nothing was written."""
         return asdict(self) | {
-            "samples_per_s": round(self.num_samples_written / self.seconds, 1),
-            "mb_per_s": round(self.num_bytes_written / 1e6 / self.seconds, 1),
+            "samples_per_s": self._rate(self.num_samples_written),
+            "mb_per_s": self._rate(self.num_bytes_written / 1e6),
         }
+
+    def _rate(self, amount: float) -> float | None:
+        # Seconds are rounded to milliseconds, so a run that had nothing to do may have taken 0.
+        return round(amount / self.seconds, 1) if amount and self.seconds else None
 
 
 def build(options: BuildOptions) -> BuildReport:

@@ -163,11 +163,10 @@ def _summary(report: BuildReport) -> str:
         holds += f"; {sum(report.left_out.values()):,} files left out, which are no images ({tally(report.left_out)})"
     if report.was_complete:
         return f"nothing to do, the data set is complete\n{holds}"
+    wrote = f"wrote {report.num_samples_written:,} samples, {report.num_bytes_written / 1e6:,.1f} MB"
     rates = report.to_dict()
-    wrote = (
-        f"wrote {report.num_samples_written:,} samples, {report.num_bytes_written / 1e6:,.1f} MB in "
-        f"{report.seconds:.1f} s: {rates['mb_per_s']:,} MB/s, {rates['samples_per_s']:,} samples/s"
-    )
+    if rates["mb_per_s"] is not None:
+        wrote += f" in {report.seconds:.1f} s: {rates['mb_per_s']:,} MB/s, {rates['samples_per_s']:,} samples/s"
     if report.manifest_digest:
         return f"{holds}\n{wrote}"
     return (

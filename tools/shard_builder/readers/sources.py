@@ -43,9 +43,11 @@ class FileSource:
         Raises:
             SourceError: there is no such file.
         """
+        if "\0" in path:
+            raise SourceError(f"expected an image at {str(root / path)!r}: a path cannot hold a NUL byte")
         try:
             status = os.stat(root / path)
-        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
+        except (OSError, ValueError) as error:  # ValueError: the path is no text that a file system can take
             raise SourceError(f"expected an image at {root / path}: {getattr(error, 'strerror', error)}") from None
         if not stat.S_ISREG(status.st_mode):
             raise SourceError(f"expected an image at {root / path}: it is not a file")

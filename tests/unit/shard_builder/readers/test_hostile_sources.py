@@ -51,7 +51,7 @@ def listed(path: Path, text: bytes) -> Any:
         (b'path,label\na.jpg,"' + b"x" * 200_000 + b'"\n', "field larger than field limit"),
         (b"path,label\na.jpg,ant, domestic\n", "line 2 has 3 cells, its header has 2"),
         (b"path,label\na.jpg\n", "line 2 has 1 cells, its header has 2"),
-        (b"path,label\na\0.jpg,ant\n", "embedded null byte"),
+        (b"path,label\na\0.jpg,ant\n", "a path cannot hold a NUL byte"),
         (b"path,label\na.jpg,a\0b\n", "is no clean text"),
         (b"path,label\n\xff.jpg,ant\n", "codec can't decode"),
         ("path,label\na.jpg,ant\n".encode("utf-16"), "codec can't decode"),
@@ -252,7 +252,7 @@ def test_any_damage_to_a_tar(tmp_path: Path, data: st.DataObject) -> None:
 
 def test_a_file_source_names_what_cannot_be_a_file(tmp_path: Path) -> None:
     for path, sentence in {
-        "a\0b": "embedded null byte",
+        "a\0b": "a path cannot hold a NUL byte",
         ".": "it is not a file",
         "\ud800": "surrogates not allowed",
     }.items():
