@@ -1,11 +1,9 @@
 """The commands of `esvit-eval`: evaluate a checkpoint, or export its backbone."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from esvit.checkpoints import source
@@ -17,6 +15,8 @@ from esvit.models import Backbone, build_backbone
 from esvit.models.sizes import check_image_size
 from pipeline.augment import CenterCropConfig
 from pipeline.console.command import write_json
+from pipeline.console.lines import write_line, write_note
+from pipeline.console.tables import print_table
 from pipeline.loader import DataConfig
 from pipeline.shards.cache import CacheConfig
 from pipeline.store import Store
@@ -36,7 +36,7 @@ def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[st
 
 def knn(arguments: argparse.Namespace) -> int:
     """`esvit-eval knn`: print top-1 and top-5 accuracy per number of neighbours."""
-    saved = source.load(arguments.checkpoint, _warn)
+    saved = source.load(arguments.checkpoint, write_note)
     crop = CenterCropConfig(size=arguments.size, resize=arguments.resize)
     with world(arguments.device) as here:
         backbone = load_backbone(saved, arguments.network, arguments.allow_import).to(here.device)
@@ -49,7 +49,9 @@ def knn(arguments: argparse.Namespace) -> int:
         return 0
     accuracy = knn_accuracy(train, test, arguments.neighbours, arguments.temperature)
     if left := [str(k) for k in arguments.neighbours if k not in accuracy]:
-        _warn(f"left out: {', '.join(left)} neighbours, more than the {len(train.labels)} images of the training set")
+        write_note(
+            f"left out: {', '.join(left)} neighbours, more than the {len(train.labels)} images of the training set"
+        )
     k = best(accuracy)
     result = {
         "step": saved["step"],
@@ -66,24 +68,21 @@ def knn(arguments: argparse.Namespace) -> int:
     table = Table("neighbours", "top-1 %", "top-5 %", title=f"k-NN, {arguments.network} at step {saved['step']}")
     for count, found in accuracy.items():
         table.add_row(str(count), *(f"{100 * value:.2f}" for value in found))
-    Console().print(table)
+    print_table(table)
     return 0
 
 
 def export_backbone(arguments: argparse.Namespace) -> int:
     """`esvit-eval export`: the backbone as safetensors and config, for timm."""
     store = Store(arguments.dest)
-    saved = source.load(arguments.checkpoint, _warn)
+    saved = source.load(arguments.checkpoint, write_note)
     files = [f"{store.url}/{name}" for name in export(saved, arguments.network, store, arguments.allow_import)]
     if arguments.json:
         write_json({"step": saved["step"], "network": arguments.network, "files": files})
     else:
-        sys.stdout.writelines(f"wrote {file}\n" for file in files)
+        for file in files:
+            write_line(f"wrote {file}")
     return 0
-
-
-def _warn(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
 
 
 def _data(arguments: argparse.Namespace, url: str) -> DataConfig:

@@ -24,8 +24,10 @@ from esvit.distributed import World
 from esvit.guards import is_uniform
 from pipeline import telemetry
 from pipeline.config import Config
+from pipeline.console.lines import write_line
 from pipeline.errors import UserError
 from pipeline.loader import ViewBatch
+from pipeline.printable import printable
 
 
 class MetricsConfig(Config):
@@ -66,9 +68,9 @@ class RunLog:
     def say(self, message: str) -> None:
         """Print one line on the terminal of the first rank."""
         if self._progress:
-            self._progress.console.print(message, highlight=False, soft_wrap=True)
+            self._progress.console.print(printable(message), markup=False, emoji=False, highlight=False, soft_wrap=True)
         elif self._world.is_main:
-            sys.stdout.write(message + "\n")
+            write_line(message)
             sys.stdout.flush()
 
     def begin(self, step: int, num_steps: int) -> None:
@@ -91,7 +93,7 @@ class RunLog:
         self.say(f"metrics of rank 0: http://{config.address}:{self._port}/metrics")
         self._remaining = _Remaining(step, num_steps)
         if self._world.is_main and sys.stdout.isatty():
-            bar = Progress(BarColumn(), TextColumn("{task.fields[line]}"), refresh_per_second=4)
+            bar = Progress(BarColumn(), TextColumn("{task.fields[line]}", markup=False), refresh_per_second=4)
             self._progress = self._stack.enter_context(bar)
             self._task = bar.add_task("", total=num_steps, completed=step, line="")
 

@@ -58,6 +58,14 @@ sentence that names the thing and says what to do. Each room derives its own cla
     └── StateError, StatsError, DryRunError, CopyError, ShowError, BenchError   one command cannot run
 """
 
+from pipeline.printable import printable
+
 
 class UserError(ValueError):
-    """Something outside this program is wrong. The message is one sentence, shown to the user as it is."""
+    """Something outside this program is wrong. The message is one sentence, shown to the user as it is.
+
+    Names in the message may come from hostile data, and a URL may contain a password: see `printable`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))

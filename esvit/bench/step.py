@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +26,7 @@ from esvit.models.head import HeadConfig
 from esvit.models.sizes import check_image_size
 from pipeline.console.command import write_json
 from pipeline.console.progress import counted
+from pipeline.console.tables import print_table
 from pipeline.errors import UserError
 
 
@@ -109,7 +109,7 @@ def print_rows(result: dict[str, Any]) -> None:
         table.add_row(name, *(f"{row[name]:.3f}" for row in rows.values()))
     for name in ("peak_bytes", "peak_step_bytes"):
         table.add_row(name.replace("bytes", "MiB"), *(f"{row[name] / 2**20:.0f}" for row in rows.values()))
-    Console().print(table)
+    print_table(table)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ and so on, until a step takes seconds or has all the images that a rank handles 
 first and the last step gives the cost of a larger step. Nothing is written.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from esvit.step import StepSettings, train_step
 from esvit.training.config import TrainConfig
 from esvit.training.start import check_writable, loader_of, new_state, step_settings, steps_per_epoch, store_of
 from pipeline.console.command import EXIT_OK, write_json
+from pipeline.console.lines import write_line
 from pipeline.errors import UserError
 from pipeline.shards.data_sets import open_data_set
 
@@ -147,7 +147,7 @@ def _print(report: dict[str, Any], output: str) -> None:
     duration, per_step = _duration(time_s["seconds"]), f"{time_s['seconds_per_step']:.3g} s per step"
     _say("time", f"about {duration} on {report['device']}, {per_step}: measured in {sizes}")
     _say("", "computation alone, without waiting for data (pipeline-bench measures those)")
-    sys.stdout.write(f"Nothing was trained, and nothing was written to {output}.\n")
+    write_line(f"Nothing was trained, and nothing was written to {output}.")
 
 
 def _measured(
@@ -238,4 +238,4 @@ def _duration(seconds: float) -> str:
 
 
 def _say(name: str, text: str) -> None:
-    sys.stdout.write(f"{name:<12} {text}\n")
+    write_line(f"{name:<12} {text}")

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.console.lines import write_note
 from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME
 from pipeline.shards.data_sets import open_data_set
@@ -131,8 +132,7 @@ def say_once(line: str) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"images: {line}\n")
-    sys.stderr.flush()
+    write_note(f"images: {line}")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ With --device cuda every contestant's views end on the GPU.
 
 import argparse
 import statistics
-import sys
 import time
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ from pipeline.bench.memory import peak_memory
 from pipeline.bench.report import Rows, print_table, write_chart
 from pipeline.bench.sheet import SheetRow, contact_sheet
 from pipeline.console.command import write_json
+from pipeline.console.lines import write_line
 from pipeline.console.progress import counted
 from pipeline.errors import UserError
 from pipeline.order import SequentialOrder
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.json:
             write_json({**conditions, "sheet": str(arguments.sheet)})
         else:
-            sys.stdout.write(f"wrote {arguments.sheet}\n")
+            write_line(f"wrote {arguments.sheet}")
     elif arguments.json:
         write_json({**conditions, "peak_memory_mb": round(memory.num_bytes / 1e6), title: rows})
     else:

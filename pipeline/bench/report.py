@@ -3,9 +3,9 @@
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from rich.console import Console
 from rich.table import Table
 
+from pipeline.console import tables
 from pipeline.errors import UserError
 
 Rows = dict[str, dict[str, object]]
@@ -18,7 +18,7 @@ def print_table(title: str, rows: Rows) -> None:
     table = Table("executor", *next(iter(rows.values())), title=title)
     for name, columns in rows.items():
         table.add_row(name, *map(_cell, columns.values()))
-    Console().print(table)
+    tables.print_table(table)
 
 
 def write_chart(title: str, values: dict[str, float], path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeAlias
 from pipeline.console.extras import missing_package
 from pipeline.errors import UserError
 from pipeline.nearest import nearest
+from pipeline.printable import printable
 
 EXIT_OK = 0
 EXIT_DATA_AT_FAULT = 1
@@ -71,7 +72,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message and a pointer to `--help`."""
-        self.exit(EXIT_USER_ERROR, f"error: {message}; see '{self.prog} --help'\n")
+        self.exit(EXIT_USER_ERROR, f"error: {printable(message)}; see '{self.prog} --help'\n")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but refuse unknown arguments here: only the parser of a subcommand knows its flags."""
@@ -164,7 +165,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(error: object) -> NoReturn:
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error: {printable(error)}\n")
     sys.exit(EXIT_USER_ERROR)
 
 

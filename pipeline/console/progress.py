@@ -21,6 +21,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pipeline.printable import printable
+
 _BAR_EVERY_S, _LINE_EVERY_S = 0.1, 10.0
 _BYTES = "bytes"
 
@@ -36,6 +38,7 @@ def progress(title: str, total: float | None, unit: str = _BYTES) -> Iterator[Ca
         total: Amount of work; None if unknown.
         unit: Unit of the amounts, in the plural. Bytes are shown as MB.
     """
+    title = printable(title)
     if sys.stderr.isatty():
         with _bar(title, total, unit) as show:
             yield _Counter(show, _BAR_EVERY_S).advance
@@ -71,7 +74,7 @@ def _bar(title: str, total: float | None, unit: str) -> Iterator[Callable[[float
     amounts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), TextColumn(unit))
     if unit == _BYTES:
         amounts = (DownloadColumn(), TransferSpeedColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amounts, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task(title, total=total)
         bar.refresh()

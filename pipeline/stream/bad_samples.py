@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pipeline import telemetry
 from pipeline.errors import UserError
+from pipeline.printable import printable
 from pipeline.shards.data_sets import JoinedDataSets
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class BadSamples:
         bad, fraction = self._bad[part], self._max_fraction
         if sample_id not in bad:
             bad.add(sample_id)
-            _log.warning("%s cannot be decoded and is replaced by the next image: %s", name, reason)
+            _log.warning("%s cannot be decoded and is replaced by the next image: %s", name, printable(reason))
         data_set = self._data_sets.parts[part]
         num_samples = data_set.manifest.num_samples
         if len(bad) > min(math.ceil(fraction * num_samples), num_samples - 1):

@@ -6,7 +6,6 @@ anywhere, and gives the same bytes. Several machines may build different shards 
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import telemetry
+from pipeline.console.lines import write_note
 from pipeline.console.progress import counted, progress
 from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
@@ -125,7 +125,7 @@ def build(options: BuildOptions) -> BuildReport:
     with _phase("plan"):
         plan = plan_build(options)
     for note in plan.notes:
-        sys.stderr.write(f"note: {note}\n")
+        write_note(f"note: {note}")
     wanted = _shards_of(plan, options.shard_range)
     claim = take(store, Claim.of(plan))
     if store.exists(MANIFEST_NAME):

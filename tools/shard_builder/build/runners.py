@@ -7,7 +7,6 @@ engines behave alike.
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol, TypeVar
 
 from pipeline import telemetry
+from pipeline.console.lines import write_note
 from pipeline.errors import UserError
 from pipeline.store import StoreError
 
@@ -71,7 +71,7 @@ def run_tasks(engine: Engine, function: Callable[[T], R], tasks: Sequence[T]) ->
             except (StoreError, WorkerDiedError, OSError) as error:
                 reason, num_failed_in_a_row = error, num_failed_in_a_row + 1
                 telemetry.BUILD_FAILURES.inc()
-                sys.stderr.write(f"attempt {attempt} of {MAX_ATTEMPTS} failed: {error}\n")
+                write_note(f"attempt {attempt} of {MAX_ATTEMPTS} failed: {error}")
                 if attempt < MAX_ATTEMPTS:
                     queue.append((task, attempt + 1))
                 if num_failed_in_a_row >= MAX_ATTEMPTS * engine.num_slots:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.console.command import (
@@ -35,6 +34,7 @@ from pipeline.console.command import (
     positive_number,
     write_json,
 )
+from pipeline.console.tables import print_table
 from pipeline.errors import UserError
 from pipeline.store import Store
 from tools.shard_builder.build.run import BuildOptions, build
@@ -97,7 +97,7 @@ def _bench(args: argparse.Namespace) -> None:
         "peak_mb_of_a_worker": round(peak_mb, 1),
         "mb_per_s": {name: _rate(num_bytes, times) for name, times in seconds.items()},
     }
-    write_json(report) if args.json else Console().print(_table(report))
+    write_json(report) if args.json else print_table(_table(report))
 
 
 def _rate(num_bytes: int, seconds: Sequence[float]) -> float:

@@ -14,6 +14,7 @@ from pipeline.console.command import (
     whole,
     write_json,
 )
+from pipeline.console.lines import write_line
 from pipeline.errors import UserError
 from pipeline.telemetry import start_exporter
 from tools.shard_builder.build.images import ImagePolicy
@@ -148,10 +149,11 @@ def _report(report: BuildReport, as_json: bool) -> None:
     if as_json:
         write_json(report.to_dict())
     else:
-        sys.stdout.write(_summary(report) + "\n")
+        for line in _summary(report):
+            write_line(line)
 
 
-def _summary(report: BuildReport) -> str:
+def _summary(report: BuildReport) -> list[str]:
     classes = f"of {report.num_classes:,} classes" if report.num_classes else "without labels"
     holds = (
         f"{report.url}: {report.num_samples:,} samples {classes} in "
@@ -162,14 +164,12 @@ def _summary(report: BuildReport) -> str:
     if report.left_out:
         holds += f"; {sum(report.left_out.values()):,} files left out, which are no images ({tally(report.left_out)})"
     if report.was_complete:
-        return f"nothing to do, the data set is complete\n{holds}"
+        return ["nothing to do, the data set is complete", holds]
     wrote = f"wrote {report.num_samples_written:,} samples, {report.num_bytes_written / 1e6:,.1f} MB"
     rates = report.to_dict()
     if rates["mb_per_s"] is not None:
         wrote += f" in {report.seconds:.1f} s: {rates['mb_per_s']:,} MB/s, {rates['samples_per_s']:,} samples/s"
     if report.manifest_digest:
-        return f"{holds}\n{wrote}"
-    return (
-        f"{wrote}\nthe plan has {report.num_planned_shards:,} shards; when all are written, run "
-        f"'shard-builder finalize --dest {report.url}'"
-    )
+        return [holds, wrote]
+    rest = f"the plan has {report.num_planned_shards:,} shards; when all are written, run "
+    return [wrote, f"{rest}'shard-builder finalize --dest {report.url}'"]

@@ -8,10 +8,10 @@ a destination of another build is refused.
 import argparse
 import contextlib
 import os
-import sys
 from typing import NamedTuple
 
 from pipeline.console.command import Commands, add_command, add_json_flag, not_empty, write_json
+from pipeline.console.lines import write_line
 from pipeline.console.progress import progress
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
@@ -62,10 +62,11 @@ def _copy(args: argparse.Namespace) -> None:
         return
     before = len(manifest.shards) - num_copied
     there = f", {before} were already there" if before else ""
-    sys.stdout.write(
+    write_line(
         f"{args.dest}: {manifest.num_samples:,} samples, {manifest.num_bytes / 1e6:,.1f} MB; "
-        f"{num_copied} shards copied{there}\nmanifest digest {manifest.digest}\n"
+        f"{num_copied} shards copied{there}"
     )
+    write_line(f"manifest digest {manifest.digest}")
 
 
 def copy(source: Store, dest: Store, num_workers: int = 1) -> tuple[Manifest, int]:

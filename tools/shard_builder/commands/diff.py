@@ -20,6 +20,7 @@ from pipeline.console.command import (
     not_negative,
     write_json,
 )
+from pipeline.console.lines import write_line
 from pipeline.console.progress import progress
 from pipeline.format.checksum import sha256_bytes
 from pipeline.format.manifest import Manifest, ShardEntry
@@ -65,7 +66,8 @@ def _diff(args: argparse.Namespace) -> int:
     found = diff(Store(args.a), Store(args.b))
     first = list(itertools.islice(found, args.limit))
     if not args.json:
-        sys.stdout.writelines(f"{line}\n" for line in first)  # before counting the rest, which may take long
+        for line in first:  # before counting the rest, which may take long
+            write_line(line)
     num_more = sum(1 for _ in found)
     num_differences = len(first) + num_more
     if args.json:

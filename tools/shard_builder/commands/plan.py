@@ -5,16 +5,16 @@ step to which step.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.console.command import Commands, add_command, add_json_flag, positive, write_json
+from pipeline.console.lines import write_note
+from pipeline.console.tables import print_table
 from pipeline.errors import UserError
 from pipeline.order import OrderConfig, SampleOrder, rank_slice
 from tools.shard_builder.build.plan import Plan, ShardPlan
@@ -67,11 +67,11 @@ def add_plan_command(commands: Commands) -> None:
 def _plan(args: argparse.Namespace) -> None:
     plan = plan_build(BuildOptions(**plan_options(args), dest=""))
     for note in plan.notes:
-        sys.stderr.write(f"note: {note}\n")
+        write_note(f"note: {note}")
     order = OrderConfig(lanes=args.lanes, block_shards=args.block_shards)
     run = Run(args.world_size, args.ranks_per_node, args.global_batch, args.images_per_s, order)
     forecast = describe(plan) | foresee(plan.shards, run)
-    write_json(forecast) if args.json else Console().print(_table(forecast))
+    write_json(forecast) if args.json else print_table(_table(forecast))
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.console.command import Commands, add_command, add_json_flag, not_negative, path, positive, write_json
+from pipeline.console.lines import write_line
 from pipeline.errors import UserError
+from pipeline.printable import printable
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.commands.arguments import add_url_argument
@@ -53,7 +54,7 @@ def _show(args: argparse.Namespace) -> None:
         if args.json:
             rows.append(_row(sample, manifest.classes))
         else:
-            sys.stdout.write(f"{sample.entry.name}  {'  '.join(_describe(sample, manifest.classes))}\n")
+            write_line(f"{sample.entry.name}  {'  '.join(_describe(sample, manifest.classes))}")
         if args.extract:
             with _writing(args.extract):
                 _extract(sample, args.extract)
@@ -92,7 +93,8 @@ def _describe(sample: StoredSample, classes: Sequence[str]) -> tuple[str, str, s
     """Three texts: number and key; classes; size and format."""
     key, ext, image = sample.sample.key, sample.sample.ext, sample.sample.image
     labels = ", ".join(label_names(sample.sample, classes)) or "no class"
-    return f"{sample.number} {key}", labels, f"{sample.width} x {sample.height} {ext}, {len(image):,} bytes"
+    size = f"{sample.width} x {sample.height} {ext}, {len(image):,} bytes"
+    return f"{sample.number} {key}", printable(labels), size
 
 
 def contact_sheet(samples: Sequence[StoredSample], classes: Sequence[str]) -> Image.Image:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline.console.command import Commands, add_command, add_json_flag, path, write_json
+from pipeline.console.tables import print_table
 from pipeline.errors import UserError
 from pipeline.format.index import Index
 from pipeline.shards.data_sets import read_manifest
@@ -47,7 +47,7 @@ def _stats(args: argparse.Namespace) -> None:
         except OSError as error:
             raise StatsError(f"cannot write {args.html}: {error.strerror}") from None
     else:
-        render_stats(stats, Console())
+        render_stats(stats)
 
 
 def collect_stats(store: Store) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _distribution(indexes: Sequence[Index], column: str) -> dict[str, Any]:
     }
 
 
-def render_stats(stats: dict[str, Any], console: Console) -> None:
+def render_stats(stats: dict[str, Any]) -> None:
     """Print three tables: totals, image sizes, and samples per class."""
     totals = Table("quantity", Column("value", overflow="fold"), title=stats["url"])
     totals.add_row("data set, split", f"{stats['dataset']}, {stats['split']}")
@@ -98,13 +98,13 @@ def render_stats(stats: dict[str, Any], console: Console) -> None:
     totals.add_row("shards", f"{stats['num_shards']:,}")
     totals.add_row("bytes", f"{stats['num_bytes']:,} ({stats['num_bytes'] / 1e6:,.1f} MB)")
     totals.add_row("manifest digest", stats["digest"])
-    console.print(totals)
+    print_table(totals)
     sizes = Table("percentile", *(name.removeprefix("image_") for name in _COLUMNS), title="images")
     for percent in map(str, _PERCENTS):
         sizes.add_row(percent, *(f"{stats[name]['percentiles'][percent]:,}" for name in _COLUMNS))
-    console.print(sizes)
+    print_table(sizes)
     if stats["num_classes"]:
-        console.print(_class_table(stats["samples_per_class"]))
+        print_table(_class_table(stats["samples_per_class"]))
 
 
 def _class_table(counts: dict[str, int]) -> Table:

@@ -4,6 +4,8 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.printable import printable
+
 _WIDTH, _HEIGHT = 720, 180  # pixels of a plot
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24 }
@@ -17,10 +19,10 @@ _UNITS = {"image_height": "pixels", "image_width": "pixels", "image_bytes": "byt
 
 def render_page(stats: dict[str, Any]) -> str:
     """The HTML page of the result of `collect_stats`."""
-    title = html.escape(f"{stats['dataset']}, {stats['split']}")
+    title = _text(f"{stats['dataset']}, {stats['split']}")
     facts = [(name, stats[name]) for name in ("num_samples", "num_rejects", "num_classes", "num_shards", "num_bytes")]
     body = [
-        f"<h1>{title}</h1><p>{html.escape(stats['url'])}<br>manifest digest <code>{stats['digest']}</code></p>",
+        f"<h1>{title}</h1><p>{_text(stats['url'])}<br>manifest digest <code>{stats['digest']}</code></p>",
         _table([(name.removeprefix("num_"), [f"{value:,}"]) for name, value in facts]),
         "<h2>Samples per class</h2>" if stats["num_classes"] else "<p>The images are unlabelled.</p>",
         _classes(stats["samples_per_class"]) if stats["num_classes"] else "",
@@ -30,11 +32,15 @@ def render_page(stats: dict[str, Any]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
+def _text(name: str) -> str:
+    """A name from the data set, as text of the page."""
+    return html.escape(printable(name))
+
+
 def _table(rows: Sequence[tuple[str, Sequence[str]]], header: Sequence[str] = ()) -> str:
-    first = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    first = "".join(f"<th>{_text(cell)}</th>" for cell in header)
     lines = [
-        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-        for name, cells in rows
+        f"<tr><th>{_text(name)}</th>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>" for name, cells in rows
     ]
     return f"<table>{f'<tr>{first}</tr>' if first else ''}{''.join(lines)}</table>"
 
@@ -67,7 +73,7 @@ def _bars(values: Sequence[int], titles: Sequence[str]) -> str:
     width, top = _WIDTH / max(1, len(values)), max(1, *values)
     bars = [
         f'<rect class="bar" x="{i * width:.2f}" y="{_HEIGHT * (1 - value / top):.2f}" width="{width * 0.9:.2f}" '
-        f'height="{_HEIGHT * value / top:.2f}"><title>{html.escape(title)}</title></rect>'
+        f'height="{_HEIGHT * value / top:.2f}"><title>{_text(title)}</title></rect>'
         for i, (value, title) in enumerate(zip(values, titles, strict=True))
     ]
     scale = f'<text x="{_WIDTH + 6}" y="12">{top:,}</text><text x="{_WIDTH + 6}" y="{_HEIGHT}">0</text>'

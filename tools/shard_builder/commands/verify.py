@@ -18,6 +18,7 @@ from pipeline.console.command import (
     path,
     write_json,
 )
+from pipeline.console.lines import write_line
 from pipeline.console.progress import progress
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_file
@@ -89,7 +90,8 @@ def _verify(args: argparse.Namespace) -> int:
             }
         )
         return status
-    sys.stdout.writelines(f"{problem}\n" for problem in problems)
+    for problem in problems:
+        write_line(problem)
     remembered = f"; {num_remembered} of the shards were verified before" if num_remembered else ""
     if problems:
         sys.stdout.write(f"not ok: {len(problems)} problems{remembered}\n")
