@@ -14,6 +14,7 @@ sentence that names the thing and says what to do. Each room derives its own cla
     │   ├── ReplacedObjectError     an object changed while it was read
     │   └── ScratchError            the shard builder's folder for temporary files
     ├── ManifestError               the manifest is garbled, of another version, or contradicts itself
+    ├── UnsafeNameError             a name in a manifest is no file name, but perhaps a path
     ├── ShardIndexError             an index does not match the manifest
     ├── TarError                    a tar is truncated, or does not have our layout
     ├── CacheError                  a shard does not match the manifest, or the local disk cannot hold it

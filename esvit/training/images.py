@@ -24,6 +24,7 @@ from pipeline.console.lines import write_note
 from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME
 from pipeline.shards.data_sets import open_data_set
+from pipeline.store.private import private_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Suffixes of the files that the builder takes for images, in upper or lower case."""
@@ -139,7 +140,7 @@ def _say(line: str) -> None:
 def _lock(path: Path) -> Iterator[None]:
     """Hold the lock `path`; wait for other processes. The kernel releases the lock of a dead process."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         file = path.open("ab")
     except OSError as error:
         raise ImagesError(f"cannot use the cache {path.parent}: {error.strerror}; set XDG_CACHE_HOME") from None

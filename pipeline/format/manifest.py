@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes
+from pipeline.format.names import FileName
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
@@ -25,7 +26,7 @@ class ManifestError(UserError):
 class ShardEntry(Config):
     """One shard: a tar file and its index."""
 
-    name: str
+    name: FileName
     """For example "train-000000"; file names are this name and a suffix."""
     num_bytes: PositiveInt
     """Size of the tar file."""

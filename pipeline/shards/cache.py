@@ -31,6 +31,7 @@ from pipeline.format.manifest import Manifest, ShardEntry
 from pipeline.shards.interface import CacheError
 from pipeline.shards.mapped import MappedShard
 from pipeline.store import ReplacedObjectError, Store
+from pipeline.store.private import private_folder
 
 _MAX_OPEN_SHARDS = 256
 
@@ -143,7 +144,7 @@ class ShardCache:
         return MappedShard(tar, load_index(index, entry))
 
     def _obtain_remote(self, entry: ShardEntry) -> MappedShard:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        private_folder(self._directory)
         with _process_lock(self._directory / f"{entry.name}.lock", entry.name):
             shard = self._open_cached(entry)
             telemetry.CACHE_LOOKUPS.labels("hit" if shard else "miss").inc()

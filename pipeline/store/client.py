@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 
+from pipeline.printable import has_secret
 from pipeline.store.faults import explain, one_line
 from pipeline.store.hedge import Hedge
 
@@ -28,6 +29,13 @@ _S3_OPTIONS: dict[str, Any] = {
 
 _BUCKETS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss"}  # protocols whose addresses begin with a bucket
 
+# The standard way to give credentials, by the beginning of the URL.
+_CREDENTIALS = {
+    ("s3://", "s3a://"): "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE and ~/.aws/credentials",
+    ("gs://", "gcs://"): "GOOGLE_APPLICATION_CREDENTIALS",
+    ("az://", "abfs://", "abfss://"): "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_SAS_TOKEN or ..._ACCOUNT_KEY",
+}
+
 # A forked child must never close the connections that it inherits. It shares the event queue of its parent: closing a
 # connection would remove it from that queue, and the parent would wait forever. So the child keeps the connections.
 _clients: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -43,12 +51,18 @@ def check_address(url: str) -> None:
     """Refuse mistyped addresses, which fsspec would take for a local path or another place.
 
     Raises:
-        AddressError: the URL is empty, or nothing follows the protocol, or a slash is missing.
+        AddressError: the URL is empty, or contains a secret, or nothing follows the protocol, or a slash is missing.
     """
     if not url.strip():
         raise AddressError("the address is empty; for this folder write '.'")
     if "\0" in url:
         raise AddressError("the address contains a NUL byte")
+    if has_secret(url):
+        ways = [way for protocols, way in _CREDENTIALS.items() if url.startswith(protocols)]
+        raise AddressError(
+            "the address contains a password, a key or a signature, which would be in logs and configs; give it with "
+            + (ways[0] if ways else "the options of fsspec (~/.config/fsspec, or FSSPEC_... in the environment)")
+        )
     if one_slash := re.match(r"([a-z][a-z0-9+]+):(/(?!/)|$)", url):
         raise AddressError(f"the protocol needs two slashes; did you mean {one_slash[1]}://{url[one_slash.end() :]}?")
     protocol, separator, rest = url.partition("://")

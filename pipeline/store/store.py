@@ -74,6 +74,8 @@ class Store:
         return self._client
 
     def _path(self, name: str) -> str:
+        if name.startswith("/") or "\0" in name or ".." in name.split("/"):  # names come from data too
+            raise StoreError(f"{self.url} has no object {name!r}: a name cannot lead out of its store")
         return f"{self._client.root}/{name}" if name else self._client.root
 
     def local_path(self, name: str) -> Path | None:

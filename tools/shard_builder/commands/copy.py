@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.format.index import index_to_bytes
 from pipeline.format.manifest import Manifest
+from pipeline.format.names import inside
 from pipeline.format.sidecars import shard_sidecars
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
@@ -105,7 +106,7 @@ def _copy_shard(task: _Task) -> ShardResult:
     source, dest, result = task
     if entry := result.entry:
         with dest.scratch_folder() as scratch:  # a file of its own, never a link to a file of the source
-            tar = scratch / entry.tar_name
+            tar = inside(scratch, entry.tar_name)
             source.download(entry.tar_name, tar)
             if sha256_file(tar) != entry.sha256:
                 raise CopyError(f"{source.url}/{entry.tar_name} does not have the hash that its manifest records")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.names import inside
 from pipeline.format.tar import TarSample
 from pipeline.shards.remote import RemoteShards
 from pipeline.shards.samples import SampleReader
@@ -39,7 +40,7 @@ def local_tar(store: Store, entry: ShardEntry) -> Iterator[Path]:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="shard-builder-") as scratch:
-        copy = Path(scratch) / entry.tar_name
+        copy = inside(Path(scratch), entry.tar_name)
         store.download(entry.tar_name, copy)
         yield copy
 
