@@ -10,6 +10,8 @@ from PIL import Image
 
 MAX_PIXELS = 89_478_485
 """The largest image, 268 MB of RGB. Above this size Pillow warns of decompression bombs, and we refuse the image."""
+MAX_IMAGE_BYTES = 2**28
+"""The largest file of an image: as many bytes as the largest image has without compression."""
 
 ORIENTATION_TAG = 0x0112
 """The EXIF tag of the orientation."""

@@ -10,26 +10,16 @@ Our own readers use none of these files. All follow from the members of the tars
 
 import itertools
 import json
-import tarfile
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.format.index import Index, ends
 from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.members import Member, iter_members
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 """The extensions of images in our shards; they follow from the content."""
-
-
-class Member(NamedTuple):
-    """A file in a tar."""
-
-    name: str
-    offset: int
-    """First byte of its content in the tar."""
-    num_bytes: int
 
 
 def dali_row(*members: Member) -> bytes:
@@ -50,8 +40,7 @@ def energon_index(index: Index) -> bytes:
 
 def shard_sidecars(entry: ShardEntry, tar: str | Path, index: Index) -> dict[str, bytes]:
     """The content of the files beside a finished shard, by name; made from its tar and its index."""
-    with tarfile.open(tar, "r:") as file:
-        members = [Member(member.name, member.offset_data, member.size) for member in file]
+    members = [member for member, _ in iter_members(tar)]
     samples = itertools.groupby(members, key=lambda member: member.name.partition(".")[0])
     rows = b"".join(dali_row(*sample) for _, sample in samples)
     return {dali_name(entry): dali_index(rows, len(index)), energon_name(entry): energon_index(index)}

@@ -19,21 +19,21 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from pipeline.errors import UserError
 from pipeline.format.checksum import HashingWriter
 from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, UNLABELLED, Index
-from pipeline.format.sidecars import IMAGE_EXTENSIONS, Member, dali_index, dali_row
+from pipeline.format.members import END_MARK, HEADER_BYTES, Member, TarError, iter_members, read_header
+from pipeline.format.sidecars import IMAGE_EXTENSIONS, dali_index, dali_row
 
 Label = int | tuple[int, ...] | None
 """A position in the manifest's classes; in a multi-label data set, all positions, ascending; None if unlabelled."""
 
 KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
+_LABEL = re.compile(rb"[0-9]{1,9}")
+_MOST_LABELS = 10**9
 _METADATA = "meta.json"
 _BEFORE_AN_IMAGE: tuple[list[str], ...] = ([], ["cls"], ["json"], [_METADATA], ["cls", _METADATA], ["json", _METADATA])
 _MAX_MEMBERS = 3
-HEADER_BYTES = tarfile.BLOCKSIZE
 _NAME_BYTES = 100  # the name field of a header; the name ends at the first zero byte
-_END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _blank_header() -> bytes:
@@ -45,10 +45,6 @@ def _blank_header() -> bytes:
 
 _BLANK_HEADER = _blank_header()
 _BLANK_SUM = int(_BLANK_HEADER[148:154], 8)
-
-
-class TarError(UserError):
-    """A shard is truncated, or does not have this layout. The message names the file and the fault."""
 
 
 class TarSample(NamedTuple):
@@ -119,7 +115,7 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write the end-of-archive mark, pad the last record and close the file."""
-        self._hashing.write(_END_MARK)
+        self._hashing.write(END_MARK)
         self._hashing.write(bytes(-self._hashing.num_bytes % tarfile.RECORDSIZE))
         self._file.close()
 
@@ -174,20 +170,14 @@ def iter_samples(path: str | Path) -> Iterator[TarSample]:
     Raises:
         TarError: the file is truncated (also exactly between two members) or no tar, or a label or image is missing.
     """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            while first := tar.next():
-                yield _read_sample(path, tar, first)
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise TarError(f"shard {path} is not a whole tar file: {error}") from None
-    except OSError as error:
-        raise TarError(f"cannot read shard {path}: {error.strerror or error}") from None
-    with open(path, "rb") as file:  # tarfile accepts garbage, or a missing end mark, as the end
-        file.seek(end)
-        tail = file.read(2 * tarfile.RECORDSIZE + 1)
-    if not tail.startswith(_END_MARK) or tail.strip(b"\0") or len(tail) > 2 * tarfile.RECORDSIZE:
-        raise TarError(f"shard {path} has no end-of-archive mark at byte {end}: it is truncated or garbled")
+    members: list[tuple[Member, bytes]] = []
+    for member, content in iter_members(path):
+        members.append((member, content))
+        if len(members) == _MAX_MEMBERS or member.name.partition(".")[2] in IMAGE_EXTENSIONS:
+            yield _sample(path, members)
+            members = []
+    if members:
+        yield _sample(path, members)
 
 
 def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
@@ -196,23 +186,16 @@ def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
     Raises:
         TarError: the bytes are not the complete members of one sample of this layout.
     """
-    members: list[_Member] = []
+    members: list[tuple[Member, bytes]] = []
     place = 0
-    try:
-        while place < len(data):
-            header = tarfile.TarInfo.frombuf(bytes(data[place : place + tarfile.BLOCKSIZE]), "utf-8", "strict")
-            place += tarfile.BLOCKSIZE
-            content = bytes(data[place : place + header.size])
-            members.append(_Member(header.name, begin + place, header.size, content))
-            place += header.size + -header.size % tarfile.BLOCKSIZE
-    except (tarfile.TarError, UnicodeDecodeError) as error:
-        raise TarError(f"shard {shard} has no sample at byte {begin}: {error}") from None
+    while place < len(data):
+        member = read_header(bytes(data[place : place + HEADER_BYTES]), begin + place, shard)
+        place += HEADER_BYTES
+        members.append((member, bytes(data[place : place + member.num_bytes])))
+        place += member.num_bytes + member.num_padding_bytes
     if not 1 <= len(members) <= _MAX_MEMBERS:
         raise TarError(f"shard {shard} has {len(members)} files where one sample should be, at byte {begin}")
-    sample = _sample(shard, members)
-    if not KEY_PATTERN.fullmatch(sample.key):
-        raise TarError(f"shard {shard}: member {members[0].name} does not have the name of a sample")
-    return sample
+    return _sample(shard, members)
 
 
 def parse_key(header: bytes | memoryview) -> str:
@@ -220,45 +203,30 @@ def parse_key(header: bytes | memoryview) -> str:
     return str(bytes(header[:_NAME_BYTES]).partition(b".")[0], "ascii", "replace")
 
 
-class _Member(NamedTuple):
-    name: str
-    offset: int
-    num_bytes: int
-    """Size according to the header; `content` may be shorter."""
-    content: bytes
-
-
-def _read_sample(path: str | Path, tar: tarfile.TarFile, first: tarfile.TarInfo) -> TarSample:
-    members: list[_Member] = []
-    member: tarfile.TarInfo | None = first
-    while member:
-        file = tar.extractfile(member)
-        members.append(_Member(member.name, member.offset_data, member.size, file.read() if file else b""))
-        is_last = len(members) == _MAX_MEMBERS or member.name.partition(".")[2] in IMAGE_EXTENSIONS
-        member = None if is_last else tar.next()
-    return _sample(path, members)
-
-
-def _sample(path: str | Path, members: Sequence[_Member]) -> TarSample:
+def _sample(path: str | Path, members: Sequence[tuple[Member, bytes]]) -> TarSample:
     """The sample of these members: label and metadata, if present, and image."""
-    *before, image = members
+    *before, (image, content) = members
     key, _, ext = image.name.partition(".")
-    suffixes = [member.name.removeprefix(f"{key}.") for member in before]
+    suffixes = [member.name.removeprefix(f"{key}.") for member, _ in before]
+    first = members[0][0].name
     if ext not in IMAGE_EXTENSIONS or suffixes not in _BEFORE_AN_IMAGE:
-        raise TarError(f"shard {path}: member {members[0].name} is not followed by the image of its sample")
+        raise TarError(f"shard {path}: member {first} is not followed by the image of its sample")
+    if not KEY_PATTERN.fullmatch(key):
+        raise TarError(f"shard {path}: member {first} does not have the name of a sample")
     is_labelled, has_metadata = suffixes[:1] in (["cls"], ["json"]), suffixes[-1:] == [_METADATA]
-    label = _parse_label(suffixes[0], before[0].content) if is_labelled else None
-    if len(image.content) != image.num_bytes or (is_labelled and label is None):
+    label = _parse_label(suffixes[0], before[0][1]) if is_labelled else None
+    if len(content) != image.num_bytes or (is_labelled and label is None):
         raise TarError(f"shard {path}: sample {key} is truncated or garbled")
-    return TarSample(key, ext, image.offset, image.content, label, before[-1].content if has_metadata else b"")
+    return TarSample(key, ext, image.offset, content, label, before[-1][1] if has_metadata else b"")
 
 
 def _parse_label(suffix: str, content: bytes) -> Label | None:
     """The label; None if garbled."""
     if suffix == "cls":
-        return int(content) if content.isdigit() else None
+        return int(content) if _LABEL.fullmatch(content) else None
     try:
         labels = json.loads(content)["labels"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return tuple(labels) if isinstance(labels, list) and all(type(label) is int for label in labels) else None
+    is_list = isinstance(labels, list) and all(type(label) is int and abs(label) < _MOST_LABELS for label in labels)
+    return tuple(labels) if is_list else None

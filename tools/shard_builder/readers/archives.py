@@ -1,6 +1,8 @@
 """The members of tar archives, plain or nested, with their offsets in the outermost file."""
 
+import contextlib
 import errno
+import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from tools.shard_builder.readers.base import Lost, Other, Record, Seen, SourceEr
 from tools.shard_builder.readers.file_kinds import is_image_name, is_system_file, suffix_of
 from tools.shard_builder.readers.sources import RangeSource
 
-_CHUNK_BYTES = 2**20
+_CHUNK_BYTES = 2**20  # the longest extended header that is read, too
 
 
 class Member(NamedTuple):
@@ -67,7 +69,7 @@ def member_seen(member: Member, path: str, label: Label, archive: Path) -> Seen:
 
 def _inner_members(path: Path, outer: Member) -> Iterator[Member]:
     try:
-        with open(path, "rb") as file:
+        with _TarFile(path) as file:
             file.seek(outer.offset)
             with tarfile.open(fileobj=file, mode="r:") as inner:  # offsets count in the outer file
                 yield from _members(inner, outer.offset + outer.num_bytes)
@@ -75,10 +77,19 @@ def _inner_members(path: Path, outer: Member) -> Iterator[Member]:
         raise _fault(path / outer.name, error) from None
 
 
-def _open(path: Path) -> tarfile.TarFile:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[tarfile.TarFile]:
     if not path.is_file():  # opening a named pipe would wait forever
         raise OSError(errno.ENOENT, "no such file" if not path.exists() else "not a file")
-    return tarfile.open(path, "r:")
+    with _TarFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        yield tar
+
+
+class _TarFile(io.FileIO):
+    """A file that returns at most `_CHUNK_BYTES` at once: tarfile asks for as much as a header claims."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(_CHUNK_BYTES if size is None or size < 0 else min(size, _CHUNK_BYTES))
 
 
 def _members(tar: tarfile.TarFile, stop: int) -> Iterator[Member]:

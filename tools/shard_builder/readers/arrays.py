@@ -4,6 +4,7 @@ The loaders cache the open files, so that a worker reads or maps each file once.
 """
 
 import gzip
+import math
 import pickle
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from tools.shard_builder.readers.pixels import Pixels
 
 _NUM_OPEN = 8  # CIFAR-10 has six files
 _IDX_UINT8 = 0x08
+_MOST_UNPACKED_BYTES = 2**28  # MNIST has 47 million
 _STL_SIDE = 96
 _CIFAR_SIDE = 32
 
@@ -31,7 +33,11 @@ def load_idx(path: str) -> NDArray[np.uint8]:
             raise ValueError("its header is wrong")
         shape = tuple(int.from_bytes(file.read(4)) for _ in range(num_dimensions))
         if path.endswith(".gz"):
-            return np.frombuffer(file.read(), dtype=np.uint8).reshape(shape)
+            if (num_bytes := math.prod(shape)) > _MOST_UNPACKED_BYTES:
+                raise ValueError(
+                    f"its header claims {num_bytes:,} bytes, more than {_MOST_UNPACKED_BYTES:,}; unpack it"
+                )
+            return np.frombuffer(file.read(num_bytes + 1), dtype=np.uint8).reshape(shape)
         return np.memmap(path, dtype=np.uint8, mode="r", offset=file.tell()).reshape(shape)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pipeline.pixels import MAX_IMAGE_BYTES
 from tools.shard_builder.readers.base import ByteSource, SourceError
 
 _ZIP_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -54,10 +55,12 @@ class FileSource:
         return cls(str(root), path, status.st_size)
 
     def read(self) -> bytes:
+        check_size(self.num_bytes)
         with open(os.path.join(self.root, self.path), "rb", buffering=0) as file:
-            data = file.read()
+            data = file.read(self.num_bytes + 1)
+            num_bytes = os.fstat(file.fileno()).st_size
         if len(data) != self.num_bytes:
-            raise ChangedError(f"its size changed during the build, from {self.num_bytes} to {len(data)} bytes")
+            raise ChangedError(f"its size changed during the build, from {self.num_bytes} to {num_bytes} bytes")
         return data
 
 
@@ -96,6 +99,7 @@ class ZipSource:
     crc32: int
 
     def read(self) -> bytes:
+        check_size(self.num_bytes)  # the bytes that deflate makes of a few
         header = read_range(self.archive, self.header_offset, _ZIP_LOCAL_HEADER.size)
         *_, name_length, extra_length = _ZIP_LOCAL_HEADER.unpack(header)  # the central directory may have other lengths
         start = self.header_offset + _ZIP_LOCAL_HEADER.size + name_length + extra_length
@@ -162,15 +166,26 @@ class MetadataSource:
 
     def _wrapped(self, metadata: Any) -> bytes:
         known = {"path": readable(self.path)} | ({} if metadata is None else {"metadata": metadata})
-        return json.dumps(known, sort_keys=True).encode()
+        return json.dumps(known, sort_keys=True, allow_nan=False).encode()
+
+
+def check_size(num_bytes: int) -> None:
+    """Refuse what is too large for an image or its metadata, before it is read: a header may claim any size.
+
+    Raises:
+        UnusableError: it has more than `MAX_IMAGE_BYTES`.
+    """
+    if num_bytes > MAX_IMAGE_BYTES:
+        raise UnusableError(f"it has {num_bytes:,} bytes, more than the largest image, {MAX_IMAGE_BYTES:,}")
 
 
 def read_range(path: str, offset: int, num_bytes: int) -> bytes:
     """Read exactly these bytes of a file.
 
     Raises:
-        OSError: the file cannot be read, or is too short.
+        OSError: the file cannot be read, or is too short, or the range is larger than any image.
     """
+    check_size(num_bytes)
     with open(path, "rb") as file:
         file.seek(offset)
         data = file.read(num_bytes)

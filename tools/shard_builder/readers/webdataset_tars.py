@@ -116,6 +116,8 @@ def _fault(sample: _Sample, ext: str, chosen: str | None) -> str | None:
 
 
 def _source(sample: _Sample, member: Member) -> RangeSource:
+    if member.fault:
+        raise SourceError(f"{member.name} is {member.fault} in {sample.tar}, not a file; pack it again")
     return RangeSource(str(sample.tar), member.offset, member.num_bytes)
 
 
@@ -125,14 +127,15 @@ def _label(sample: _Sample) -> Label:
     Raises:
         SourceError: the label is garbled.
     """
+    sources = [_source(sample, sample.members[ext]) for ext in _LABELS if ext in sample.members]
     value: Any = None
     try:
-        if cls := sample.members.get("cls"):
-            value = _source(sample, cls).read().decode("ascii").strip()
-        elif text := sample.members.get("json"):
-            content = json.loads(_source(sample, text).read())
-            found = content if isinstance(content, dict) else {}
-            value = found.get("label") if found.get("labels") is None else found["labels"]
+        if "cls" in sample.members:
+            value = sources[0].read().decode("ascii").strip()
+        elif sources:
+            content = json.loads(sources[0].read())
+            facts = content if isinstance(content, dict) else {}
+            value = facts.get("label") if facts.get("labels") is None else facts["labels"]
         return None if value is None else numbers(value, sample.path)
     except (ValueError, OSError, RecursionError):
         raise SourceError(

@@ -191,7 +191,7 @@ def test_zeroed_middle_is_not_taken_for_the_end(tmp_path: Path) -> None:
 
 
 def test_refuses_a_tar_of_another_layout(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "other.tar", "w") as tar:
+    with tarfile.open(tmp_path / "other.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
         tar.add(__file__, arcname="readme.txt")
     with pytest.raises(TarError, match=r"member readme\.txt"):
         list(iter_samples(tmp_path / "other.tar"))
