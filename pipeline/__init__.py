@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.errors import UserError
     from pipeline.format.index import ShardIndexError
     from pipeline.format.manifest import ManifestError
-    from pipeline.format.tar import TarError
+    from pipeline.format.members import TarError
     from pipeline.library.in_one_call import view_loader, views
     from pipeline.library.map_style import ImageError, Sample, Shards
     from pipeline.library.webdataset_stage import WebdatasetSource
@@ -104,7 +104,7 @@ _HOMES = {
     "errors": ("UserError",),
     "format.index": ("ShardIndexError",),
     "format.manifest": ("ManifestError",),
-    "format.tar": ("TarError",),
+    "format.members": ("TarError",),
     "library.in_one_call": ("view_loader", "views"),
     "loader": ("DataConfig", "TransformError", "ViewBatch", "ViewLoader"),
     "loops": ("IterationError",),

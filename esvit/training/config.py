@@ -1,9 +1,9 @@
 """`TrainConfig`: all settings of a pre-training run, and the checks between them."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from esvit.checkpoints.keeping import CheckpointConfig
 from esvit.guards import GuardConfig
@@ -35,7 +35,7 @@ class TrainConfig(Config):
     """
 
     output: str
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "fp32"
     global_batch: PositiveInt

@@ -5,6 +5,7 @@ are errors.
 """
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
@@ -13,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config.keys import keys_of, similar
+from pipeline.config.plain_values import MAX_CHARACTERS, fault_of
 from pipeline.errors import UserError
 from pipeline.nearest import did_you_mean, nearest
 
@@ -53,10 +55,11 @@ def load(schema: type[C], sources: Sequence[Source], overrides: Sequence[str] = 
         ConfigError: a file is missing or not YAML, an override is malformed, or a key or value does not fit.
     """
     merged: dict[str, Any] = {}
-    for source in sources:
-        merged = _merged(merged, source if isinstance(source, Mapping) else _read_yaml(Path(source)))
-    for override in overrides:
-        merged = _merged(merged, _parse_override(override))
+    given = [source if isinstance(source, Mapping) else _read_yaml(Path(source)) for source in sources]
+    for content in [*given, *map(_parse_override, overrides)]:
+        if fault := fault_of(content):
+            raise ConfigError(fault)
+        merged = _merged(merged, content)
     try:
         return schema.model_validate(merged)
     except ValidationError as error:
@@ -79,11 +82,14 @@ def dump(config: Config) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        with path.open() as file:
+            text = file.read(MAX_CHARACTERS + 1)
     except OSError as error:
         raise ConfigError(f"cannot read config file {path}: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, or no path
         raise ConfigError(f"config file {path} is not valid YAML: {error}") from None
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"config file {path} has more than {MAX_CHARACTERS:,} characters")
     try:
         content = yaml.safe_load(text)
     except Exception as error:  # PyYAML and its constructors raise many kinds of errors
@@ -136,7 +142,7 @@ def _explain(problem: Any, schema: type[Config]) -> str:
     if kind == "value_error":  # our own message, which names the wrong value
         return where + what
     ending = did_you_mean(nearest(str(given), _CHOICE.findall(what))) if kind == "literal_error" else ""
-    return f"{where}{what} (got {_shortened(repr(given))}){ending}"
+    return f"{where}{what} (got {_shortened(reprlib.repr(given))}){ending}"
 
 
 def _shortened(text: str) -> str:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
-from pipeline.format.tar import Label, TarError, TarSample
+from pipeline.format.members import TarError
+from pipeline.format.tar import Label, TarSample
 from pipeline.shards.data_sets import read_manifest
 from pipeline.shards.remote import RemoteShards
 from pipeline.shards.samples import SampleReader

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pipeline.buffers import Encoded
 from pipeline.format.index import INDEX_DTYPE, ROW_DTYPE, Index, ends
 from pipeline.format.manifest import ShardEntry
-from pipeline.format.tar import HEADER_BYTES, TarError, TarSample, parse_key, parse_sample
+from pipeline.format.members import HEADER_BYTES, TarError
+from pipeline.format.tar import TarSample, parse_key, parse_sample
 from pipeline.prefetch import prefetch
 from pipeline.shards.interface import OpenShard, ShardSource
 

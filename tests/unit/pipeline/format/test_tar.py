@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.format.index import MULTI_LABEL, UNLABELLED
-from pipeline.format.tar import ShardWriter, TarError, _header, iter_samples, parse_sample
+from pipeline.format.members import TarError
+from pipeline.format.tar import ShardWriter, _header, iter_samples, parse_sample
 
 SAMPLES = [("ant-1", "jpg", b"x" * 700, 0), ("bee-2", "png", b"y" * 512, 1), ("cat-3", "webp", b"z", 12)]
 

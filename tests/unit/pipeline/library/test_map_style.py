@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.format.tar import TarError
+from pipeline.format.members import TarError
 from pipeline.library.map_style import ImageError, Sample, Shards
 from pipeline.store import Store, StoreError
 from support.shards import HEIGHT, WIDTH, jpegs, write_shards
