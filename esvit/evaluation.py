@@ -8,6 +8,7 @@ from rich.table import Table
 
 from esvit.checkpoints import source
 from esvit.checkpoints.export import export
+from esvit.checkpoints.files import CheckpointError
 from esvit.distributed import world
 from esvit.eval.features import extract
 from esvit.eval.knn import best, knn_accuracy
@@ -24,13 +25,15 @@ from pipeline.stream import StreamConfig
 
 
 def load_backbone(saved: dict[str, Any], network: str, allow_import: Sequence[str] = ()) -> Backbone:
-    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode; see `source.model_config`."""
-    model = source.model_config(saved, allow_import)
-    prefix = "backbone."
-    backbone = build_backbone(model.backbone, drop_path=False)
-    tensors = source.network_of(saved, network).items()
-    state = {name.removeprefix(prefix): tensor for name, tensor in tensors if name.startswith(prefix)}
-    backbone.load_state_dict(state)
+    """The backbone of a checkpoint's "teacher" or "student", in evaluation mode; see `source.backbone_of`."""
+    config, state = source.backbone_of(saved, network, allow_import)
+    backbone = build_backbone(config, drop_path=False)
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:  # of a class of the user's
+        raise CheckpointError(
+            f"the checkpoint's {network} does not fit {config.name}: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return backbone.eval()
 
 

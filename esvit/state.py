@@ -58,6 +58,8 @@ class TrainState:
             OrderError: `saved` belongs to another data set or order of samples.
         """
         assert self.loader, "a state without a loader has no place in the data to go on from"
+        if absent := sorted({"student", "teacher", "loss", "optimizer", "scaler", "loader", "config"} - saved.keys()):
+            raise CheckpointError(f"the checkpoint has no {', no '.join(absent)}, so a run cannot resume from it")
         self.loader.load_state_dict(saved["loader"])
         lacking = self._load_networks(saved, regions_begun)
         if lost := [name for name in lacking if regions_begun or not _is_of_regions(name.partition(".")[2])]:

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import timm
 
-from esvit.checkpoints.source import model_config, network_of
+from esvit.checkpoints.source import backbone_of
 from esvit.models import BackboneConfig
 from esvit.models.swin import SwinArchitecture
 from esvit.models.timm_backbone import TimmArchitecture
@@ -48,14 +48,10 @@ def export(saved: dict[str, Any], network: str, store: Store, allow_import: Sequ
         CheckpointError: the checkpoint does not have that network.
         StoreError: the store cannot be written.
     """
-    model = model_config(saved, allow_import)
-    prefix, config = _counterpart(model.backbone)
-    tensors = {
-        name.removeprefix(prefix): tensor.contiguous()
-        for name, tensor in network_of(saved, network).items()
-        if name.startswith(prefix)
-    }
-    config["esvit"] = {"backbone": model.backbone.name, "network": network, "step": saved["step"]}
+    backbone, state = backbone_of(saved, network, allow_import)
+    prefix, config = _counterpart(backbone)
+    tensors = {name.removeprefix(prefix): tensor.contiguous() for name, tensor in state.items()}
+    config["esvit"] = {"backbone": backbone.name, "network": network, "step": saved["step"]}
     files = {
         "model.safetensors": safetensors.torch.save(tensors, metadata={"format": "pt"}),
         "config.json": (json.dumps(config, indent=2) + "\n").encode(),
@@ -69,14 +65,14 @@ def _counterpart(backbone: BackboneConfig) -> tuple[str, dict[str, Any]]:
     """The prefix of our names before timm's names, and timm's config of the network."""
     architecture = backbone.architecture
     if isinstance(architecture, TimmArchitecture):
-        return "backbone.network.", _own_config(architecture)
+        return "network.", _own_config(architecture)
     if not isinstance(architecture, SwinArchitecture):
         raise ExportError(
             f"timm has no counterpart of {backbone.name}; only Swin and timm's own networks can be exported"
         )
     if architecture.absolute_positions:
         raise ExportError("timm has no Swin with absolute_positions; only one without them can be exported")
-    return "backbone.", timm_config(architecture)
+    return "", timm_config(architecture)
 
 
 def _own_config(architecture: TimmArchitecture) -> dict[str, Any]:

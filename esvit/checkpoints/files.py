@@ -3,13 +3,12 @@
     step-00001200.pt     what `torch.save` writes of `TrainState.state_dict()`
     step-00001200.json   its note: size, SHA-256, loss; written last
 
-The note commits the checkpoint: a `.pt` file without a note is unfinished and ignored. Files are loaded with
-`weights_only=True`, so a checkpoint from elsewhere cannot run code. docs/decisions/0006-checkpoints-of-two-files.md
-says why this is not torch.distributed.checkpoint.
+The note commits the checkpoint: a `.pt` file without a note is unfinished and ignored. A checkpoint from elsewhere
+cannot run code (`unpickled.py`). docs/decisions/0006-checkpoints-of-two-files.md says why this is not
+torch.distributed.checkpoint.
 """
 
 import io
-import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -19,11 +18,13 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
+from esvit.checkpoints.unpickled import DamagedError, unpickled
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
 from pipeline.store import Store
 
+_SECTIONS = ("student", "teacher", "loss", "optimizer", "scaler", "loader", "config")
 _DATA = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -94,10 +95,26 @@ def read(store: Store, name: str) -> dict[str, Any]:
     if len(data) != note.num_bytes or sha256_bytes(data) != note.sha256:
         raise CheckpointError(f"{where} cannot be read: its {len(data)} bytes do not match its note")
     try:
-        saved: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"{where} cannot be read: {str(error).splitlines()[0]}") from None
+        saved = unpickled(io.BytesIO(data))
+    except DamagedError as error:
+        raise CheckpointError(f"{where} cannot be read: {error}") from None
+    if fault := _fault(saved):
+        raise CheckpointError(f"{where} cannot be read: {fault}")
     return saved
+
+
+def _fault(saved: dict[str, Any]) -> str | None:
+    """What is of another kind than `write` wrote it; missing sections are no fault here."""
+    if type(saved.get("step")) is not int:
+        return "its 'step' is no number"
+    for section in _SECTIONS:
+        if not isinstance(saved.get(section, {}), dict):
+            return f"its '{section}' is no mapping"
+    for network in ("student", "teacher"):
+        for name, tensor in saved.get(network, {}).items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                return f"its '{network}' holds other things than tensors with names"
+    return None
 
 
 def read_note(store: Store, name: str) -> Note:

@@ -11,7 +11,6 @@ region head; the names of the backbone (`their_names.py`). Tensors that follow f
 """
 
 import argparse
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from esvit.checkpoints.their_names import FAMILIES, Family, family_of, our_name, translated
 from esvit.checkpoints.their_networks import OfficialCheckpointError, model_of, problems, refuse
+from esvit.checkpoints.unpickled import DamagedError, unpickled
 from esvit.models.student_teacher import ModelConfig
 
 __all__ = ["OfficialCheckpointError", "load_official"]
@@ -77,14 +77,11 @@ def load_official(path: str | Path, say: Callable[[str], None] = lambda _: None)
 def _read(path: str | Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            return unpickled(Path(path))
     except OSError as error:
         raise OfficialCheckpointError(f"cannot read {path}: {error.strerror}") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise OfficialCheckpointError(f"{path} is not a checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(saved, dict):
-        raise OfficialCheckpointError(f"{path} is not a checkpoint: it holds a {type(saved).__name__}")
-    return saved
+    except DamagedError as error:
+        raise OfficialCheckpointError(f"{path} is not a checkpoint: {error}") from None
 
 
 def _networks(path: str | Path, saved: dict[str, Any]) -> dict[str, State]:
