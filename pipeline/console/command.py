@@ -5,6 +5,8 @@ base install, which has no torch, can say what to install. docs/commands.md is t
 """
 
 import argparse
+import contextlib
+import errno
 import importlib.metadata
 import io
 import json
@@ -42,6 +44,7 @@ DEVICES = ("auto", "cpu", "cuda")
 CACHE_DIR = "~/.cache/esvit-streaming"
 """The default of `--cache-dir` and `data.stream.cache.folder`."""
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a fault of the disk, wherever a write meets it
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 _LARGEST = 2**31 - 1
 _LARGEST_PORT = 65535
@@ -147,12 +150,23 @@ def run_command(main: Callable[[], int | None]) -> None:
         reason = str(error).partition("\n")[0].rstrip(".")
         _fail(f"not enough memory, choose smaller batches or images ({reason or 'no details'})")
     except BrokenPipeError:  # the reader of our output, for example `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         sys.exit(EXIT_BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _close_output()  # what is left in its buffer would fail again at exit
+        _fail(f"cannot write {error.filename or 'the output'}: {error.strerror}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(status or EXIT_OK)
+
+
+def _close_output() -> None:
+    """Send the rest of standard output nowhere."""
+    with contextlib.suppress(io.UnsupportedOperation):  # in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -137,6 +137,8 @@ class _Memory:
 
     def __enter__(self) -> "_Memory":
         try:
+            if self._path.exists() and not self._path.is_file():  # a device may have no end
+                raise OSError("it is not a file")
             self._file: IO[str] = self._path.open("a+")
             self._file.seek(0)
             content = self._file.read()
