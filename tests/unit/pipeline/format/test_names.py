@@ -18,8 +18,8 @@ from tools.shard_builder.commands.stats import collect_stats
 from tools.shard_builder.commands.verify import verify
 
 HOSTILE = [
-    "../x", "..", ".", "", "/etc/x", "a/b", "a\\b", "a\0b", "a\nb", "\x1b[2J", ".hidden", "-rf", "~", "a b", "ä", "x" * 201,
-    "x" * 100_000, "CON:", "a\u202eb", "%2e%2e%2fx", "x\n",
+    "../x", "..", ".", "", "/etc/x", "a/b", "a\\b", "a\0b", "a\nb", "\x1b[2J", ".hidden", "-rf", "~", "a b", "ä",
+    "x" * 201, "x" * 100_000, "CON:", "a\u202eb", "%2e%2e%2fx", "x\n",
 ]  # fmt: skip
 
 

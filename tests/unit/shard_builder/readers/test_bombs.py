@@ -16,7 +16,7 @@ from support.bombs import BOMBS, END, IMAGE, memory_limit, sparse
 from support.shards import jpegs
 from tools.shard_builder.build.finish import read_rejects
 from tools.shard_builder.build.run import BuildOptions, build, plan_build
-from tools.shard_builder.readers import UnusableError
+from tools.shard_builder.readers import ByteSource, UnusableError
 from tools.shard_builder.readers.arrays import load_idx
 from tools.shard_builder.readers.base import SourceError
 from tools.shard_builder.readers.sources import (
@@ -27,8 +27,6 @@ from tools.shard_builder.readers.sources import (
     TextSource,
     ZipSource,
 )
-
-HARMLESS = {"3,000 headers in a row", "3,000 long names"}
 
 
 @pytest.mark.timeout(20)
@@ -78,14 +76,13 @@ def test_the_size_that_a_zip_claims_is_a_limit(num_bytes: int, claim: int, reaso
 
 def test_a_huge_claim_is_refused_before_a_byte_is_read(tmp_path: Path) -> None:
     path, most = str(tmp_path / "nothing"), MAX_IMAGE_BYTES + 1
-    sources = [
+    sources: list[ByteSource] = [
         RangeSource(path, 0, most),
         ZipSource(path, 0, 8, 1, most, 0),
-        ZipSource(path, 0, 0, most, 1, 0),
         Base64Source(path, 0, most, 1),
         FileSource(str(tmp_path), "nothing", most),
     ]
-    for source in sources[:2] + sources[3:]:
+    for source in sources:
         with pytest.raises(UnusableError, match="more than the largest image"):
             source.read()
 
@@ -115,11 +112,9 @@ def idx(path: Path, *shape: int, content: bytes) -> str:
 
 def test_a_gzipped_array_gives_what_its_header_claims_and_no_more(tmp_path: Path) -> None:
     assert np.array_equal(load_idx(idx(tmp_path / "a.gz", 2, 2, content=b"abcd")), [[97, 98], [99, 100]])
-    with memory_limit(2**28), pytest.raises(SourceError, match="is not an idx-ubyte file"):
+    with memory_limit(2**25), pytest.raises(SourceError, match="is not an idx-ubyte file"):
         load_idx(idx(tmp_path / "b.gz", 2, 2, content=bytes(2**20) * 64))
-    with pytest.raises(
-        SourceError, match="its header claims 1,000,000,000,000 bytes, more than 268,435,456; unpack it"
-    ):
+    with pytest.raises(SourceError, match="its header claims 1,000,000,000,000 bytes, more than"):
         load_idx(idx(tmp_path / "c.gz", 10**6, 10**6, content=b""))
 
 
