@@ -11,10 +11,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from prometheus_client import REGISTRY, write_to_textfile
 from pydantic import Field, PositiveInt
@@ -100,11 +100,16 @@ class RunLog:
     def end(self) -> None:
         """End well: remove the target and write the last values of the metrics."""
         self.withdraw()
-        write_to_textfile(str(self._output / f"metrics-rank-{self._world.rank}.prom"), REGISTRY)
+        path = self._output / f"metrics-rank-{self._world.rank}.prom"
+        try:
+            write_to_textfile(str(path), REGISTRY)
+        except OSError as error:
+            raise OutputError(f"the run is complete, but {path} cannot be written: {error.strerror}") from None
 
     def withdraw(self) -> None:
         """Take the target back."""
-        (self._targets / f"rank-{self._world.rank}.json").unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (self._targets / f"rank-{self._world.rank}.json").unlink()
 
     @property
     def _targets(self) -> Path:
@@ -125,8 +130,7 @@ class RunLog:
         if self._samples:
             ids = timer.batch.ids.tolist()
             record = {"epoch": timer.batch.epoch, "step": timer.batch.step, "ids": ids}
-            self._samples.write(json.dumps(record) + "\n")
-            self._samples.flush()
+            _write_line(self._samples, record)
 
     def due(self, step: int, num_steps: int) -> bool:
         """Whether the step just made, number `step` from 1, is logged."""
@@ -143,8 +147,7 @@ class RunLog:
         speed = self._since_log.close()
         if self._log:
             record = {"step": step, "epoch": epoch, **scalars, "lr": lr, **speed}
-            self._log.write(json.dumps(record) + "\n")
-            self._log.flush()
+            _write_line(self._log, record)
         line = f"{self._remaining.describe(step)}  {self._line(epoch, scalars, speed)}"
         if self._progress:
             self._progress.update(self._task, completed=step, line=line)
@@ -227,6 +230,15 @@ class _Remaining:
         self._step, self._time = step, now
         left = timedelta(seconds=round(self._step_seconds * (self._num_steps - step)))
         return f"step {step} of {self._num_steps}  ETA {left}"
+
+
+def _write_line(file: TextIO, record: dict[str, Any]) -> None:
+    """Append a JSON object, which other processes can read at once."""
+    try:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+    except OSError as error:
+        raise OutputError(f"cannot write {file.name}: {error.strerror}") from None
 
 
 def _append(path: Path, stack: ExitStack) -> TextIO:

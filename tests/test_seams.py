@@ -103,12 +103,25 @@ def requests(url: str) -> None:
     raise AssertionError("a range of another version was delivered")
 
 
+def redirects() -> None:
+    import asyncio
+
+    from pipeline.store.no_redirects import NoRedirects
+
+    async def option() -> object:
+        async with NoRedirects() as session:
+            return (await session._get_session(None)).request.keywords["allow_redirects"]
+
+    assert asyncio.run(option()) is False
+
+
 SEAMS = {
     "pipeline/augment/resize.py": Seam("torch", "torch._C._nn._upsample_bicubic2d_aa and bilinear, with out=", resize),
     "esvit/models/student_teacher.py": Seam("torch", "torch._foreach_lerp_ with a weight on the device", teacher),
     "esvit/optim.py": Seam("torch", "torch._foreach_norm, _foreach_mul_, found_inf of the fused AdamW", gradients),
     "esvit/bench/memory.py": Seam("torch", "the events of torch.profiler's kineto_results", memory),
     "pipeline/store/ranges.py": Seam("s3fs", "S3FileSystem._call_s3, .retries and .loop", requests),
+    "pipeline/store/no_redirects.py": Seam("s3fs", "AIOHTTPSession._get_session of its aiobotocore", redirects),
 }
 
 
@@ -135,6 +148,10 @@ def test_s3fs_still_has_what_we_use(s3_server: Any, monkeypatch: pytest.MonkeyPa
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
     run("pipeline/store/ranges.py", s3_server.new_url())
+
+
+def test_the_session_of_s3fs_still_takes_our_option() -> None:
+    run("pipeline/store/no_redirects.py")
 
 
 def test_a_release_that_breaks_a_room_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

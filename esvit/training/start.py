@@ -198,7 +198,11 @@ def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> N
             checkpoints.wait()
     log.begin(state.step, run.schedules.num_steps)
     if here.is_main:
-        configuration.save(config, Path(config.output) / "config.yaml")
+        path = Path(config.output) / "config.yaml"
+        try:
+            configuration.save(config, path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from None
     num_prototypes, num_samples = config.model.head.num_prototypes, run.loader.num_samples
     for caution in cautions(run.schedules.peak_lr, config.global_batch, num_prototypes, num_samples):
         log.say(caution)

@@ -70,6 +70,12 @@ def check_address(url: str) -> None:
         raise AddressError(f"it names no {'bucket' if protocol in _BUCKETS else 'place'} after {protocol}://")
 
 
+def _s3_options() -> dict[str, Any]:
+    from pipeline.store.no_redirects import NoRedirects  # imports all of aiohttp, which a local folder does not need
+
+    return {"config_kwargs": {**_S3_OPTIONS["config_kwargs"], "http_session_cls": NoRedirects}}
+
+
 class Client:
     """File system and root path of a URL. Belongs to the process that made it: event loops do not survive a fork.
 
@@ -82,7 +88,7 @@ class Client:
         check_address(url)
         protocol = fsspec.utils.get_protocol(url)
         self.is_local, self.is_s3 = protocol in ("file", "local"), protocol in ("s3", "s3a")
-        options = _S3_OPTIONS if self.is_s3 else {}
+        options = _s3_options() if self.is_s3 else {}
         try:
             fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False, **options)
         except Exception as error:  # each file system of fsspec has its own exceptions

@@ -46,7 +46,11 @@ _BY_CODE = {
     "RequestTimeout": _BROKEN_OFF,
     "SlowDown": Fault("throttled", "the store asks to slow down", transient=True),
 }
+_REDIRECT = Fault(
+    "redirect", "the store sends to another address, which is not followed; correct AWS_ENDPOINT_URL or the region"
+)
 _BY_STATUS = {
+    **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECT),
     401: _DENIED,
     403: _DENIED,
     404: _MISSING,

@@ -112,8 +112,9 @@ def idx(path: Path, *shape: int, content: bytes) -> str:
 
 def test_a_gzipped_array_gives_what_its_header_claims_and_no_more(tmp_path: Path) -> None:
     assert np.array_equal(load_idx(idx(tmp_path / "a.gz", 2, 2, content=b"abcd")), [[97, 98], [99, 100]])
-    with memory_limit(2**25), pytest.raises(SourceError, match="is not an idx-ubyte file"):
-        load_idx(idx(tmp_path / "b.gz", 2, 2, content=bytes(2**20) * 64))
+    bomb = idx(tmp_path / "b.gz", 2, 2, content=bytes(2**26))
+    with memory_limit(2**25), pytest.raises(SourceError, match="cannot reshape array of size 5"):
+        load_idx(bomb)
     with pytest.raises(SourceError, match="its header claims 1,000,000,000,000 bytes, more than"):
         load_idx(idx(tmp_path / "c.gz", 10**6, 10**6, content=b""))
 
