@@ -25,6 +25,8 @@ def unpickled(source: Path | io.BytesIO) -> dict[str, Any]:
     """
     try:
         _check_sizes(source)
+        if isinstance(source, io.BytesIO):
+            source.seek(0)
         saved = torch.load(source, map_location="cpu", weights_only=True)
     except OSError:
         raise
@@ -49,8 +51,6 @@ def _check_sizes(source: Path | io.BytesIO) -> None:
     num_bytes = source.stat().st_size if isinstance(source, Path) else len(source.getbuffer())
     if claimed > num_bytes:
         raise DamagedError(f"it has {num_bytes:,} bytes, and claims to hold {claimed:,}")
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
 
 
 def _first_line(error: Exception) -> str:

@@ -68,6 +68,7 @@ _BY_CLASS = {
     "SSLError": Fault("tls", "the endpoint's certificate is not accepted"),
     "ClientConnectorSSLError": Fault("tls", "the endpoint's certificate is not accepted"),
     "ClientConnectorCertificateError": Fault("tls", "the endpoint's certificate is not accepted"),
+    "RedirectError": _REDIRECT,
     "NoCredentialsError": _NO_CREDENTIALS,
     "PartialCredentialsError": _NO_CREDENTIALS,
     "CredentialRetrievalError": _NO_CREDENTIALS,
