@@ -1,4 +1,4 @@
-"""A checkpoint from anybody runs no code, chooses no import, no download and no file, and claims no more than it has."""
+"""A checkpoint from anybody runs no code, chooses no import, no download and no file, and has what it claims."""
 
 import argparse
 import io
@@ -121,8 +121,13 @@ def test_a_stored_config_that_does_not_fit_is_refused(found: Any, sentence: str,
 
 def test_a_stored_config_chooses_no_file_and_no_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    create = timm.create_model
-    monkeypatch.setattr(timm, "create_model", lambda name, **options: asked.append(options) or create(name, **options))
+    original = timm.create_model
+
+    def create(name: str, **options: Any) -> Any:
+        asked.append(options)
+        return original(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create)
     options = {"pretrained": True, "checkpoint_path": "/etc/passwd", "cache_dir": "/x", "pretrained_cfg": {"file": "x"}}
     found = source.load(put(tmp_path, saved(of({"name": "timm/resnet10t", "options": options}, "timm/resnet10t"))))
     asked.clear()
