@@ -45,7 +45,7 @@ def image_list(source: Path, split: str, options: ReadOptions) -> Reader:
             if not isinstance(path, str) or not path:
                 raise SourceError(f"{place} has no path ({path!r:.80})")
             metadata = json.dumps(dict(zip(others, values, strict=True)), default=str) if others else None
-            image = FileSource.at(table.parent, path)
+            image = FileSource.at(table.parent, path, may_lead_out=True)
             yield Record.of(path, label, image, TextSource(metadata) if metadata else None)
 
     notes = (f"the labels of {table} are its column {column!r}, not {listed(others_usual)}",) if others_usual else ()

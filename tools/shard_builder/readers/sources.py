@@ -38,12 +38,17 @@ class FileSource:
     num_bytes: int
 
     @classmethod
-    def at(cls, root: Path, path: str) -> Self:
+    def at(cls, root: Path, path: str, *, may_lead_out: bool = False) -> Self:
         """A file source with the present size of the file.
 
+        Args:
+            may_lead_out: Whether `path` may be absolute or contain `..`. Lists that come with a data set may not.
+
         Raises:
-            SourceError: there is no such file.
+            SourceError: there is no such file, or it lies outside `root`.
         """
+        if not may_lead_out and (path.startswith("/") or ".." in path.split("/")):
+            raise SourceError(f"a list names {path!r}, which leads out of {root}; correct the list")
         if "\0" in path:
             raise SourceError(f"expected an image at {str(root / path)!r}: a path cannot hold a NUL byte")
         try:

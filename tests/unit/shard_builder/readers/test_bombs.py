@@ -19,6 +19,7 @@ from tools.shard_builder.build.run import BuildOptions, build, plan_build
 from tools.shard_builder.readers import ByteSource, UnusableError
 from tools.shard_builder.readers.arrays import load_idx
 from tools.shard_builder.readers.base import SourceError
+from tools.shard_builder.readers.layout import listed_files
 from tools.shard_builder.readers.sources import (
     Base64Source,
     FileSource,
@@ -85,6 +86,15 @@ def test_a_huge_claim_is_refused_before_a_byte_is_read(tmp_path: Path) -> None:
     for source in sources:
         with pytest.raises(UnusableError, match="more than the largest image"):
             source.read()
+
+
+@pytest.mark.parametrize("path", ["../a.jpg", "/etc/passwd", "b/../../a.jpg", ".."])
+def test_a_list_of_a_data_set_does_not_lead_out_of_it(path: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "in").mkdir()
+    with pytest.raises(SourceError, match="which leads out of"):
+        list(listed_files(tmp_path / "in", [(path, 0)]))
+    assert FileSource.at(tmp_path / "in", "../a.jpg", may_lead_out=True).read() == b"x"
 
 
 def test_a_file_that_grows_is_not_read_to_its_end(tmp_path: Path) -> None:
