@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.shards.cache import CacheConfig
+from pipeline.shards.data_sets import open_shards
+from pipeline.shards.interface import CacheError
+from pipeline.store import Store
 from pipeline.store.private import private_folder
+from support.shards import jpegs, write_shards
 
 
 def mode(path: Path) -> int:
@@ -58,3 +63,14 @@ def test_what_another_user_put_into_a_common_folder_is_refused(kind: str, tmp_pa
         private_folder(common / "cache/shards")
     assert caught.value.filename == str(common / "cache")
     private_folder(common / "own/shards")
+
+
+def test_the_cache_of_shards_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(f"memory://{tmp_path.name}")
+    manifest = write_shards(store.url, jpegs(1))
+    cache = CacheConfig(folder=str(tmp_path / "cache"))
+    open_shards(store, manifest, cache).shard(0)
+    assert [mode(path) for path in (tmp_path / "cache").iterdir()] == [0o700]
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(CacheError, match="it belongs to another user; choose another cache folder"):
+        open_shards(store, manifest, cache).shard(0)
