@@ -111,7 +111,7 @@ class SampleStream:
         self.rank, self.world_size, _ = self._ranks
         self._slice = rank_slice(order.global_batch, self.rank, self.world_size)
         self._cache = JoinedDataSets(data_sets, config.cache)
-        self._reader = SampleReader(self._cache, self._cache.entries)
+        self._reader = SampleReader(self._cache, np.diff(self._cache.shard_starts))
         self._bad = BadSamples(self._cache, config.max_bad_fraction)
         self._loops = Loops("stream")
         self.position = 0
@@ -168,8 +168,7 @@ class SampleStream:
             return
         positions = self._with_shards_ahead(itertools.count(self.position, stride))
         num_threads, look_ahead = self.config.num_threads, self.config.sample_look_ahead_steps
-        is_ready = self._cache.is_stored
-        for item in prefetch(load, positions, num_threads, look_ahead, "read-samples", lambda _position: is_ready):
+        for item in prefetch(load, positions, num_threads, look_ahead, "read-samples"):
             self.position += stride
             yield item
             self._loops.check(loop)

@@ -92,7 +92,7 @@ def _swap(first: Path, second: Path) -> None:
     second.write_bytes(content)
 
 
-@pytest.mark.parametrize("pattern", ["*.tar", "*.index.npy"])
+@pytest.mark.parametrize("pattern", ["*.tar", "*.samples.npy"])
 def test_swapped_files_are_refused(data_set: Path, pattern: str) -> None:
     first, second, *_ = sorted(data_set.glob(pattern))
     _swap(first, second)
@@ -115,5 +115,5 @@ def _move_rows(index: Path) -> None:
     ids=["cut", "missing", "stale"],
 )
 def test_a_wrong_index_is_refused(data_set: Path, damage: Callable[[Path], None]) -> None:
-    damage(min(data_set.glob("*.index.npy")))
+    damage(min(data_set.glob("*.samples.npy")))
     _assert_refused(data_set, _first_tar(data_set).stem)

@@ -74,7 +74,7 @@ def test_only_the_index_and_the_sample_are_read(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(Store, "parts", record)
     data = Shards(remote)
     data[8]
-    assert read == [("manifest.json", False), ("tiny-000001.index.npy", False), ("tiny-000001.tar", True)]
+    assert read == [("manifest.json", False), ("tiny-000001.samples.npy", False), ("tiny-000001.tar", True)]
     data[9]
     assert len(read) == 4
 

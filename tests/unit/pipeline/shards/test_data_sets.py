@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.shards.verified
 from pipeline import config
 from pipeline.augment import MultiCrop, MultiCropConfig
 from pipeline.augment.plan import ViewGroup
@@ -17,7 +18,8 @@ from pipeline.format.manifest import MANIFEST_NAME, ManifestError
 from pipeline.loader import DataConfig, open_loader
 from pipeline.order import OrderConfig, OrderError
 from pipeline.shards.cache import CacheConfig
-from pipeline.shards.data_sets import JoinedDataSets, open_data_set, read_manifest, split_evenly
+from pipeline.shards.data_sets import JoinedDataSets, open_data_set, read_manifest
+from pipeline.shards.disk_budget import split_evenly
 from pipeline.store import Store, StoreError
 from pipeline.stream import SampleStream, Source, StreamConfig, open_training_stream
 from pipeline.stream.bad_samples import TooManyBadSamples
@@ -206,10 +208,11 @@ def test_a_budget_is_split_evenly_among_those_that_need_it(budget: int, needs: l
     assert split_evenly(100, [500, 20, 500]) == [40, 20, 40]
 
 
-def test_manifest_is_missing_or_wrong(tmp_path: Path) -> None:
+def test_manifest_is_missing_or_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     with pytest.raises(StoreError, match=r"holds no manifest\.json"):
         read_manifest(store)
+    monkeypatch.setattr(pipeline.shards.verified, "_PAUSES_S", (0,))
     store.put(MANIFEST_NAME, b"{}")
     with pytest.raises(ManifestError, match=rf"manifest {tmp_path}/manifest\.json"):
         read_manifest(store)

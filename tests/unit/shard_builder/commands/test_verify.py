@@ -42,9 +42,9 @@ def flip(path: Path) -> None:
             lambda d: (d / "train-000001.tar").write_bytes((d / "train-000000.tar").read_bytes()[:5120]),
             "train-000001.tar: 5120 bytes, the manifest records",
         ),
-        (lambda d: (d / "train-000001.index.npy").unlink(), "train-000001: cannot read index"),
+        (lambda d: (d / "train-000001.samples.npy").unlink(), "train-000001: cannot read index"),
         (
-            lambda d: (d / "train-000001.index.npy").write_bytes((d / "train-000000.index.npy").read_bytes()),
+            lambda d: (d / "train-000001.samples.npy").write_bytes((d / "train-000000.samples.npy").read_bytes()),
             "train-000001: index .* does not have the hash",
         ),
     ],
@@ -85,7 +85,7 @@ def rebuilt(shards: Path, change: Callable[[TarSample], TarSample]) -> Store:
     (shards / "new.tar").rename(shards / entry.tar_name)
     new_index = index_to_bytes(writer.index)
     store.put(entry.index_name, new_index)
-    hashes = {"sha256": writer.sha256, "index_sha256": sha256_bytes(new_index), "num_bytes": writer.num_bytes}
+    hashes = {"sha256": writer.digest, "index_sha256": sha256_bytes(new_index), "num_bytes": writer.num_bytes}
     forged = entry.replace(**hashes)
     total = manifest.num_bytes - entry.num_bytes + forged.num_bytes
     store.put(MANIFEST_NAME, manifest.replace(shards=(forged, *manifest.shards[1:]), num_bytes=total).to_bytes())
