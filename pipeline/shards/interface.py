@@ -18,6 +18,10 @@ class OpenShard(Protocol):
 
     rows: NDArray[np.void]
 
+    def will_need(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """Bring these bytes nearer, without waiting, if that is possible."""
+        ...
+
     def read_into(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
         """Fill each buffer with the bytes from its offset of the tar on. Thread-safe.
 

@@ -27,6 +27,9 @@ class RemoteShard:
     def __init__(self, store: Store, name: str, index: Index) -> None:
         self._store, self._name, self.rows = store, name, index.view(ROW_DTYPE)
 
+    def will_need(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """Nothing to do: a request is answered to the one who waits for it."""
+
     def read_into(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
         """See `OpenShard`; neighbours come in one request.
 

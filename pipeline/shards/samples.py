@@ -73,6 +73,20 @@ class SampleReader:
             runs.append((number, shard, run.tolist()))
         return Located(table, places, runs)
 
+    def begin_images(self, located: Located) -> Callable[[], list[Encoded]]:
+        """Begin to read the encoded images; call the function returned for the images.
+
+        From a local disk, the system reads ahead, and the images are read when the function is called: a thread that
+        waits for the interpreter lock after each image would take longer. From a store they are read now.
+        """
+        if not self._shards.is_stored:
+            images = self.images(located)
+            return lambda: images
+        offsets, sizes = located.table["offset"].tolist(), located.table["size"].tolist()
+        for _, shard, run in located.runs:
+            shard.will_need([offsets[b] for b in run], [sizes[b] for b in run])
+        return lambda: self.images(located)
+
     def images(self, located: Located) -> list[Encoded]:
         """The encoded images."""
         wanted = located.table["checksum"].tolist()

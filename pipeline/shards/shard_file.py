@@ -20,6 +20,11 @@ class ShardFile:
         self.path, self.index, self.rows = path, index, index.view(ROW_DTYPE)
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
+    def will_need(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """The system starts to read these bytes from the disk."""
+        for offset, size in zip(offsets, sizes, strict=True):
+            os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_WILLNEED)
+
     def read_into(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
         """See `OpenShard`.
 

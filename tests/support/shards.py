@@ -15,6 +15,7 @@ from pipeline.format.index import INDEX_DTYPE, index_to_bytes
 from pipeline.format.manifest import MANIFEST_NAME, Manifest, Spread
 from pipeline.format.shard_table import TABLE_NAME, ShardEntry, ShardTable
 from pipeline.format.tar import Label, ShardWriter
+from pipeline.shards.data_sets import read_manifest
 from pipeline.shards.interface import OpenShard
 from pipeline.store import Store
 
@@ -101,3 +102,15 @@ def write_shards(
     store.put(TABLE_NAME, manifest.shards.to_bytes())
     store.put(MANIFEST_NAME, manifest.to_bytes())
     return manifest
+
+
+def forge(store: Store, number: int, **changes: Any) -> Manifest:
+    """Sign the data set again, with a shard whose entry says something else."""
+    manifest = read_manifest(store)
+    entries = list(manifest.shards)
+    entries[number] = entries[number].replace(**changes)
+    table = ShardTable.of(entries)
+    forged = manifest.replace(shards=table, num_bytes=int(table.num_bytes.sum()))
+    store.put(TABLE_NAME, table.to_bytes())
+    store.put(MANIFEST_NAME, forged.to_bytes())
+    return forged

@@ -1,35 +1,22 @@
 """The shard cache: one download, nothing of the wrong size, and no more disk than allowed."""
 
 import contextlib
-import fcntl
 import gc
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from prometheus_client import Counter
-from pydantic import ByteSize
 
 from pipeline.errors import UserError
-from pipeline.shards.cache import CacheConfig, cache_folder
-from pipeline.shards.data_sets import JoinedDataSets, open_data_set
 from pipeline.shards.interface import CacheError
 from pipeline.store import Store, StoreError
-from pipeline.telemetry import CACHE_BYTES, CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
-from support.caches import manifest_of, open_cache
+from pipeline.telemetry import CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
+from support.caches import open_cache
 from support.shards import image, jpegs, write_shards
-
-
-@pytest.fixture
-def remote(tmp_path: Path) -> Store:
-    """A store that is not a local folder, with four shards of three images."""
-    store = Store(f"memory://{tmp_path.name}")
-    write_shards(store.url, *(jpegs(3, 3 * shard) for shard in range(4)))
-    return store
 
 
 @pytest.fixture
@@ -43,16 +30,6 @@ def local(tmp_path: Path) -> Store:
 @pytest.fixture(params=["local", "remote"])
 def store(request: pytest.FixtureRequest) -> Store:
     return request.getfixturevalue(request.param)
-
-
-def moved(counter: Counter, action: Callable[[], object]) -> float:
-    before = counter._value.get()
-    action()
-    return counter._value.get() - before
-
-
-def tars(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.rglob("*.tar"))
 
 
 def test_images_come_out_as_they_went_in(store: Store, tmp_path: Path) -> None:
@@ -107,60 +84,6 @@ def test_another_data_set_in_the_same_directory_is_another(remote: Store, tmp_pa
     write_shards(other.url, jpegs(3, 50))
     open_cache(remote, tmp_path).shard(0)
     assert image(open_cache(other, tmp_path).shard(0), 0) == jpegs(1, 50)[0]
-
-
-def test_the_shard_released_last_makes_room(remote: Store, tmp_path: Path) -> None:
-    sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
-    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes) - 1)
-    for shard, released_s in enumerate([30, 20, 10]):
-        os.utime(cache.shard(shard).path, (released_s, released_s))  # file times are coarse
-    cache.pin(3)
-    assert tars(tmp_path) == ["tiny-000001.tar", "tiny-000002.tar", "tiny-000003.tar"]
-    assert CACHE_BYTES.labels(manifest_of(remote).digest[:16])._value.get() == sum(sizes[1:])
-
-
-def test_a_budget_may_be_used_to_the_last_byte(remote: Store, tmp_path: Path) -> None:
-    cache = open_cache(remote, tmp_path, max_bytes=sum(entry.num_bytes for entry in manifest_of(remote).shards))
-    for shard in range(4):
-        cache.pin(shard)
-    assert len(tars(tmp_path)) == 4 and not cache.is_full
-
-
-def test_the_time_of_release_counts_not_that_of_the_download(remote: Store, tmp_path: Path) -> None:
-    sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
-    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes) - 1)
-    for shard, downloaded_s in enumerate([30, 20, 10]):
-        os.utime(cache.pin(shard).path, (downloaded_s, downloaded_s))
-    cache.release(1)
-    cache.shard(3)
-    assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000002.tar", "tiny-000003.tar"]
-
-
-def test_a_shard_that_a_process_is_about_to_open_stays(remote: Store, tmp_path: Path) -> None:
-    """Between the look at the file and the lock on it a process holds only the lock file."""
-    path = open_cache(remote, tmp_path).shard(0).path
-    with path.with_suffix(".lock").open() as opening:
-        fcntl.flock(opening, fcntl.LOCK_EX)
-        open_cache(remote, tmp_path, max_bytes=1).shard(1)
-        assert tars(tmp_path) == ["tiny-000000.tar", "tiny-000001.tar"]
-    open_cache(remote, tmp_path, max_bytes=1).shard(1)
-    assert tars(tmp_path) == ["tiny-000001.tar"]
-
-
-def test_pinned_shards_stay_whoever_needs_room(remote: Store, tmp_path: Path) -> None:
-    sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
-    ours, theirs = (open_cache(remote, tmp_path, max_bytes=max(sizes) * 2) for _ in range(2))
-    for shard in (0, 1, 2):
-        ours.pin(shard)
-    assert ours.is_full and len(tars(tmp_path)) == 3
-    theirs.shard(3)
-    assert tars(tmp_path) == [f"tiny-00000{shard}.tar" for shard in range(4)]
-    for shard in (0, 1):
-        ours.release(shard)
-    assert not ours.is_full
-    open_cache(remote, tmp_path, max_bytes=sizes[2]).shard(3)
-    assert tars(tmp_path) == ["tiny-000002.tar", "tiny-000003.tar"]  # the others are not pinned any longer
-    assert moved(STORE_READ_BYTES, lambda: ours.pin(0)) > 0  # in the table of open shards, but evicted
 
 
 def test_an_evicted_shard_can_be_read_to_the_end_and_then_gives_its_space_back(remote: Store, tmp_path: Path) -> None:
@@ -310,34 +233,3 @@ def test_a_low_limit_of_open_files_is_one_sentence(store: Store, tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for file in files:
             os.close(file)
-
-
-def test_other_data_sets_make_room_first_and_the_oldest_of_them_before(remote: Store, tmp_path: Path) -> None:
-    other = Store(f"{remote.url}-other")
-    write_shards(other.url, *(jpegs(3, 50 + 3 * shard) for shard in range(3)))
-    for number, released_s in enumerate([20, 10, 30]):
-        os.utime(open_cache(other, tmp_path).shard(number).path, (released_s, released_s))
-    sizes = [entry.num_bytes for entry in manifest_of(remote).shards]
-    cache = open_cache(remote, tmp_path, max_bytes=sum(sizes[:3]) + 1)
-    left = []
-    for shard in range(3):
-        cache.shard(shard)
-        left.append([path.name[-5] for path in sorted(tmp_path.rglob("*.tar")) if path.parent.name != cache_of(remote)])
-    assert left == [["0", "2"], ["2"], []]
-    assert len(tars(tmp_path)) == 3
-
-
-def test_a_small_data_set_of_a_mixture_keeps_its_share(remote: Store, tmp_path: Path) -> None:
-    small = Store(f"{remote.url}-small")
-    write_shards(small.url, jpegs(3, 50))
-    size = manifest_of(remote).shards[0].num_bytes
-    config = CacheConfig(folder=str(tmp_path / "cache"), max_bytes=ByteSize(3 * size))
-    joined = JoinedDataSets([open_data_set(remote.url), open_data_set(small.url)], config)
-    for shard in (0, 1, 4, 2, 3):  # 4 is the one of the small data set: released last, and yet it stays
-        joined.shard(shard)
-    kept = {path.parent.name: path.name for path in tmp_path.rglob("*.tar") if path.parent.name == cache_of(small)}
-    assert kept == {cache_of(small): "tiny-000000.tar"}
-
-
-def cache_of(store: Store) -> str:
-    return cache_folder(manifest_of(store))
