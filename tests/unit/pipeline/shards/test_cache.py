@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.shards.interface import CacheError
 from pipeline.store import Store, StoreError
 from pipeline.telemetry import CACHE_LOOKUPS, STORE_ERRORS, STORE_READ_BYTES
-from support.caches import open_cache
+from support.caches import moved, open_cache, tars
 from support.shards import image, jpegs, write_shards
 
 
