@@ -106,11 +106,16 @@ def write_shards(
 
 def forge(store: Store, number: int, **changes: Any) -> Manifest:
     """Sign the data set again, with a shard whose entry says something else."""
-    manifest = read_manifest(store)
-    entries = list(manifest.shards)
+    entries = list(read_manifest(store).shards)
     entries[number] = entries[number].replace(**changes)
+    return sign(store, entries)
+
+
+def sign(store: Store, entries: Sequence[ShardEntry]) -> Manifest:
+    """Write the manifest of a data set again, with other shards."""
     table = ShardTable.of(entries)
-    forged = manifest.replace(shards=table, num_bytes=int(table.num_bytes.sum()))
+    totals = {"num_samples": int(table.num_samples.sum()), "num_bytes": int(table.num_bytes.sum())}
+    manifest: Manifest = read_manifest(store).replace(shards=table, **totals)
     store.put(TABLE_NAME, table.to_bytes())
-    store.put(MANIFEST_NAME, forged.to_bytes())
-    return forged
+    store.put(MANIFEST_NAME, manifest.to_bytes())
+    return manifest

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -25,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.format.checksum import digest_file
 from pipeline.format.manifest import Manifest
 from pipeline.format.shard_table import ShardEntry
-from pipeline.format.sidecars import shard_sidecars
+from pipeline.format.sidecars import data_set_sidecars, shard_sidecars
 from pipeline.format.tar import TarSample, index_label, iter_samples
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import MissingObjectError, Store, StoreError
@@ -125,7 +126,17 @@ def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path
                 memory.add(entry)
             advance(entry.num_bytes)
     ordered = itertools.chain.from_iterable(found[entry.name] for entry in fresh)
-    return Verification(manifest, tuple(ordered), len(manifest.shards) - len(fresh))
+    described = _check_descriptions(store, manifest)
+    return Verification(manifest, (*ordered, *described), len(manifest.shards) - len(fresh))
+
+
+def _check_descriptions(store: Store, manifest: Manifest) -> Iterator[str]:
+    for name, content in data_set_sidecars(manifest).items():
+        try:
+            if store.read(name) != content:
+                yield f"{name}: does not describe the data set"
+        except MissingObjectError as error:
+            yield f"{name}: {error}"
 
 
 class _Memory:

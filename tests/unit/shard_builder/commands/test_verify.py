@@ -118,6 +118,15 @@ def test_sidecars_are_compared(shards: Path) -> None:
     assert verify(Store(shards)).problems == ("train-000001.idx: is not the index of train-000001.tar",)
 
 
+@pytest.mark.parametrize("name", ["wids.json", ".nv-meta/split.yaml"])
+def test_descriptions_for_other_readers_are_compared(shards: Path, name: str) -> None:
+    (shards / name).write_text("{}")
+    assert verify(Store(shards)).problems == (f"{name}: does not describe the data set",)
+    (shards / name).unlink()
+    (problem,) = verify(Store(shards)).problems
+    assert problem.startswith(f"{name}: cannot read ")
+
+
 def test_lists_every_problem(shards: Path) -> None:
     flip(shards / "train-000000.tar")
     (shards / "train-000002.tar").unlink()
