@@ -15,7 +15,7 @@ from pydantic import Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationE
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.format.checksum import digest_bytes
+from pipeline.format.checksum import Readable, digest_bytes
 from pipeline.format.rows import RowsError
 from pipeline.format.shard_table import TABLE_NAME, ShardTable
 
@@ -88,7 +88,7 @@ class Manifest(Config):
         return {**self.model_dump(mode="json", exclude={"shards"}), **table}
 
     @classmethod
-    def from_bytes(cls, head: bytes, read_table: Callable[[], bytes], source: str) -> Self:
+    def from_bytes(cls, head: bytes, read_table: Callable[[], Readable], source: str) -> Self:
         """Parse and check a manifest; `source` is the address of its head, for messages.
 
         `read_table` is called when the head is found sound.
@@ -105,7 +105,7 @@ class Manifest(Config):
         if type(num_shards) is not int or num_shards < 1:
             raise ManifestError(f"manifest {source} is not valid: 'num_shards' is {num_shards!r}")
         try:
-            return cls.model_validate({**content, "shards": ShardTable.from_bytes(table, num_shards)})
+            return cls.model_validate({**content, "shards": ShardTable.from_bytes(table, num_shards, digest)})
         except RowsError as error:
             raise ManifestError(f"{TABLE_NAME} beside {source} {error}; build the shards again") from None
         except ValidationError as error:

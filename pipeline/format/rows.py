@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.format.checksum import Readable
+
 _MAGIC = b"\x93NUMPY\x01\x00"  # of version 1.0; then follow two bytes with the length of the header, and the header
 
 
@@ -25,18 +27,18 @@ def rows_to_bytes(rows: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def first_row(content: bytes) -> int:
+def first_row(content: Readable) -> int:
     """The byte where the rows begin.
 
     Raises:
         RowsError: this is not a NumPy array file.
     """
-    if not content.startswith(_MAGIC):
+    if content[: len(_MAGIC)] != _MAGIC:
         raise RowsError("is not a NumPy array file")
     return len(_MAGIC) + 2 + int.from_bytes(content[len(_MAGIC) :][:2], "little")
 
 
-def rows_from_bytes(content: bytes, dtype: np.dtype[Any], num_rows: int) -> NDArray[Any]:
+def rows_from_bytes(content: Readable, dtype: np.dtype[Any], num_rows: int) -> NDArray[Any]:
     """The rows, without a copy.
 
     Raises:
@@ -44,6 +46,11 @@ def rows_from_bytes(content: bytes, dtype: np.dtype[Any], num_rows: int) -> NDAr
     """
     start = first_row(content)
     header = f"{{'descr': {dtype.descr!r}, 'fortran_order': False, 'shape': ({num_rows},), }}"
-    if content[len(_MAGIC) + 2 : start].strip() != header.encode() or len(content) != start + num_rows * dtype.itemsize:
+    if (
+        bytes(content[len(_MAGIC) + 2 : start]).strip() != header.encode()
+        or len(content) != start + num_rows * dtype.itemsize
+    ):
         raise RowsError(f"does not hold the {num_rows} rows that the manifest records")
-    return np.frombuffer(content, dtype, num_rows, start)
+    rows = np.frombuffer(content, dtype, num_rows, start)
+    rows.flags.writeable = False
+    return rows

@@ -4,7 +4,6 @@ A table of 500,000 shards is one array of 46 MB. Entries are made when they are 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, Self, overload
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 
 from pipeline.config import Config
-from pipeline.format.checksum import digest_bytes
+from pipeline.format.checksum import Readable, digest_bytes
 from pipeline.format.rows import RowsError, first_row, rows_from_bytes, rows_to_bytes
 
 TABLE_NAME = "shards.npy"
@@ -63,8 +62,9 @@ class ShardTable(Sequence[ShardEntry]):
         num_samples, num_bytes: Samples, and bytes of the tar, of each shard: int64 [N].
     """
 
-    def __init__(self, rows: NDArray[Any]) -> None:
-        self._rows = rows
+    def __init__(self, rows: NDArray[Any], digest: str | None = None) -> None:
+        """`digest`: that of `to_bytes()`, if it is known."""
+        self._rows, self._digest = rows, digest
         self.num_samples: NDArray[np.int64] = rows["num_samples"].astype(np.int64)
         self.num_bytes: NDArray[np.int64] = rows["num_bytes"].astype(np.int64)
 
@@ -84,8 +84,8 @@ class ShardTable(Sequence[ShardEntry]):
         return cls(np.array(listed, _row_type(max((len(row[-1]) for row in listed), default=1))))
 
     @classmethod
-    def from_bytes(cls, content: bytes, num_shards: int) -> Self:
-        """The table in the content of its file.
+    def from_bytes(cls, content: Readable, num_shards: int, digest: str) -> Self:
+        """The table in the content of its file, which has this digest.
 
         Raises:
             RowsError: this is not a table of `num_shards` shards.
@@ -93,16 +93,18 @@ class ShardTable(Sequence[ShardEntry]):
         row_bytes, rest = divmod(len(content) - first_row(content), max(num_shards, 1))
         if rest or row_bytes <= _BYTES_WITHOUT_NAME:
             raise RowsError(f"does not hold the {num_shards} rows that the manifest records")
-        return cls(rows_from_bytes(content, _row_type(row_bytes - _BYTES_WITHOUT_NAME), num_shards))
+        return cls(rows_from_bytes(content, _row_type(row_bytes - _BYTES_WITHOUT_NAME), num_shards), digest)
 
     def to_bytes(self) -> bytes:
         """The content of its file: equal tables give equal bytes."""
         return rows_to_bytes(self._rows)
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """BLAKE3 of `to_bytes()`, in hex."""
-        return digest_bytes(self.to_bytes())
+        if self._digest is None:
+            self._digest = digest_bytes(self.to_bytes())
+        return self._digest
 
     @property
     def has_repeated_names(self) -> bool:

@@ -56,6 +56,12 @@ def read_manifest(store: Store) -> Manifest:
         ManifestError: its content is wrong.
     """
 
+    def read_table() -> bytearray:  # not `Store.read`, which needs the memory twice
+        content = bytearray()
+        for part in store.parts(TABLE_NAME):
+            content += part
+        return content
+
     def read() -> Manifest:
         try:
             head = store.read(MANIFEST_NAME)
@@ -64,7 +70,7 @@ def read_manifest(store: Store) -> Manifest:
                 f"{store.url} holds no {MANIFEST_NAME}: it is not a data set, or its build has not finished; "
                 f"run 'shard-builder build' (again) with this destination ({error})"
             ) from None
-        return Manifest.from_bytes(head, lambda: store.read(TABLE_NAME), f"{store.url}/{MANIFEST_NAME}")
+        return Manifest.from_bytes(head, read_table, f"{store.url}/{MANIFEST_NAME}")
 
     return verified(read, f"{store.url}/{MANIFEST_NAME}", DamagedManifestError)
 

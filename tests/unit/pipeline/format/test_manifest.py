@@ -124,4 +124,4 @@ def test_refuses_two_shards_of_one_name() -> None:
 def test_names_of_any_length_share_a_table() -> None:
     shard = make_manifest().shards[0]
     table = ShardTable.of(shard.replace(name=name) for name in ("a", "b" * 90, "c-1"))
-    assert [entry.name for entry in ShardTable.from_bytes(table.to_bytes(), 3)] == ["a", "b" * 90, "c-1"]
+    assert [entry.name for entry in ShardTable.from_bytes(table.to_bytes(), 3, table.digest)] == ["a", "b" * 90, "c-1"]
