@@ -1,7 +1,6 @@
 """Names that steer a terminal or a page are escaped at every sight: tables, lines, errors, progress, pages, sheets."""
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Callable
@@ -33,10 +32,9 @@ NAMES = (
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    write_shards(tmp_path / "in", jpegs(len(NAMES)))
-    store = Store(tmp_path / "in")
-    manifest = json.loads(store.read(MANIFEST_NAME)) | {"classes": NAMES, "dataset": NAMES[2], "split": NAMES[1]}
-    store.put(MANIFEST_NAME, json.dumps(manifest).encode())
+    manifest = write_shards(tmp_path / "in", jpegs(len(NAMES)))
+    hostile = manifest.replace(shards=manifest.shards, classes=NAMES, dataset=NAMES[2], split=NAMES[1])
+    Store(tmp_path / "in").put(MANIFEST_NAME, hostile.to_bytes())
     return tmp_path / "in"
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.format.manifest import ShardEntry
 from pipeline.format.members import TarError
+from pipeline.format.shard_table import ShardEntry
 from pipeline.format.sidecars import shard_sidecars
 from pipeline.format.tar import ShardWriter, iter_samples, parse_sample
 from support.bombs import BOMBS, END, IMAGE, LABEL, member, memory_limit
@@ -28,7 +28,7 @@ def test_the_indexes_of_a_bomb_are_not_made(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(BOMBS[kind])
     with ShardWriter(tmp_path / "good.tar") as writer:
         writer.add("a", "jpg", b"x", 0, 1, 1, 1)
-    entry = ShardEntry(name="a", num_bytes=1, num_samples=1, sha256="", index_sha256="")
+    entry = ShardEntry(name="a", num_bytes=1, num_samples=1, digest="", index_digest="")
     with memory_limit(), pytest.raises(TarError, match=r"a\.tar"):
         shard_sidecars(entry, tmp_path / "a.tar", writer.index)
 

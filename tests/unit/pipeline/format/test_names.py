@@ -1,17 +1,19 @@
 """A name from data is never a path: hostile manifests are refused in one sentence, and nothing is written outside."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pipeline.format.manifest import MANIFEST_NAME, Manifest, ManifestError
-from pipeline.format.names import UnsafeNameError, checked_name, inside
+from pipeline.format.manifest import ManifestError
+from pipeline.format.names import UnsafeNameError, checked_name, first_unsafe, inside
+from pipeline.format.rows import RowsError
+from pipeline.format.shard_table import ShardTable
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store, StoreError
-from support.shards import jpegs, write_shards
+from support.shards import jpegs, sign, write_shards
 from tools.shard_builder.commands.copy import copy
 from tools.shard_builder.commands.diff import diff
 from tools.shard_builder.commands.stats import collect_stats
@@ -50,11 +52,10 @@ def test_the_names_of_shards_are_taken(name: str, tmp_path: Path) -> None:
 )
 def test_a_hostile_manifest_is_refused_by_every_reader(name: str, use: Callable[[Store], Any], tmp_path: Path) -> None:
     store = Store(tmp_path / "in/data")
-    manifest = json.loads(write_shards(tmp_path / "in/data", jpegs(1)).to_bytes())
-    manifest["shards"][0]["name"] = name
-    store.put(MANIFEST_NAME, json.dumps(manifest).encode())
+    entries = list(write_shards(tmp_path / "in/data", jpegs(1), jpegs(1, 9)).shards)
+    sign(store, [entries[0], entries[1].model_copy(update={"name": name})])  # which is not validated
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ManifestError, match=r"^manifest .* is not valid: 'shards\.0\.name': '.*cannot be the name"):
+    with pytest.raises(ManifestError, match=r"^shards\.npy beside .* names a shard .*, which cannot be the name"):
         use(store)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -72,4 +73,27 @@ def test_no_object_lies_outside_its_store(name: str, tmp_path: Path) -> None:
 
 def test_our_own_manifests_pass(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, jpegs(1))
-    assert Manifest.from_bytes(manifest.to_bytes(), "here") == manifest
+    assert read_manifest(Store(tmp_path)) == manifest
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=ascii)
+def test_a_table_of_names_is_checked_as_one_name_is(name: str) -> None:
+    names = np.array([b"a", name.encode(), b"b"])
+    stored = names[1].decode()  # NumPy drops zero bytes at the end
+    assert first_unsafe(names) == stored
+    assert first_unsafe(np.array([b"train-000000", b"A.b_c-1", b"_"])) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"num_bytes": 2**63}, "num_bytes is not between 1 and"),
+        ({"num_bytes": 0}, "num_bytes is not between 1 and"),
+        ({"num_samples": 2**64 - 1}, "num_samples is not between 1 and"),
+    ],
+)
+def test_sizes_that_no_shard_has_are_refused(changes: dict[str, int], fault: str, tmp_path: Path) -> None:
+    entry = write_shards(tmp_path, jpegs(1)).shards[0].model_copy(update=changes)
+    content = ShardTable.of([entry]).to_bytes()
+    with pytest.raises(RowsError, match=fault):
+        ShardTable.from_bytes(content, 1, "")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.shards.cache import CacheConfig
-from pipeline.shards.data_sets import open_shards
+from pipeline.shards.data_sets import DataSet, JoinedDataSets
 from pipeline.shards.interface import CacheError
 from pipeline.store import Store
 from pipeline.store.private import private_folder
@@ -69,8 +69,8 @@ def test_the_cache_of_shards_is_private(tmp_path: Path, monkeypatch: pytest.Monk
     store = Store(f"memory://{tmp_path.name}")
     manifest = write_shards(store.url, jpegs(1))
     cache = CacheConfig(folder=str(tmp_path / "cache"))
-    open_shards(store, manifest, cache).shard(0)
+    JoinedDataSets([DataSet(store, manifest)], cache).shard(0)
     assert [mode(path) for path in (tmp_path / "cache").iterdir()] == [0o700]
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(CacheError, match="it belongs to another user; choose another cache folder"):
-        open_shards(store, manifest, cache).shard(0)
+        JoinedDataSets([DataSet(store, manifest)], cache).shard(0)
