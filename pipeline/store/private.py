@@ -15,8 +15,7 @@ def private_folder(path: Path) -> Path:
         OSError: the folder is a link or a file, or cannot be created; it belongs to another user; or another user has
             made it, or a folder above it, in a place where everybody may write, such as /tmp.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     for part in (path, *path.absolute().parents):
         if _is_planted(part):
             raise _refusal(part, "another user has made it, where everybody may write")
