@@ -37,8 +37,6 @@ MULTI_LABEL = -1
 UNLABELLED = -2
 """The sample has no label, since the data set is unlabelled. Then the manifest has no classes."""
 
-_MOST_BYTES = 2**45  # of a tar
-
 Index = NDArray[Any]
 """A one-dimensional array of `INDEX_DTYPE`."""
 
@@ -88,8 +86,8 @@ def index_from_bytes(content: bytes, entry: ShardEntry, source: str) -> Index:
 
 def _is_in_order(index: Index) -> bool:
     """Whether the samples lie one behind the other, each with a header before its image, and none is too large."""
-    if int(index["offset"].max()) >= _MOST_BYTES or int(index["size"].max()) > MAX_IMAGE_BYTES:
+    if index["size"].max() > MAX_IMAGE_BYTES:
         return False
     begins = np.concatenate([[0], ends(index)[:-1]])
-    num_before = index["offset"].astype(np.int64) - begins
+    num_before = index["offset"].astype(np.int64) - begins  # an offset of more than 63 bits becomes negative
     return bool((num_before >= tarfile.BLOCKSIZE).all() and (num_before <= MAX_IMAGE_BYTES).all())

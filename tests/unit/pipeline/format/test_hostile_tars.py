@@ -23,6 +23,20 @@ def test_a_bomb_is_refused(kind: str, tmp_path: Path) -> None:
         parse_sample(BOMBS[kind], 0, "a.tar")
 
 
+def test_a_huge_claim_is_named() -> None:
+    for claim in (2**28 + 1, 2**62):
+        with pytest.raises(TarError, match=rf"member a\.jpg claims {claim} bytes, more than 268435456"):
+            parse_sample(member("a.jpg", b"x", claim=claim), 0, "a.tar")
+
+
+def test_a_name_that_is_no_text_is_no_sample() -> None:
+    data = bytearray(member("a.jpg", b"x"))
+    data[0], data[148:156] = 0xFF, b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    with pytest.raises(TarError, match=r"a\.tar has no sample at byte 0: .*codec can't decode"):
+        parse_sample(bytes(data), 0, "a.tar")
+
+
 @pytest.mark.parametrize("kind", ["a sparse image", "a header of 20 GB", "a link outside", "a file of 4 EB"])
 def test_the_indexes_of_a_bomb_are_not_made(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(BOMBS[kind])

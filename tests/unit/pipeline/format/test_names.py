@@ -10,7 +10,7 @@ import pytest
 from pipeline.format.manifest import ManifestError
 from pipeline.format.names import UnsafeNameError, checked_name, first_unsafe, inside
 from pipeline.format.rows import RowsError
-from pipeline.format.shard_table import ShardTable
+from pipeline.format.shard_table import ShardEntry, ShardTable
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store, StoreError
 from support.shards import jpegs, sign, write_shards
@@ -97,3 +97,8 @@ def test_sizes_that_no_shard_has_are_refused(changes: dict[str, int], fault: str
     content = ShardTable.of([entry]).to_bytes()
     with pytest.raises(RowsError, match=fault):
         ShardTable.from_bytes(content, 1, "")
+
+
+def test_an_entry_with_a_path_for_a_name_cannot_be_made() -> None:  # as in the done marker of a hostile build
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        ShardEntry(name="../x", num_bytes=1, num_samples=1, digest="", index_digest="")
