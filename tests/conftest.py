@@ -174,10 +174,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, and so is each plus 10,000, which the server takes for gRPC."""
+    """Ports that are free now, and so is each plus 10,000, which the server takes for gRPC.
+
+    All are below those that Linux gives to outgoing connections (from 32,768 on): one of these may take the port before
+    the server does, and a connection that gets the port it connects to is connected to itself.
+    """
     ports: list[int] = []
     while len(ports) < count:
-        port = 20_000 + secrets.randbelow(30_000)
+        port = 10_000 + secrets.randbelow(12_000)
         if all(_is_free(candidate) and candidate not in ports for candidate in (port, port + 10_000)):
             ports.append(port)
     return ports
