@@ -57,6 +57,17 @@ def test_sigterm_waits_for_its_checkpoint(
         train(tiny_run(tiny_shards, tmp_path / "other", {"checkpoint": {"every_steps": 4}}))
 
 
+def test_checkpoints_in_a_store_that_replaces_what_is_there_are_told(
+    tiny_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"memory://{tmp_path.name}"
+    monkeypatch.setattr(Store, "put_new", lambda store, name, source: store.put(name, source) is None)
+    schedule = {"epochs": 1, "epoch_steps": 1}
+    assert train(tiny_run(tiny_shards, tmp_path, {"schedule": schedule, "checkpoint": {"url": url}})) == 0
+    said = capsys.readouterr().out
+    assert f"caution: {url} replaces objects that exist (it ignores If-None-Match), so it does not keep two" in said
+
+
 def test_the_seed_makes_the_networks(tiny_shards: str, tmp_path: Path) -> None:
     def first(name: str, seed: int) -> torch.Tensor:
         config = tiny_run(tiny_shards, tmp_path / name, {"seed": seed, "schedule": {"epochs": 1, "epoch_steps": 1}})
