@@ -50,7 +50,7 @@ def tiny_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyS3]:
             state.requests.append(self.command)
             self.close_connection = True
             head = f"HTTP/1.1 {status} x\r\nContent-Length: {len(content) if length is None else length}\r\n"
-            head += "ETag: \"1\"\r\nConnection: close\r\n"
+            head += 'ETag: "1"\r\nConnection: close\r\n'
             if status == 206:
                 head += f"Content-Range: bytes 0-0/{len(state.objects[self.path])}\r\n"
             state.send(self.wfile, f"{head}\r\n".encode(), "head")

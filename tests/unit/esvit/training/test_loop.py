@@ -13,7 +13,7 @@ from esvit.guards import DivergedError
 from esvit.step import train_step
 from esvit.training import loop
 from esvit.training.loop import train
-from pipeline.console.command import EXIT_RETRY
+from pipeline.console.ending import EXIT_RETRY
 from pipeline.store import Store, StoreError
 from support.tiny_runs import checkpoints, tiny_run
 

@@ -8,7 +8,7 @@ import torch
 
 from esvit.distributed import World
 from esvit.training.stopping import stopping
-from pipeline.console.command import EXIT_INTERRUPTED, EXIT_RETRY
+from pipeline.console.ending import EXIT_INTERRUPTED, EXIT_RETRY
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
@@ -21,8 +21,7 @@ def test_the_first_signal_stops_after_a_step(
     number: signal.Signals, cause: str, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    with stopping(ALONE) as stop:
-        stop.begin()
+    with stopping(ALONE) as stop, stop.loop():
         assert not stop.agreed(now=True)
         signal.raise_signal(number)
         assert stop.agreed(now=False)  # one rank need not wait for a logged step
@@ -32,8 +31,7 @@ def test_the_first_signal_stops_after_a_step(
 
 
 def test_the_second_ctrl_c_ends_the_run_at_once_and_the_third_kills() -> None:
-    with stopping(ALONE) as stop:
-        stop.begin()
+    with stopping(ALONE) as stop, stop.loop():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -41,8 +39,7 @@ def test_the_second_ctrl_c_ends_the_run_at_once_and_the_third_kills() -> None:
 
 
 def test_ctrl_c_after_sigterm_does_not_wait_either() -> None:
-    with stopping(ALONE) as stop:
-        stop.begin()
+    with stopping(ALONE) as stop, stop.loop():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # a scheduler may repeat itself
         with pytest.raises(KeyboardInterrupt):
