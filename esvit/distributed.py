@@ -10,15 +10,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from esvit import failure
+from esvit.failure import RefusedElsewhereError
 from pipeline.errors import UserError
 
 
 class DeviceError(UserError):
     """The device asked for is not on this machine."""
-
-
-class RefusedElsewhereError(UserError):
-    """Another rank cannot start, so this rank does not either."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +117,16 @@ def world(device: str) -> Iterator[World]:
 
     Raises:
         DeviceError: `device` is "cuda", and there is no GPU for this rank.
+        LostRankError: another rank has failed.
     """
     here = place(device)
     if here.size > 1:
-        dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo")
+        failure.join("nccl" if here.device.type == "cuda" else "gloo")
     try:
-        yield here
+        with failure.ending_together(here.rank, here.size):
+            yield here
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        failure.leave()
 
 
 def place(device: str) -> World:

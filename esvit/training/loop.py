@@ -38,15 +38,14 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
         guard, collapse = FiniteGuard(here.device), CollapseDetector(config.guards, config.model.head.num_prototypes)
         losses: list[Tensor] = []  # since the newest checkpoint
         signs: list[str] = []
-        stopped = False
-
-        batches = run.loader.forever(stop.ends_wait)
+        batches, stopped = run.loader.forever(stop.ends_wait), False
         while state.step < schedules.num_steps:
             if state.step == schedules.region_start_step:
                 del student  # with it go the hooks that it has in the parameters
                 student = _student(state, schedules, here)
             with log.step() as timer:
-                if (batch := next(batches, None)) is None:
+                if (batch := next(batches, None)) is None:  # a signal came, and no batch
+                    _leave(here, stop, state.step + 1)
                     break
                 timer.got(batch)
                 torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
@@ -80,8 +79,7 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
                 break
         else:
             return 0
-        if not stopped:  # no batch came
-            _leave(here, stop, state.step + 1)
+        if not stopped:
             _stop_if_diverged(state, guard, config, here)
             if losses:
                 _save(state, checkpoints, here, losses, healthy=not signs)

@@ -1,7 +1,7 @@
 """Stop a run by a signal: SIGTERM from a scheduler, Ctrl-C from a person. No step is lost.
 
 In the loop, the first signal ends the run after the step and a checkpoint. A single process whose next batch is not
-there saves at once. Of several ranks, the others have begun that step; so a rank waits 4 s for its batch, then all end
+there saves at once. Of several ranks, the others have begun that step; so a rank waits 3 s for its batch, then all end
 without a new checkpoint. Before the loop there is nothing to save: the first signal ends the run at once.
 
 A second Ctrl-C ends the process at once; in a script that calls `esvit.train` it raises `KeyboardInterrupt`.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from esvit.distributed import World
+from esvit.failure import ending_together
 from pipeline.console.ending import EXIT_INTERRUPTED, EXIT_RETRY, GRACE_S, with_deadline
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -33,10 +34,11 @@ class Stop:
 
     @contextmanager
     def loop(self) -> Iterator[None]:
-        """The loop: from now on, a signal saves a checkpoint."""
+        """The loop: from now on, a signal saves a checkpoint, and the failure of a rank ends all."""
         self._in_loop = True
         try:
-            yield
+            with ending_together(self._world.rank, self._world.size):
+                yield
         finally:
             self._left_s = time.monotonic()
 

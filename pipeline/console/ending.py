@@ -18,7 +18,7 @@ from pipeline import waiting
 EXIT_RETRY = 75
 """Stopped by a signal, after saving a checkpoint (EX_TEMPFAIL); the same command continues the run."""
 EXIT_INTERRUPTED = 130
-GRACE_S = 4.0
+GRACE_S = 3.0
 """What the main thread has for cleaning up, seconds."""
 Deadline = Callable[[float], float | None]
 """From the time of a signal to the time at which the process must end, both of `time.monotonic`; None: it need not."""

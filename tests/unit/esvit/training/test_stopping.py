@@ -2,13 +2,14 @@
 
 import signal
 import threading
+import time
 
 import pytest
 import torch
 
 from esvit.distributed import World
 from esvit.training.stopping import stopping
-from pipeline.console.ending import EXIT_INTERRUPTED, EXIT_RETRY
+from pipeline.console.ending import EXIT_INTERRUPTED, EXIT_RETRY, GRACE_S
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
@@ -54,6 +55,29 @@ def test_before_the_loop_a_signal_ends_the_start() -> None:
         assert exit_info.value.code == EXIT_RETRY
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_single_process_does_not_wait_for_its_batch_and_several_ranks_not_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    several = World(rank=1, local_rank=1, size=2, device=torch.device("cpu"))
+    for world, waits in ((ALONE, False), (several, True)):
+        with stopping(world) as stop, stop.loop():
+            assert not stop.ends_wait()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.ends_wait() != waits
+    monkeypatch.setattr("esvit.training.stopping.GRACE_S", -1.0)
+    assert stop.ends_wait()
+
+
+def test_in_the_loop_nothing_hurries_and_after_it_the_grace_begins() -> None:
+    with stopping(ALONE) as stop:
+        assert stop.deadline(5.0) == 5.0 + GRACE_S
+        with stop.loop():
+            assert stop.deadline(5.0) is None
+        left_s = time.monotonic()
+        assert stop.deadline(5.0) == pytest.approx(left_s + GRACE_S, abs=0.1)
+        assert stop.deadline(left_s + 9) == left_s + 9 + GRACE_S
 
 
 def test_in_another_thread_signals_are_left_alone() -> None:

@@ -15,10 +15,11 @@ from pipeline.console import ending
 BODIES = {
     "waits for a thread": "with ThreadPoolExecutor() as pool: pool.submit(work).result()",
     "ends but for a thread": "threading.Thread(target=work).start(); time.sleep(60)",
-    "computes in C": "with contextlib.suppress(KeyboardInterrupt): print('ready', flush=True); compute()\n    compute()",
+    "computes in C": "with suppress(KeyboardInterrupt): print('ready', flush=True), compute()\n    compute()",
 }
 SCRIPT = """
-import contextlib, hashlib, sys, threading, time
+import hashlib, sys, threading, time
+from contextlib import suppress
 from concurrent.futures import ThreadPoolExecutor
 from pipeline import waiting
 from pipeline.console import ending

@@ -1,11 +1,13 @@
 """A server that hardly moves: its answers are broken off and tried again, and in the end there is a sentence."""
 
+import asyncio
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from pipeline.store import Store, StoreError, hedge, progress, retry
+from pipeline.store.progress import TooSlowError
 from pipeline.telemetry import STORE_ERRORS
 from support.tiny_s3 import TinyS3, tiny_s3
 
@@ -53,6 +55,19 @@ def test_a_slow_body_that_moves_is_read_over_many_windows(server: TinyS3, monkey
     before = num_slow()
     assert Store("s3://bucket").read("x") == server.objects["/bucket/x"]
     assert num_slow() == before
+
+
+def test_a_body_that_ceases_to_move_is_not_waited_for_because_much_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_WINDOW_S", 0.05)
+    chunks = [bytes(10**6)]
+
+    async def read(_num_bytes: int) -> bytes:
+        if not chunks:
+            await asyncio.sleep(100)
+        return chunks.pop()
+
+    with pytest.raises(TooSlowError, match="only 0 bytes came"):
+        asyncio.run(asyncio.wait_for(progress.read_all(read), 5))
 
 
 def test_the_least_rate_is_what_the_environment_says(server: TinyS3, monkeypatch: pytest.MonkeyPatch) -> None:
