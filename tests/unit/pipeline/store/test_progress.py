@@ -10,6 +10,7 @@ from pipeline.store import Store, StoreError, hedge, progress, retry
 from pipeline.store.progress import TooSlowError
 from pipeline.telemetry import STORE_ERRORS
 from support.tiny_s3 import TinyS3, tiny_s3
+from support.virtual_time import Clock, Loop
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def num_slow() -> float:
 
 
 def test_a_body_that_drips_is_not_waited_for(server: TinyS3) -> None:
-    server.drip = {"body"}
+    server.objects["/bucket/x"], server.drip = bytes(60), {"body"}
     before, begin_s = num_slow(), time.monotonic()
     with pytest.raises(StoreError, match=r"cannot read s3://bucket/x: the store is too slow \(only \d bytes came in"):
         Store("s3://bucket").read("x")
@@ -49,31 +50,47 @@ def test_no_request_waits_for_a_head_that_drips(server: TinyS3, request_of: obje
     assert time.monotonic() - begin_s < 5
 
 
-def test_a_slow_body_that_moves_is_read_over_many_windows(server: TinyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_WINDOW_S", 0.1)
-    server.drip, server.drop_bytes, server.every_s = {"body"}, 100, 0.02
-    before = num_slow()
-    assert Store("s3://bucket").read("x") == server.objects["/bucket/x"]
-    assert num_slow() == before
+def read_body(*waits_s: float) -> bytes:
+    """Read a body of which 1000 bytes come after each of these waits, on a clock that does not wait."""
+
+    async def read() -> bytes:
+        body = asyncio.StreamReader()
+
+        async def arrive() -> None:
+            for wait_s in waits_s:
+                await asyncio.sleep(wait_s)
+                body.feed_data(bytes(1000))
+            body.feed_eof()
+
+        arriving = asyncio.create_task(arrive())
+        try:
+            return await progress.read_all(body.read)
+        finally:
+            arriving.cancel()
+
+    loop = Loop(Clock())
+    try:
+        return loop.run_until_complete(read())
+    finally:
+        loop.close()
 
 
-def test_a_body_that_ceases_to_move_is_not_waited_for_because_much_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_WINDOW_S", 0.05)
-    chunks = [bytes(10**6)]
-
-    async def read(_num_bytes: int) -> bytes:
-        if not chunks:
-            await asyncio.sleep(100)
-        return chunks.pop()
-
-    with pytest.raises(TooSlowError, match="only 0 bytes came"):
-        asyncio.run(asyncio.wait_for(progress.read_all(read), 5))
+def test_a_slow_body_that_moves_is_read_over_many_windows() -> None:
+    assert len(read_body(*[0.9] * 100)) == 100_000
+    with pytest.raises(TooSlowError, match="only 9000 bytes came in 10 s"):
+        read_body(*[1.1] * 100)
 
 
-def test_the_least_rate_is_what_the_environment_says(server: TinyS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(progress.MIN_RATE_VARIABLE, "5")
-    server.objects["/bucket/x"], server.drip = b"123456789", {"body"}
-    assert Store("s3://bucket").read("x") == b"123456789"
+def test_a_body_that_ceases_to_move_is_not_waited_for_because_much_has_come() -> None:
+    with pytest.raises(TooSlowError, match=r"only \d{4} bytes came in 10 s"):
+        read_body(*[0.1] * 200, *[5.0] * 200)
+
+
+def test_the_least_rate_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(progress.MIN_RATE_VARIABLE, "100")
+    assert len(read_body(*[9.0] * 10)) == 10_000
+    with pytest.raises(TooSlowError):
+        read_body(11.0)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "much"])
