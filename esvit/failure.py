@@ -69,7 +69,8 @@ def ending_together(rank: int, size: int) -> Iterator[None]:
         _end_later(found)
         if following:
             leave()
-            time.sleep(_LET_IT_SPEAK_S)
+            if isinstance(found, LostRankError):
+                time.sleep(_LET_IT_SPEAK_S)
             raise found from None
         _tell(rank, error)
         leave()

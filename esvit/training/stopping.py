@@ -1,8 +1,8 @@
 """Stop a run by a signal: SIGTERM from a scheduler, Ctrl-C from a person. No step is lost.
 
 In the loop, the first signal ends the run after the step and a checkpoint. A single process whose next batch is not
-there saves at once. Of several ranks, the others have begun that step; so a rank waits 3 s for its batch, then all end
-without a new checkpoint. Before the loop there is nothing to save: the first signal ends the run at once.
+there saves at once. Of several ranks, the others have begun that step, so a rank waits 1.5 s for its batch; then all
+end without a new checkpoint. Before the loop there is nothing to save: the first signal ends the run at once.
 
 A second Ctrl-C ends the process at once; in a script that calls `esvit.train` it raises `KeyboardInterrupt`.
 """
@@ -19,6 +19,7 @@ from esvit.failure import ending_together
 from pipeline.console.ending import EXIT_INTERRUPTED, EXIT_RETRY, GRACE_S, with_deadline
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_WAIT_S = 1.5  # of several ranks, for a batch that may be about to come
 _ONE = b"\nCtrl-C: this step ends, then a checkpoint is written; Ctrl-C again ends the run at once\n"
 _SEVERAL = b"\nCtrl-C: the next logged step ends, then a checkpoint is written; Ctrl-C again ends the run at once\n"
 
@@ -52,7 +53,7 @@ class Stop:
         """Whether this rank no longer waits for its next batch."""
         if self._asked is None:
             return False
-        return self._world.size == 1 or time.monotonic() > self._asked_s + GRACE_S
+        return self._world.size == 1 or time.monotonic() > self._asked_s + _WAIT_S
 
     def deadline(self, signalled_s: float) -> float | None:
         """When the process must end after a signal, see `pipeline.console.ending`: in the loop, not before its end."""

@@ -66,7 +66,7 @@ def test_a_single_process_does_not_wait_for_its_batch_and_several_ranks_not_long
             assert not stop.ends_wait()
             signal.raise_signal(signal.SIGTERM)
             assert stop.ends_wait() != waits
-    monkeypatch.setattr("esvit.training.stopping.GRACE_S", -1.0)
+    monkeypatch.setattr("esvit.training.stopping._WAIT_S", -1.0)
     assert stop.ends_wait()
 
 
