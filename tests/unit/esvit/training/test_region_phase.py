@@ -1,6 +1,5 @@
 """Before `schedule.region_start_epoch` a run is a view-only run, in numbers and in cost; then regions start fresh."""
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from esvit.training.loop import TrainConfig, train
 from pipeline import config as configuration
 from pipeline.errors import UserError
 from pipeline.store import Store
+from support.forking import Ranks
 from support.tiny_runs import checkpoints, log, tiny_run
-from support.training import BIN, environment
+from support.training import environment
 
 LATE = {"schedule": {"epochs": 3, "region_start_epoch": 1}}  # two steps of views, four with regions
 VIEW_ONLY = {"schedule": {"epochs": 3}, "loss": {"region_weight": 0.0}}
@@ -131,16 +131,8 @@ def test_two_ranks_cross_the_beginning_as_one_does(tiny_shards: str, tmp_path: P
     alone, both = (tiny_run(tiny_shards, tmp_path / name, LATE) for name in ("alone", "both"))
     assert train(alone) == 0
     configuration.save(both, tmp_path / "both.yaml")
-    torchrun = [str(BIN / "torchrun"), "--standalone", "--nproc-per-node=2", "-m", "esvit.train"]
-    command = [*torchrun, "--config", str(tmp_path / "both.yaml")]
-    done = subprocess.run(
-        command,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    with Ranks(["esvit-train", "--config", str(tmp_path / "both.yaml")], environment(), num_ranks=2) as ranks:
+        done = ranks.end()
     assert done.returncode == 0, done.stderr
     for ours, theirs in zip(checkpoints(both), checkpoints(alone), strict=True):
         assert of_regions(ours).keys() == of_regions(theirs).keys()
