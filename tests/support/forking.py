@@ -21,7 +21,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Self
 
-IMPORTED = ["esvit.training.check", "esvit.training.loop", "pipeline.augment", "pipeline.loader"]
+IMPORTED = ["esvit.training.check", "esvit.training.loop", "pipeline.augment", "pipeline.loader", "s3fs"]
 
 
 def fork_server() -> ForkServerContext:
@@ -102,7 +102,6 @@ class Ranks:
         for rank in self._ranks:
             if rank.is_alive() and rank.pid:
                 os.kill(rank.pid, number)
-
 
 
 def run(command: Sequence[str], env: Mapping[str, str], folder: Path = Path()) -> "subprocess.CompletedProcess[str]":
