@@ -80,7 +80,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
     script = _instead(TUTORIAL, "--config digits_view", "--config digits_view --set schedule.epochs=2")
     script = _instead(script, "zip(digits.images, digits.target)", "zip(digits.images[:400], digits.target)")
     out = _bash(script, tmp_path)
-    assert "step 6 of 6" in out and "torch.Size([1, 64])" in out
+    assert "step 10 of 10" in out and "torch.Size([1, 64])" in out
     assert (tmp_path / "views.png").exists()
 
 
