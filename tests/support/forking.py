@@ -1,12 +1,13 @@
 """Our commands in processes that need not import torch: each is forked from a server that has done so once.
 
 A process runs what a console script runs, or a script in a *.py file, with an environment, a folder, standard streams
-and signals of its own. Starting it
-takes a tenth of a second instead of four. Tests of the scripts themselves, and of torchrun, start those instead.
+and signals of its own. Starting it takes a tenth of a second instead of four. Tests of the scripts themselves, and of
+torchrun, start those instead.
 """
 
 import multiprocessing
 import os
+import pkgutil
 import runpy
 import signal
 import socket
@@ -15,13 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Self
 
+from support.console import SCRIPTS
+
 IMPORTED = ["esvit.training.check", "esvit.training.loop", "pipeline.augment", "pipeline.loader", "s3fs"]
+_LAST_WORDS_S = 1.0  # after one rank has failed; torchrun does not end the others at once either
 
 
 def fork_server() -> ForkServerContext:
@@ -88,11 +91,14 @@ class Ranks:
         """
         deadline_s = time.monotonic() + timeout_s
         while running := [rank.sentinel for rank in self._ranks if rank.is_alive()]:
-            if not wait(running, deadline_s - time.monotonic()):
+            one_failed = any(rank.exitcode for rank in self._ranks)
+            left_s = deadline_s - time.monotonic()
+            if wait(running, min(left_s, _LAST_WORDS_S) if one_failed else left_s):
+                continue
+            if time.monotonic() >= deadline_s:
                 self.kill()
                 raise TimeoutError(f"{self._command} did not end: {self.stdout} {self.stderr}")
-            if any(rank.exitcode for rank in self._ranks):
-                self.kill(signal.SIGTERM)
+            self.kill(signal.SIGTERM)
         statuses = [rank.exitcode or 0 for rank in self._ranks]
         status = statuses[0] if len(statuses) == 1 else int(any(statuses))
         return subprocess.CompletedProcess(self._command, status, self.stdout, self.stderr)
@@ -125,11 +131,10 @@ def _run(command: list[str], env: dict[str, str], folder: Path, streams: list[Pa
             os.dup2(file.fileno(), number)
     os.environ.clear()
     os.environ.update(env)
-    sys.path[:0] = env.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv = command
     os.chdir(folder)
     if command[0].endswith(".py"):
         runpy.run_path(command[0], run_name="__main__")
-        return
-    (script,) = entry_points(group="console_scripts", name=Path(command[0]).name)
-    sys.exit(script.load()())
+    else:
+        pkgutil.resolve_name(SCRIPTS[Path(command[0]).name])()
