@@ -14,7 +14,6 @@ import importlib
 import re
 
 from pipeline.console.command import (
-    CACHE_DIR,
     DEVICES,
     CommandParser,
     Commands,
@@ -105,9 +104,6 @@ def _add_shuffle(commands: Commands) -> None:
         "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to measure, as 8x16,4x4"
     )
     command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the order and of the permutations")
-    command.add_argument(
-        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where the shards are kept"
-    )
 
 
 def _add_soak(commands: Commands) -> None:
