@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
 from pipeline.console.ending import EXIT_INTERRUPTED
 from pipeline.errors import UserError
@@ -39,11 +38,11 @@ class LostRankError(UserError):
     """Another rank has failed, so this rank cannot go on."""
 
 
-def join(backend: str) -> None:
-    """Join the process group that the environment describes."""
+def use(store: Any) -> None:
+    """Tell and look up causes in this store, which all ranks share. To be called before they join their group."""
     global _store
-    _store, rank, size = next(rendezvous("env://"))
-    dist.init_process_group(backend, store=_store, rank=rank, world_size=size)
+    _store = store
+    store.delete_key(_KEY)  # of an earlier start, whose ranks torchrun has started again
 
 
 def leave() -> None:
