@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from esvit import failure
+from esvit.failure import RefusedElsewhereError
 from pipeline.errors import UserError
 
 
 class DeviceError(UserError):
     """The device asked for is not on this machine."""
-
-
-class RefusedElsewhereError(UserError):
-    """Another rank cannot start, so this rank does not either."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,29 @@ def world(device: str) -> Iterator[World]:
 
     Raises:
         DeviceError: `device` is "cuda", and there is no GPU for this rank.
+        LostRankError: another rank has failed.
     """
     here = place(device)
     if here.size > 1:
-        dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo")
+        _join("nccl" if here.device.type == "cuda" else "gloo")
     try:
-        yield here
+        with failure.ending_together(here.rank, here.size):
+            yield here
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        failure.leave()
+
+
+def _join(backend: str) -> None:
+    """Join the process group that torchrun describes.
+
+    When torchrun restarts its ranks, it may keep its store. Gloo would find the addresses of the dead ranks there, so
+    each start has names of its own. Only with a single node do all ranks know the same number of restarts.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    failure.use(store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def place(device: str) -> World:

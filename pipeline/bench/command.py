@@ -2,6 +2,7 @@
 
     pipeline-bench crops s3://bucket/in1k/train --executor original,cpu,dali      images per second of executors
     pipeline-bench stream s3://bucket/in1k/train                                  the stream against its upper bound
+    pipeline-bench first shards/photos                                            the first epoch of a new process
     pipeline-bench shuffle s3://bucket/in1k/train                                 how well the order mixes
     pipeline-bench soak s3://bucket/in1k/train --seconds 900                      memory and open files over time
     pipeline-bench clients s3://bucket/in1k/train                                 speed of S3 clients
@@ -58,6 +59,7 @@ def _parse() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_crops(commands)
     _add_stream(commands)
+    _add_first(commands)
     _add_shuffle(commands)
     _add_soak(commands)
     _add_clients(commands)
@@ -93,6 +95,16 @@ def _add_stream(commands: Commands) -> None:
     command.add_argument("--num-threads", type=num_at_once, default=4, metavar="N", help="downloads at once")
     _add_rounds(command)
     _add_own_cache(command)
+
+
+def _add_first(commands: Commands) -> None:
+    command = _add(commands, "first", "measure the first epoch of a new process from the local disk, beside LitData")
+    _add_batch_size(command, 64)
+    command.add_argument("--num-threads", type=num_at_once, default=2, metavar="N", help="threads of the stream")
+    _add_rounds(command)
+    command.add_argument(
+        "--temporary-dir", type=path, metavar="DIR", help="where LitData's copy is written (default: $TMPDIR)"
+    )
 
 
 def _add_shuffle(commands: Commands) -> None:

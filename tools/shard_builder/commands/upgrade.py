@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from pipeline.config import Config
 from pipeline.console.command import Commands, add_command, add_json_flag, write_json
+from pipeline.console.lines import write_line
 from pipeline.console.progress import progress
 from pipeline.errors import UserError
 from pipeline.format.checksum import digest_bytes, digest_file, sha256_bytes, sha256_file
@@ -89,7 +89,8 @@ def _upgrade(args: argparse.Namespace) -> None:
         write_json({"url": args.url, **counts, "manifest_digest": manifest.digest})
         return
     did = f"{num_upgraded:,} of {len(manifest.shards):,} shards upgraded" if num_upgraded else "nothing to do"
-    sys.stdout.write(f"{args.url}: {did}\nmanifest digest {manifest.digest}\n")
+    write_line(f"{args.url}: {did}")
+    write_line(f"manifest digest {manifest.digest}")
 
 
 def upgrade(store: Store, num_workers: int = 1) -> tuple[Manifest, int]:
