@@ -26,7 +26,7 @@ NO_WORDS = {
     "esvit-train": "give --images DIR, a folder of images, or --config, a preset or a YAML file; see",
     "esvit-train --output {out}": "give --images DIR, a folder of images, or --config",
     "shard-builder nosuch": "invalid choice: 'nosuch'",
-    "pipeline-bench nosuch": "choose from 'crops', 'stream', 'shuffle', 'soak', 'clients'",
+    "pipeline-bench nosuch": "choose from 'crops', 'stream', 'first', 'shuffle', 'soak', 'clients'",
     "esvit-eval nosuch": "choose from 'knn', 'export'",
     "shard-builder build": "required: --dataset, --source, --split, --dest",
     "shard-builder plan": "required: --dataset, --source, --split",
