@@ -4,13 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from esvit.launcher import end_with_launcher
 from pipeline.errors import UserError
+
+
+T = TypeVar("T")
 
 
 class DeviceError(UserError):
@@ -18,7 +23,7 @@ class DeviceError(UserError):
 
 
 class RefusedElsewhereError(UserError):
-    """Another rank cannot start, so this rank does not either."""
+    """Another rank cannot start or go on, so this rank does not either."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,13 @@ class World:
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
 
+    def from_all(self, value: T) -> list[T]:
+        """The `value` of each rank, on every rank; a collective call."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Context for code that may raise a `UserError`: if one rank raises, all do. Its end is a collective call.
@@ -101,7 +113,7 @@ class World:
             refusal = error
         if self.any(refusal is not None):
             raise refusal or RefusedElsewhereError(
-                f"rank {self.rank} does not start because another rank cannot; see that rank's message"
+                f"rank {self.rank} stops because another rank cannot go on; see that rank's message"
             )
 
     def barrier(self) -> None:
@@ -112,7 +124,7 @@ class World:
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """Join the process group of this run, and leave it at the end.
+    """Join the process group of this run, and leave it at the end. A rank ends when its torchrun ends.
 
     Args:
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -120,6 +132,7 @@ def world(device: str) -> Iterator[World]:
     Raises:
         DeviceError: `device` is "cuda", and there is no GPU for this rank.
     """
+    end_with_launcher()
     here = place(device)
     if here.size > 1:
         dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo")
