@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from pydantic import ConfigDict, NonNegativeInt, ValidationError
 
@@ -248,6 +249,47 @@ class Lease:
 
     def _record(self) -> bytes:
         return self._writer.model_dump_json(indent=1).encode()
+
+
+class RunLeases:
+    """The leases on the two places of a run: its checkpoints, and its output folder.
+
+    A context manager: leaving it releases both. Before `take`, and on the ranks that never take them, checks pass.
+    """
+
+    def __init__(self, checkpoints: Store, output: Store) -> None:
+        self._checkpoints = Lease(checkpoints)
+        self._output = self._checkpoints if _place(output) == _place(checkpoints) else Lease(output)
+        self._taken = False
+
+    def take(self, say: Callable[[str], None]) -> None:
+        """Take both; first that of the checkpoints, whose store may refuse to be written. Raises as `Lease.take`."""
+        for lease in dict.fromkeys((self._checkpoints, self._output)):
+            lease.take(say)
+        self._taken = True
+
+    def check_checkpoints(self) -> None:
+        """Raise `OutputLostError` if another run may write checkpoints now."""
+        if self._taken:
+            self._checkpoints.check()
+
+    def check_log(self) -> None:
+        """Raise `OutputLostError` if another run may write the log now, or is known to write checkpoints."""
+        if self._taken:
+            self._output.check()
+            self._checkpoints.check_soon()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._checkpoints.release()
+        self._output.release()
+
+
+def _place(store: Store) -> str | Path:
+    folder = store.local_path("")
+    return folder.resolve() if folder else store.url
 
 
 def _name(epoch: int) -> str:
