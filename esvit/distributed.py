@@ -14,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 from esvit.launcher import end_with_launcher
 from pipeline.errors import UserError
 
-
 T = TypeVar("T")
 
 

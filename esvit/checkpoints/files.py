@@ -5,8 +5,8 @@
     latest.json          the step of the newest checkpoint; written last
 
 The note commits the checkpoint: a `.pt` file without a note is unfinished, unless `latest.json` knows it as finished.
-`latest.json` also finds a checkpoint that a listing does not show yet. A file that does not match is read again: a store
-may deliver a wrong body once.
+`latest.json` also finds a checkpoint that a listing does not show yet. A file that does not match is read again: a
+store may deliver a wrong body once.
 
 Files are loaded with `weights_only=True`, so a checkpoint from elsewhere cannot run code.
 docs/decisions/0006-checkpoints-of-two-files.md says why this is not torch.distributed.checkpoint.
@@ -14,6 +14,7 @@ docs/decisions/0006-checkpoints-of-two-files.md says why this is not torch.distr
 
 import contextlib
 import io
+import json
 import pickle
 import re
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import ConfigDict, NonNegativeInt, ValidationError
+from pydantic import ConfigDict, NonNegativeInt
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -33,6 +34,7 @@ from pipeline.store import MissingObjectError, Store
 LATEST = "latest.json"
 _DATA = re.compile(r"step-(\d{8})\.pt")
 _PAUSES_S = (0.1, 0.4)  # before a file that does not match is read again
+C = TypeVar("C", bound=Config)
 R = TypeVar("R")
 
 
@@ -98,8 +100,8 @@ def write(
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"cannot write checkpoint {store.url}/{name}: {str(error).splitlines()[0]}") from None
     check()
-    store.put(note_of(name), note.model_dump_json(indent=1).encode())
-    store.put(LATEST, Latest(step=note.step).model_dump_json().encode())
+    store.put(note_of(name), _sealed(note))
+    put_latest(store, note.step)
     return note
 
 
@@ -152,10 +154,10 @@ def read_note(store: Store, name: str) -> Note:
 def _read_note(store: Store, name: str) -> Note:
     where = f"checkpoint {store.url}/{name} cannot be read"
     try:
-        note = Note.model_validate_json(store.read(note_of(name)))
+        note = _opened(Note, store.read(note_of(name)))
     except MissingObjectError:
         raise CheckpointError(f"{where}: there is no {note_of(name)} beside it") from None
-    except ValidationError:
+    except ValueError:
         raise CheckpointError(f"{where}: {note_of(name)} is damaged") from None
     if name_of(note.step) != name:
         raise CheckpointError(f"{where}: {note_of(name)} is the note of step {note.step}")
@@ -167,15 +169,39 @@ def latest_step(store: Store) -> int | None:
 
     def read() -> int | None:
         try:
-            return Latest.model_validate_json(store.read(LATEST)).step
+            return _opened(Latest, store.read(LATEST)).step
         except MissingObjectError:
             return None
-        except ValidationError:
+        except ValueError:
             raise CheckpointError(f"{store.url}/{LATEST} is damaged") from None
 
     with contextlib.suppress(CheckpointError):
         return _patiently(read)
     return None
+
+
+def put_latest(store: Store, step: int) -> None:
+    """Write `latest.json`: the checkpoint of `step` is the newest."""
+    store.put(LATEST, _sealed(Latest(step=step)))
+
+
+def _sealed(facts: Config) -> bytes:
+    """The facts as JSON, with a checksum of their own: a wrong digit would be JSON too."""
+    content = facts.model_dump(mode="json")
+    return json.dumps({**content, "checksum": _checksum(type(facts), content)}, indent=1).encode()
+
+
+def _opened(schema: type[C], sealed: bytes) -> C:
+    """What `_sealed` made; `ValueError` if it is damaged. Older releases wrote no checksum."""
+    content = json.loads(sealed)
+    if isinstance(content, dict) and content.pop("checksum", None) not in (None, _checksum(schema, content)):
+        raise ValueError("the checksum does not match")
+    return schema.model_validate(content)
+
+
+def _checksum(schema: type[Config], content: dict[str, Any]) -> str:
+    """Covers the fields of `schema`: other versions may write more."""
+    return sha256_bytes(json.dumps([content.get(name) for name in schema.model_fields]).encode())[:16]
 
 
 def _patiently(read: Callable[[], R]) -> R:

@@ -10,21 +10,16 @@ before it writes. The clocks of two machines are never compared: a lease is stal
 """
 
 import contextlib
-import os
 import re
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from pydantic import ConfigDict, NonNegativeInt, ValidationError
-
+from esvit.checkpoints.writer import Writer
 from pipeline import waiting
-from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.store import MissingObjectError, Store, StoreError
 
@@ -41,63 +36,13 @@ class OutputLostError(UserError):
     """Another run has taken this place over."""
 
 
-class Writer(Config):
-    """A run that writes, or wrote, into a place.
-
-    Attributes:
-        run: Random name of one start of a run.
-        host, pid: Where its main rank runs.
-        kernel: The boot of the machine, and the space of its process ids; empty if unknown.
-        started: When the process started, in the kernel's ticks.
-        renewed: Time of the last renewal, by the writer's clock.
-        renewals: Number of renewals.
-        released: Whether the run has ended and let go of the place.
-    """
-
-    model_config = ConfigDict(extra="ignore")  # other versions may write more
-
-    run: str
-    host: str
-    pid: NonNegativeInt
-    kernel: str
-    started: str
-    renewed: datetime
-    renewals: NonNegativeInt = 0
-    released: bool = False
-
-    @classmethod
-    def here(cls) -> "Writer":
-        """This process."""
-        pid = os.getpid()
-        return cls(
-            run=uuid.uuid4().hex,
-            host=socket.gethostname(),
-            pid=pid,
-            kernel=_kernel(),
-            started=_started(pid),
-            renewed=datetime.now(UTC),
-        )
-
-    @property
-    def is_here(self) -> bool:
-        """Whether its process would be seen from here if it were alive."""
-        return bool(self.kernel) and self.kernel == _kernel()
-
-    @property
-    def is_dead(self) -> bool:
-        """Whether its process has surely ended. False for another machine or container, which cannot be seen."""
-        return self.is_here and _started(self.pid) != self.started
-
-    def __str__(self) -> str:
-        return f"the run on {self.host} (process {self.pid})"
-
-
 class Lease:
     """The lease on one place. It is renewed by a thread of its own from `take` to `release`."""
 
     def __init__(self, store: Store, renew_s: float = 5.0, stale_s: float = 30.0) -> None:
         self._store, self._renew_s, self._stale_s = store, renew_s, stale_s
         self._epoch, self._writer = 0, Writer.here()
+        self._silent: bytes | None = None  # the record of a holder that gave no sign of life
         self._renewed_s = 0.0
         self._lost: OutputLostError | None = None
         self._lock = threading.Lock()  # one request on our own record at a time
@@ -112,10 +57,7 @@ class Lease:
             StoreError: the place cannot be read or written.
         """
         while True:
-            epoch = self._newest()
-            if epoch:
-                self._refuse_if_alive(epoch, say)
-            self._epoch = epoch + 1
+            self._epoch = self.wait_until_free(say) + 1
             # A conflict may be our own first try, whose answer was lost. A store that overwrites in spite of the
             # condition has the record of the last one: so what counts is what can be read.
             self._store.put_new(_name(self._epoch), self._record())
@@ -123,6 +65,12 @@ class Lease:
                 break
         self._renewed_s = time.monotonic()
         self._thread.start()
+
+    def wait_until_free(self, say: Callable[[str], None]) -> int:
+        """The epoch of the last holder, 0 in a new place, once it is free. Raises as `take`; writes nothing."""
+        if epoch := self._newest():
+            self._refuse_if_alive(epoch, say)
+        return epoch
 
     def check(self) -> None:
         """Ask the place whether this run still holds it. Call this before each write.
@@ -168,8 +116,8 @@ class Lease:
     def _refuse_if_alive(self, epoch: int, say: Callable[[str], None]) -> None:
         """Return once the place is free."""
         record = self._store.read(_name(epoch))
-        writer = _parsed(record)
-        if writer and (writer.released or writer.is_dead):
+        writer = Writer.parsed(record)
+        if record == self._silent or (writer and (writer.released or writer.is_dead)):
             return
         silent_s = (datetime.now(UTC) - writer.renewed).total_seconds() if writer and writer.is_here else None
         if silent_s is None or silent_s > 2 * self._renew_s:
@@ -178,8 +126,9 @@ class Lease:
                 changed = self._watch(epoch, record)
             if changed is None:
                 say("it gives no sign of life: this run takes over")
+                self._silent = record
                 return
-            writer, silent_s = _parsed(changed), 0.0
+            writer, silent_s = Writer.parsed(changed), 0.0
             if writer and writer.released:
                 return
         raise OutputHeldError(
@@ -225,7 +174,7 @@ class Lease:
             self._raise_if_lost()
             newest = self._newest()
             if newest != self._epoch or not self._is_ours(newest):
-                writer = _parsed(self._store.read(_name(newest))) if newest else None
+                writer = Writer.parsed(self._store.read(_name(newest))) if newest else None
                 self._lost = OutputLostError(
                     f"{writer or 'another run'} has taken over {self._store.url}; this run ends and writes nothing more"
                 )
@@ -236,11 +185,11 @@ class Lease:
             raise self._lost
 
     def _is_ours(self, epoch: int) -> bool:
-        """Whether the record is ours. One answer with a wrong byte must not end a run: only a second one is believed."""
+        """Whether the record is ours. A wrong byte in one answer must end no run: only a second answer is believed."""
 
         def is_ours() -> bool:
             try:
-                writer = _parsed(self._store.read(_name(epoch)))
+                writer = Writer.parsed(self._store.read(_name(epoch)))
             except MissingObjectError:
                 return False
             return writer is not None and writer.run == self._writer.run
@@ -263,8 +212,11 @@ class RunLeases:
         self._taken = False
 
     def take(self, say: Callable[[str], None]) -> None:
-        """Take both; first that of the checkpoints, whose store may refuse to be written. Raises as `Lease.take`."""
-        for lease in dict.fromkeys((self._checkpoints, self._output)):
+        """Take both, or write nothing. Raises as `Lease.take`."""
+        both = tuple(dict.fromkeys((self._checkpoints, self._output)))  # first the one whose store may refuse writes
+        for lease in both:
+            lease.wait_until_free(say)
+        for lease in both:
             lease.take(say)
         self._taken = True
 
@@ -294,28 +246,3 @@ def _place(store: Store) -> str | Path:
 
 def _name(epoch: int) -> str:
     return f"{FOLDER}{epoch:08d}.json"
-
-
-def _parsed(record: bytes) -> Writer | None:
-    """The writer in a record; None for a damaged record."""
-    try:
-        return Writer.model_validate_json(record)
-    except ValidationError:
-        return None
-
-
-def _kernel() -> str:
-    """The boot of this machine and the space of our process ids; empty where Linux does not tell."""
-    try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """When this process started, in ticks since the boot; empty if there is none, or only its remains."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from esvit.checkpoints import files, lease
-from esvit.checkpoints.files import CheckpointError, Latest, name_of, note_of
+from esvit.checkpoints.files import CheckpointError, name_of, note_of
 from pipeline.store import Store
 
 _RECORDS = ("log.jsonl", "samples-rank-*.jsonl")
@@ -101,18 +101,17 @@ def refuse_start_over(store: Store, output: Path, first_step: int) -> None:
 
 
 def set_aside(store: Store, found: Found, say: Callable[[str], None]) -> None:
-    """Move the damaged checkpoints to `damaged/`, so that they are not overwritten when the run comes to their steps."""
+    """Move the damaged checkpoints to `damaged/`: the run will write others of the same names."""
     if not found.damaged:
         return
     for name in found.damaged:
         for part in filter(store.exists, (note_of(name), name)):
             source = store.local_path(part) or store.read(part)
-            places = (f"damaged/{part}{suffix}" for suffix in itertools.chain([""], map(".{}".format, itertools.count(2))))
+            places = (f"damaged/{part}" + f".{number}" * (number > 1) for number in itertools.count(1))
             place = next(place for place in places if store.put_new(place, source))
             store.delete(part)
             say(f"moved {store.url}/{part} to {place}")
-    step = found.saved["step"]
-    store.put(files.LATEST, Latest(step=step).model_dump_json().encode())
+    files.put_latest(store, found.saved["step"])
 
 
 def _candidates(store: Store) -> list[str]:

@@ -68,7 +68,7 @@ def digest_of(saved: dict[str, Any]) -> str:
 def _add(digest: "hashlib.blake2b", value: Any) -> None:
     if isinstance(value, torch.Tensor):
         digest.update(f"{value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             digest.update(f"{key}:".encode())

@@ -1,7 +1,7 @@
 """Start a run: first every check that can refuse the run, on all ranks; only then the first file is written.
 
-The checks: data, batch and ranks, networks, metrics port, output folder, checkpoints, what the ranks have read. The first
-file is the lease of the run on its places.
+The checks: data, batch and ranks, networks, metrics port, output folder, what the ranks have read, checkpoints. The
+first file is the lease of the run on its places.
 """
 
 import os

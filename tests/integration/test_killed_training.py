@@ -5,7 +5,6 @@ ESVIT_KILLS=10 ESVIT_EPOCHS=50 pytest tests/integration/test_killed_training.py 
 
 import os
 import random
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -69,7 +68,10 @@ def test_killed_anywhere_a_run_ends_with_the_losses_of_an_uninterrupted_one(shar
 
 
 def _run_and_kill(command: list[str], output: Path, goal: float, inside_a_write: bool) -> None:
-    """Kill all ranks once the log is past step `goal`: at once, or while a checkpoint is being written."""
+    """Kill the run once the log is past step `goal`: at once, or while a checkpoint is being written.
+
+    Of a run of several ranks only torchrun is killed; they end with it.
+    """
     log = output / "log.jsonl"
     run = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 120
@@ -80,9 +82,20 @@ def _run_and_kill(command: list[str], output: Path, goal: float, inside_a_write:
             break
         time.sleep(0.0005)
     assert run.poll() is None, "the run ended before it was killed"
-    for process in (*_children(run.pid), run.pid):
-        os.kill(process, signal.SIGKILL)
+    ranks = _children(run.pid)
+    run.kill()
     run.wait()
+    deadline_s = time.monotonic() + 10
+    while any(map(_is_alive, ranks)):
+        assert time.monotonic() < deadline_s, "a rank outlives its torchrun"
+        time.sleep(0.01)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _children(launcher: int) -> list[int]:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-RANK = "from esvit.launcher import end_with_launcher as end; end(); print('up', flush=True); import time; time.sleep(60)"
+RANK = (
+    "from esvit.launcher import end_with_launcher as end; end(); print('up', flush=True); import time; time.sleep(60)"
+)
 # A parent that starts a rank, says its pid and dies of SIGKILL once the rank is up.
 LAUNCHER = f"""
 import os, signal, subprocess, sys

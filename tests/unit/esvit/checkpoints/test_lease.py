@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from esvit.checkpoints import lease as module
-from esvit.checkpoints.lease import Lease, OutputHeldError, OutputLostError, Writer
+from esvit.checkpoints import writer
+from esvit.checkpoints.lease import Lease, OutputHeldError, OutputLostError
+from esvit.checkpoints.writer import Writer
 from pipeline.store import Store, StoreError
 
 RENEW_S, STALE_S = 0.04, 0.3
@@ -35,7 +36,7 @@ def new_lease(tmp_path: Path) -> Iterator[NewLease]:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, this process is on another machine."""
-    return lambda: monkeypatch.setattr(module, "_kernel", lambda: "another machine")
+    return lambda: monkeypatch.setattr(writer, "_kernel", lambda: "another machine")
 
 
 def say(_: str) -> None:
@@ -55,7 +56,9 @@ def epochs(folder: Path) -> list[str]:
 def test_a_second_run_is_refused_at_once_while_the_first_lives(new_lease: NewLease, tmp_path: Path) -> None:
     new_lease().take(say)
     began_s = time.monotonic()
-    with pytest.raises(OutputHeldError, match=r"/run is in use by the run on .* \(process \d+\), whose last sign of life"):
+    with pytest.raises(
+        OutputHeldError, match=r"/run is in use by the run on .* \(process \d+\), whose last sign of life"
+    ):
         new_lease(stale_s=60).take(say)
     assert time.monotonic() - began_s < 1
     assert epochs(tmp_path / "run") == ["00000001"]
@@ -82,8 +85,11 @@ def test_a_silent_run_loses_its_place_and_finds_out(
     elsewhere()
     second, said = new_lease(), list[str]()
     began_s = time.monotonic()
-    second.take(said.append)
+    second.wait_until_free(said.append)
     assert time.monotonic() - began_s > STALE_S and "takes over" in said[-1]
+    assert epochs(tmp_path / "run") == ["00000001"]
+    second.take(said.append)
+    assert len(said) == 2  # it is not watched again
     assert epochs(tmp_path / "run") == ["00000001", "00000002"]
     record = (tmp_path / "run/writers/00000001.json").read_bytes()
     for ask in (first.check, first.check_soon, first._renew, first.check):
@@ -115,7 +121,8 @@ def test_the_renewing_thread_finds_out_by_itself(new_lease: NewLease, tmp_path: 
 
 
 def test_a_killed_run_on_this_machine_leaves_its_place_at_once(new_lease: NewLease, tmp_path: Path) -> None:
-    code = f"from esvit.checkpoints.lease import *; Lease(Store({str(tmp_path / 'run')!r})).take(print); os.kill(os.getpid(), 9)"
+    take = f"Lease(Store({str(tmp_path / 'run')!r})).take(print)"
+    code = f"import os; from esvit.checkpoints.lease import *; {take}; os.kill(os.getpid(), 9)"
     killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[4], timeout=60)
     assert killed.returncode == -9
     began_s = time.monotonic()
@@ -199,7 +206,9 @@ def faulty(tmp_path: Path) -> FaultyStore:
     return FaultyStore(tmp_path / "run")
 
 
-def test_a_first_try_whose_answer_is_lost_still_counts(new_lease: NewLease, faulty: FaultyStore, tmp_path: Path) -> None:
+def test_a_first_try_whose_answer_is_lost_still_counts(
+    new_lease: NewLease, faulty: FaultyStore, tmp_path: Path
+) -> None:
     faulty.fault = "loses the answer"
     new_lease(faulty).take(say)
     assert epochs(tmp_path / "run") == ["00000001"]
