@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from esvit.launcher import end_with_launcher
@@ -134,12 +135,24 @@ def world(device: str) -> Iterator[World]:
     end_with_launcher()
     here = place(device)
     if here.size > 1:
-        dist.init_process_group("nccl" if here.device.type == "cuda" else "gloo")
+        _join("nccl" if here.device.type == "cuda" else "gloo")
     try:
         yield here
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Join the process group that torchrun describes.
+
+    When torchrun restarts its ranks, it may keep its store. Gloo would find the addresses of the dead ranks there, so each
+    start has names of its own. Only with a single node do all ranks know the same number of restarts.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def place(device: str) -> World:
