@@ -9,7 +9,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, rendezvous
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from esvit.launcher import end_with_launcher
@@ -146,8 +147,8 @@ def world(device: str) -> Iterator[World]:
 def _join(backend: str) -> None:
     """Join the process group that torchrun describes.
 
-    When torchrun restarts its ranks, it may keep its store. Gloo would find the addresses of the dead ranks there, so each
-    start has names of its own. Only with a single node do all ranks know the same number of restarts.
+    When torchrun restarts its ranks, it may keep its store. Gloo would find the addresses of the dead ranks there, so
+    each start has names of its own. Only with a single node do all ranks know the same number of restarts.
     """
     store, rank, size = next(rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":

@@ -63,7 +63,7 @@ def to_resume(store: Store, say: Callable[[str], None]) -> Found | None:
     if found and found.damaged and (len(found.damaged) > 1 or found.saved["step"] == 0):
         raise CheckpointError(
             f"{len(found.damaged)} of the checkpoints in {store.url} cannot be read, the newest is {found.damaged[0]}; "
-            f"copy the right files there, or move the damaged ones away to go on from {found.name}"
+            f"copy the right files there, or move the damaged ones and {files.LATEST} away to go on from {found.name}"
         )
     return found
 
@@ -91,7 +91,7 @@ def refuse_start_over(store: Store, output: Path, first_step: int) -> None:
     """
     first = name_of(first_step)
     found = [f"{store.url}/{name}" for name in store.list() if name != first and not name.startswith(lease.FOLDER)]
-    found += [str(path) for pattern in _RECORDS for path in sorted(output.glob(pattern))]
+    found += [str(path) for pattern in _RECORDS for path in sorted(output.glob(pattern)) if path.is_file()]
     if found:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise CheckpointError(

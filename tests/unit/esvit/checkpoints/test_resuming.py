@@ -143,7 +143,7 @@ def test_a_run_does_not_go_back_to_its_beginning(tmp_path: Path) -> None:
     store = write(tmp_path, 0, 10)
     (tmp_path / "step-00000010.json").unlink()
     with pytest.raises(
-        CheckpointError, match=r"cannot be read.*move the damaged ones away to go on from step-00000000"
+        CheckpointError, match=r"the damaged ones and latest\.json away to go on from step-00000000"
     ):
         resuming.to_resume(store, say)
     (tmp_path / "step-00000010.pt").unlink()
