@@ -22,12 +22,14 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
-# On all cores, a file at a time on one of them; then what measures wall-clock time, by itself. CI adds coverage.
+# On all cores, a file at a time on one of them; in the order of the folders, where the long files of tests/integration
+# come first. Then what measures wall-clock time, by itself. CI adds coverage.
 COVERAGE := $(if $(CI),--cov --cov-append --cov-report=)
 
 test: setup
 	rm -f .coverage
-	$(BIN)/python -m pytest -m 'not acceptance and not alone' --numprocesses auto --dist loadfile $(COVERAGE)
+	$(BIN)/python -m pytest -m 'not acceptance and not alone' --numprocesses auto --dist loadfile \
+	  --no-loadscope-reorder $(COVERAGE)
 	$(BIN)/python -m pytest -m 'alone and not acceptance' $(COVERAGE)
 	$(if $(CI),$(BIN)/coverage report)
 

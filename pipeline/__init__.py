@@ -6,17 +6,18 @@ change. A name is imported when it is first used, so `import pipeline` is fast a
 The way of a sample
 -------------------
 
-1. **A data set** is a folder or a place in an object store: `manifest.json`, tar shards, and an index per shard
-   (`format`). The manifest names every file with its SHA-256, and is the identity of the data set. A sample has a
-   number, its id: its place in the shards, one after the other.
+1. **A data set** is a folder or a place in an object store: a manifest, tar shards, and an index per shard (`format`).
+   The manifest has the digest of every file, and is the identity of the data set. The index has a checksum of every
+   image. A sample has a number, its id: its place in the shards, one after the other.
 2. **The order** (`order`) is a function: (seed, epoch, step) to the ids of the global batch. Each rank takes its slice
    of that batch. So the samples of a step are the same with any number of ranks, and a position in a run is one
    integer. Several data sets with weights are one order (`order.mixture`).
 3. **Shards are fetched before they are needed** (`shards.window`), since the order is known. `store` fetches them in
-   parallel parts, with retries and hedged requests. `shards.cache` verifies shards and keeps them on the local disk,
-   which the ranks of a node share. It evicts the shard that is needed last. Where the disk is too small,
+   parallel parts, with retries and hedged requests. `shards.cache` keeps them on the local disk, which the
+   ranks of a node share. It evicts the shard that is needed last. Where the disk is too small,
    `shards.remote` reads single images by range.
-4. **The stream** (`stream`) reads the encoded images of each step a few steps ahead, and yields an `EncodedBatch`. Its
+4. **The stream** (`stream`) reads and verifies the encoded images of each step a few steps ahead, and yields an
+   `EncodedBatch`. Its
    state is the position and the identity of the order: data set, seed, batch size and mixing. A stream of another
    order refuses the state.
 5. **The plan** (`augment.plan`) draws every random choice of every view: windows, flips, colours, blurs. Each number is
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from pipeline.order import OrderConfig, OrderError
     from pipeline.shards.cache import CacheConfig
     from pipeline.shards.interface import CacheError
+    from pipeline.shards.samples import DamagedShardError
     from pipeline.store import MissingObjectError, ReplacedObjectError, StoreError
     from pipeline.stream import SampleStream, Source, StreamConfig, open_sequential_stream, open_training_stream
     from pipeline.stream.bad_samples import TooManyBadSamples
@@ -62,6 +64,7 @@ __all__ = [
     "CenterCropConfig",
     "ColourJitter",
     "ConfigError",
+    "DamagedShardError",
     "DataConfig",
     "EncodedBatch",
     "ExecutorError",
@@ -112,6 +115,7 @@ _HOMES = {
     "order": ("OrderConfig", "OrderError"),
     "shards.cache": ("CacheConfig",),
     "shards.interface": ("CacheError",),
+    "shards.samples": ("DamagedShardError",),
     "store": ("MissingObjectError", "ReplacedObjectError", "StoreError"),
     "stream": ("SampleStream", "Source", "StreamConfig", "open_sequential_stream", "open_training_stream"),
     "library.webdataset_stage": ("WebdatasetSource",),

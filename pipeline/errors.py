@@ -13,10 +13,12 @@ sentence that names the thing and says what to do. Each room derives its own cla
     │   ├── MissingObjectError      there is no such object, or no data set
     │   ├── ReplacedObjectError     an object changed while it was read
     │   └── ScratchError            the shard builder's folder for temporary files
-    ├── ManifestError               the manifest is garbled, of another version, or contradicts itself
+    ├── ManifestError               the manifest is of another version, or contradicts itself
+    │   └── DamagedManifestError    the manifest does not have its checksum
     ├── ShardIndexError             an index does not match the manifest
     ├── TarError                    a tar is truncated, or does not have our layout
     ├── CacheError                  a shard does not match the manifest, or the local disk cannot hold it
+    ├── DamagedShardError           the bytes of a sample are not those that were built
     │                               -- the order, and loops --
     ├── OrderError                  batch, lanes, ranks and data do not fit; or a state belongs to another order
     ├── IterationError              a loop would lose or repeat samples
@@ -58,7 +60,7 @@ sentence that names the thing and says what to do. Each room derives its own cla
     ├── PublishError                the destination holds other shards
     ├── BuildError                  a build cannot be finished
     ├── DemoError                   `make demo` cannot run
-    └── StateError, StatsError, DryRunError, CopyError, ShowError, BenchError   one command cannot run
+    └── StateError, StatsError, DryRunError, CopyError, UpgradeError, ShowError, BenchError   one command cannot run
 """
 
 

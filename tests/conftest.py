@@ -35,8 +35,12 @@ def smooth_image(rng: np.random.Generator, height: int, width: int) -> Image.Ima
 @pytest.fixture
 def tiny_image_folder(tmp_path: Path) -> Path:
     """`<folder>/train/<class>/<file>`: 3 classes of 12 JPEGs of many sizes, one grayscale, and one PNG."""
+    return write_tiny_images(tmp_path / "tiny")
+
+
+def write_tiny_images(root: Path) -> Path:
+    """The images of `tiny_image_folder`, in `root`."""
     rng = np.random.default_rng(0)
-    root = tmp_path / "tiny"
     for name in ("ant", "bee", "cat"):
         folder = root / "train" / name
         folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
     pipeline-bench crops s3://bucket/in1k/train --executor original,cpu,dali      images per second of executors
     pipeline-bench stream s3://bucket/in1k/train                                  the stream against its upper bound
+    pipeline-bench first shards/photos                                            the first epoch of a new process
     pipeline-bench shuffle s3://bucket/in1k/train                                 how well the order mixes
     pipeline-bench soak s3://bucket/in1k/train --seconds 900                      memory and open files over time
     pipeline-bench clients s3://bucket/in1k/train                                 speed of S3 clients
@@ -14,7 +15,6 @@ import importlib
 import re
 
 from pipeline.console.command import (
-    CACHE_DIR,
     DEVICES,
     CommandParser,
     Commands,
@@ -59,6 +59,7 @@ def _parse() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_crops(commands)
     _add_stream(commands)
+    _add_first(commands)
     _add_shuffle(commands)
     _add_soak(commands)
     _add_clients(commands)
@@ -96,6 +97,16 @@ def _add_stream(commands: Commands) -> None:
     _add_own_cache(command)
 
 
+def _add_first(commands: Commands) -> None:
+    command = _add(commands, "first", "measure the first epoch of a new process from the local disk, beside LitData")
+    _add_batch_size(command, 64)
+    command.add_argument("--num-threads", type=num_at_once, default=2, metavar="N", help="threads of the stream")
+    _add_rounds(command)
+    command.add_argument(
+        "--temporary-dir", type=path, metavar="DIR", help="where LitData's copy is written (default: $TMPDIR)"
+    )
+
+
 def _add_shuffle(commands: Commands) -> None:
     command = _add(commands, "shuffle", "measure how well the order mixes, compared with a full permutation")
     command.add_argument(
@@ -105,9 +116,6 @@ def _add_shuffle(commands: Commands) -> None:
         "--order", type=_orders, default=[], metavar="LANESxBLOCK,...", help="other orders to measure, as 8x16,4x4"
     )
     command.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the order and of the permutations")
-    command.add_argument(
-        "--cache-dir", type=not_empty, default=CACHE_DIR, metavar="DIR", help="where the shards are kept"
-    )
 
 
 def _add_soak(commands: Commands) -> None:

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from pipeline.bench.report import Rows, print_table
 from pipeline.console.command import write_json
 from pipeline.errors import UserError
+from pipeline.format.index import INDEX_DTYPE
 from pipeline.order import OrderConfig, SampleOrder
-from pipeline.shards.cache import CacheConfig, ShardCache
+from pipeline.order.lanes import ShardSizes
 from pipeline.shards.data_sets import read_manifest
+from pipeline.shards.remote import RemoteShards
 from pipeline.store import Store
 
 _PERMUTATIONS = 8
@@ -51,7 +53,7 @@ def epoch(order: SampleOrder) -> Ints:
     return np.concatenate([order.batch(0, step) for step in range(order.num_steps)])
 
 
-def mixing(sizes: list[int], labels: Ints, batch_size: int, configs: dict[str, OrderConfig], seed: int = 0) -> Rows:
+def mixing(sizes: ShardSizes, labels: Ints, batch_size: int, configs: dict[str, OrderConfig], seed: int = 0) -> Rows:
     """Ratios of each order to the mean of several uniform permutations.
 
     Raises:
@@ -83,20 +85,20 @@ def _ratio(value: float, expected: float) -> float | None:
     return None if value else 1.0
 
 
-def _labels(url: str, cache_dir: str) -> tuple[list[int], Ints]:
+def _labels(url: str) -> tuple[Ints, Ints]:
     store = Store(url)
     manifest = read_manifest(store)
-    cache = ShardCache(store, manifest, CacheConfig(folder=cache_dir))
-    labels = [np.asarray(cache.shard(i).index["label"], dtype=np.int64) for i in range(len(manifest.shards))]
+    shards = RemoteShards(store, manifest)  # fetches the indexes only
+    labels = [shards.shard(i).rows.view(INDEX_DTYPE)["label"].astype(np.int64) for i in range(shards.num_shards)]
     joined = np.concatenate(labels)
     if joined.min() < 0:
         raise UserError(f"{url} does not have one label per image, but this measures how labels mix")
-    return [entry.num_samples for entry in manifest.shards], joined
+    return manifest.shards.num_samples, joined
 
 
 def run(arguments: argparse.Namespace) -> None:
     """The command, from its flags to its report."""
-    sizes, labels = _labels(arguments.url, arguments.cache_dir)
+    sizes, labels = _labels(arguments.url)
     others = {f"{lanes} x {block}": OrderConfig(lanes=lanes, block_shards=block) for lanes, block in arguments.order}
     configs = {"default": OrderConfig(), **others}
     rows = mixing(sizes, labels, arguments.batch_size, configs, arguments.seed)

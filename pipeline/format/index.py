@@ -1,9 +1,9 @@
-"""The index of a shard: where each image lies in the tar, its label and its size in pixels.
+"""The index of a shard: where each image lies in the tar, its checksum, its label and its size in pixels.
 
-One row per sample, in the order of the tar, stored as a `.npy` file that readers map into memory.
+One row per sample, in the order of the tar. The manifest has the digest of the index, and the index has a checksum of
+every byte of its samples that a reader uses. So the tar needs no check of its own before use.
 """
 
-import io
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_bytes
-from pipeline.format.manifest import ShardEntry
+from pipeline.format.checksum import digest_bytes
+from pipeline.format.rows import RowsError, rows_from_bytes, rows_to_bytes
+from pipeline.format.shard_table import ShardEntry
 
 INDEX_DTYPE = np.dtype(
     [
         ("offset", "<u8"),  # first byte of the image inside the tar
+        ("checksum", "<u8"),  # XXH3-64 of the encoded image
+        ("head_checksum", "<u8"),  # XXH3-64 of the sample's bytes before its image: headers, label, metadata
         ("size", "<u4"),  # bytes of the encoded image
         ("label", "<i4"),  # position in the manifest's classes, or MULTI_LABEL, or UNLABELLED
         ("height", "<u4"),  # pixels as stored, before any EXIF rotation
@@ -32,8 +35,6 @@ MULTI_LABEL = -1
 """The sample has any number of labels; they are in the tar only."""
 UNLABELLED = -2
 """The sample has no label, since the data set is unlabelled. Then the manifest has no classes."""
-
-_MAGIC = b"\x93NUMPY\x01\x00"  # of version 1.0; then follow two bytes with the length of the header, and the header
 
 Index = NDArray[Any]
 """A one-dimensional array of `INDEX_DTYPE`."""
@@ -52,44 +53,28 @@ def ends(index: Index) -> NDArray[np.int64]:
 
 def index_to_bytes(index: Index) -> bytes:
     """The content of an index file."""
-    assert index.dtype == INDEX_DTYPE and index.ndim == 1
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, index, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
+    assert index.dtype == INDEX_DTYPE
+    return rows_to_bytes(index)
 
 
 def load_index(path: str | Path, entry: ShardEntry) -> Index:
-    """Check an index file against its manifest entry and map it into memory. Thread-safe.
+    """Read an index file and check it against its manifest entry. Thread-safe.
 
     Raises:
-        ShardIndexError: the file is missing, or its hash, row type or row count is wrong.
+        ShardIndexError: the file is missing, or its digest, row type or row count is wrong.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
         raise ShardIndexError(f"cannot read index {path}: {error.strerror or error}") from None
-    start = _first_row(content, entry, path)
-    return np.memmap(path, INDEX_DTYPE, "r", start, (entry.num_samples,))
+    return index_from_bytes(content, entry, str(path))
 
 
 def index_from_bytes(content: bytes, entry: ShardEntry, source: str) -> Index:
     """As `load_index`, from the content of an index file; `source` is its address, for messages."""
-    return np.frombuffer(content, INDEX_DTYPE, entry.num_samples, _first_row(content, entry, source))
-
-
-def _first_row(content: bytes, entry: ShardEntry, source: str | Path) -> int:
-    """Check the content of an index file; returns the byte where its rows begin.
-
-    Why not `np.load`: it parses the header with `ast`. In Python 3.11 `ast` sometimes fails when several threads use it
-    at once ("SystemError: AST constructor recursion depth mismatch"). A valid header here has one form only.
-    """
-    if sha256_bytes(content) != entry.index_sha256:
-        raise ShardIndexError(f"index {source} does not have the hash that the manifest records; fetch it again")
-    if not content.startswith(_MAGIC):
-        raise ShardIndexError(f"index {source} is not a NumPy array file; build the shards again")
-    start = len(_MAGIC) + 2 + int.from_bytes(content[len(_MAGIC) :][:2], "little")
-    header = f"{{'descr': {INDEX_DTYPE.descr!r}, 'fortran_order': False, 'shape': ({entry.num_samples},), }}"
-    num_bytes = start + entry.num_samples * INDEX_DTYPE.itemsize
-    if content[len(_MAGIC) + 2 : start].strip() != header.encode() or len(content) != num_bytes:
-        raise ShardIndexError(f"index {source} does not hold the {entry.num_samples} rows that the manifest records")
-    return start
+    if digest_bytes(content) != entry.index_digest:
+        raise ShardIndexError(f"index {source} does not have the digest that the manifest records; fetch it again")
+    try:
+        return rows_from_bytes(content, INDEX_DTYPE, entry.num_samples)
+    except RowsError as error:
+        raise ShardIndexError(f"index {source} {error}; build the shards again") from None

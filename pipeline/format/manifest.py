@@ -1,46 +1,34 @@
 """The manifest: the only file that links the shard builder and the trainer.
 
-It names every shard with its size and hash. It is written last: a destination without a manifest is unfinished. It
-holds no time, host or path, so the same input gives the same bytes. Its own hash identifies the data set.
+It has two files. `manifest.json` is the head: a few fields, and the digest of the other file. `shards.npy` names every
+shard with its size and digests (`shard_table`). The head is written last: a destination without it is unfinished. Both
+hold no time, host or path, so the same input gives the same bytes. The head has a checksum of its own content, which
+identifies the data set.
 """
 
 import json
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_bytes
+from pipeline.format.checksum import Readable, digest_bytes
+from pipeline.format.rows import RowsError
+from pipeline.format.shard_table import TABLE_NAME, ShardTable
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class ManifestError(UserError):
-    """The manifest is garbled, has another version, or contradicts itself. The message names its source."""
+    """The manifest has another version, is not valid, or contradicts itself. The message names its source."""
 
 
-class ShardEntry(Config):
-    """One shard: a tar file and its index."""
-
-    name: str
-    """For example "train-000000"; file names are this name and a suffix."""
-    num_bytes: PositiveInt
-    """Size of the tar file."""
-    num_samples: PositiveInt
-    sha256: str
-    """Hash of the tar file, in hex."""
-    index_sha256: str
-
-    @property
-    def tar_name(self) -> str:
-        return f"{self.name}.tar"
-
-    @property
-    def index_name(self) -> str:
-        return f"{self.name}.index.npy"
+class DamagedManifestError(ManifestError):
+    """The content of a manifest does not have its checksum. Perhaps it was damaged on the way: read it once more."""
 
 
 class Spread(Config):
@@ -52,14 +40,14 @@ class Spread(Config):
 
 
 class Manifest(Config):
-    """The content of `manifest.json`; labels are positions in `classes`."""
+    """The head of a data set, and its `shards`; labels are positions in `classes`."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     dataset: str
     split: str
     classes: tuple[str, ...]
     """Empty where the data set is unlabelled."""
-    shards: tuple[ShardEntry, ...]
+    shards: InstanceOf[ShardTable]
     num_samples: PositiveInt
     num_bytes: PositiveInt
     """Sum over the tar files."""
@@ -78,46 +66,81 @@ class Manifest(Config):
     @model_validator(mode="after")
     def _totals_add_up(self) -> Self:
         for field in ("num_samples", "num_bytes"):
-            total = sum(getattr(shard, field) for shard in self.shards)
+            total = int(getattr(self.shards, field).sum())
             if total != getattr(self, field):
                 raise ValueError(f"{field} is {getattr(self, field)}, but the shards add up to {total}")
-        if len({shard.name for shard in self.shards}) != len(self.shards):
+        if self.shards.has_repeated_names:
             raise ValueError("two shards have the same name")
         return self
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON: equal manifests give equal bytes."""
-        content = self.model_dump(mode="json")
-        if not self.left_out:  # older manifests lack this field, and the digest of a data set must never change
-            del content["left_out"]
-        return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
+        """The head as canonical JSON: equal manifests give equal bytes."""
+        return _canonical({**self._content, "checksum": self.digest})
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of `to_bytes()`: the identity of the data set."""
-        return sha256_bytes(self.to_bytes())
+        """BLAKE3 of the head: the identity of the data set."""
+        return digest_bytes(_canonical(self._content))
+
+    @property
+    def _content(self) -> dict[str, Any]:
+        table = {"num_shards": len(self.shards), "shards_digest": self.shards.digest}
+        return {**self.model_dump(mode="json", exclude={"shards"}), **table}
 
     @classmethod
-    def from_bytes(cls, data: bytes, source: str) -> Self:
-        """Parse and check a manifest; `source` is its address, for messages.
+    def from_bytes(cls, head: bytes, read_table: Callable[[], Readable], source: str) -> Self:
+        """Parse and check a manifest; `source` is the address of its head, for messages.
+
+        `read_table` is called when the head is found sound.
 
         Raises:
-            ManifestError: it is not JSON, or has another schema version, an unknown or missing key, or wrong totals.
+            DamagedManifestError: the head does not have its checksum, or the table is not the one that the head names.
+            ManifestError: it has another schema version, an unknown or missing key, or wrong totals.
         """
+        content = _checked(head, source)
+        digest, num_shards = content.pop("shards_digest", None), content.pop("num_shards", None)
+        table = read_table()
+        if digest_bytes(table) != digest:
+            raise DamagedManifestError(f"{TABLE_NAME} beside {source} {_DAMAGED}")
+        if type(num_shards) is not int or num_shards < 1:
+            raise ManifestError(f"manifest {source} is not valid: 'num_shards' is {num_shards!r}")
         try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
-            raise ManifestError(f"manifest {source} is not JSON; build the shards again") from None
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise ManifestError(
-                f"manifest {source} has schema version {version!r}, but this program reads {SCHEMA_VERSION}; "
-                "build the shards again or use a matching release"
-            )
-        try:
-            return cls.model_validate(content)
+            return cls.model_validate({**content, "shards": ShardTable.from_bytes(table, num_shards, digest)})
+        except RowsError as error:
+            raise ManifestError(f"{TABLE_NAME} beside {source} {error}; build the shards again") from None
         except ValidationError as error:
             raise ManifestError(f"manifest {source} is not valid: {_first_fault(error)}") from None
+
+
+_DAMAGED = "does not have its checksum: it is damaged; copy the data set again, or build the shards again"
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _checked(head: bytes, source: str) -> dict[str, Any]:
+    """The fields of a head, without its checksum."""
+    try:
+        content = json.loads(head)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise DamagedManifestError(f"manifest {source} {_DAMAGED}")
+    version, checksum = content.get("schema_version"), content.pop("checksum", None)
+    if version == 1 and checksum is None:
+        raise ManifestError(
+            f"manifest {source} has format 1, which had no checksums per image; "
+            "run 'shard-builder upgrade' with the URL of the data set, or build the shards again"
+        )
+    if checksum != digest_bytes(_canonical(content)):
+        raise DamagedManifestError(f"manifest {source} {_DAMAGED}")
+    if version != SCHEMA_VERSION:
+        raise ManifestError(
+            f"manifest {source} has schema version {version!r}, but this program reads {SCHEMA_VERSION}; "
+            "build the shards again or use a matching release"
+        )
+    return content
 
 
 def _first_fault(error: ValidationError) -> str:

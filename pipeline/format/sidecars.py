@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.format.index import Index, ends
-from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.manifest import Manifest
+from pipeline.format.shard_table import ShardEntry
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 """The extensions of images in our shards; they follow from the content."""

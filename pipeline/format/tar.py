@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.format.checksum import HashingWriter
+from pipeline.format.checksum import DigestingWriter, checksum
 from pipeline.format.index import INDEX_DTYPE, MULTI_LABEL, UNLABELLED, Index
 from pipeline.format.sidecars import IMAGE_EXTENSIONS, Member, dali_index, dali_row
 
@@ -31,7 +31,6 @@ KEY_PATTERN = re.compile(r"[a-z0-9_-]{1,80}")
 _METADATA = "meta.json"
 _BEFORE_AN_IMAGE: tuple[list[str], ...] = ([], ["cls"], ["json"], [_METADATA], ["cls", _METADATA], ["json", _METADATA])
 _MAX_MEMBERS = 3
-HEADER_BYTES = tarfile.BLOCKSIZE
 _NAME_BYTES = 100  # the name field of a header; the name ends at the first zero byte
 _END_MARK = bytes(2 * tarfile.BLOCKSIZE)
 
@@ -76,13 +75,13 @@ class TarSample(NamedTuple):
 class ShardWriter:
     """Writes one shard from front to back, with one image in memory at a time.
 
-    After `close` (or the `with` block) `sha256`, `num_bytes`, `index` and `dali_index` describe the finished file.
+    After `close` (or the `with` block) `digest`, `num_bytes`, `index` and `dali_index` describe the finished file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 (closed by close)
-        self._hashing = HashingWriter(self._file)
-        self._rows: list[tuple[int, int, int, int, int, int]] = []
+        self._digesting = DigestingWriter(self._file)
+        self._rows: list[tuple[int, ...]] = []
         self._dali_rows = bytearray()
 
     def add(
@@ -98,29 +97,30 @@ class ShardWriter:
     ) -> None:
         """Append a sample: encoded image, size in pixels as stored, and EXIF orientation (1: none)."""
         assert KEY_PATTERN.fullmatch(key), key
-        members = []
+        before: list[tuple[str, bytes]] = []
         if isinstance(label, int):
-            members.append(self._write_member(f"{key}.cls", str(label).encode()))
+            before.append((f"{key}.cls", str(label).encode()))
         elif label is not None:
-            members.append(self._write_member(f"{key}.json", json.dumps({"labels": label}).encode()))
+            before.append((f"{key}.json", json.dumps({"labels": label}).encode()))
         if metadata:
-            members.append(self._write_member(f"{key}.{_METADATA}", metadata))
-        members.append(self._write_member(f"{key}.{ext}", image))
-        self._rows.append((members[-1].offset, len(image), index_label(label), height, width, orientation))
+            before.append((f"{key}.{_METADATA}", metadata))
+        head, members = bytearray(), list[Member]()
+        for name, content in before:
+            head += _header(name, len(content))
+            members.append(Member(name, self.num_bytes + len(head), len(content)))
+            head += content + _padding(content)
+        head += _header(f"{key}.{ext}", len(image))
+        members.append(Member(f"{key}.{ext}", self.num_bytes + len(head), len(image)))
+        for part in (head, image, _padding(image)):
+            self._digesting.write(part)
+        checksums = checksum(image), checksum(head)
+        self._rows.append((members[-1].offset, *checksums, len(image), index_label(label), height, width, orientation))
         self._dali_rows += dali_row(*members)
-
-    def _write_member(self, name: str, content: bytes) -> Member:
-        """Append one file to the tar."""
-        self._hashing.write(_header(name, len(content)))
-        member = Member(name, self._hashing.num_bytes, len(content))
-        self._hashing.write(content)
-        self._hashing.write(bytes(-len(content) % tarfile.BLOCKSIZE))
-        return member
 
     def close(self) -> None:
         """Write the end-of-archive mark, pad the last record and close the file."""
-        self._hashing.write(_END_MARK)
-        self._hashing.write(bytes(-self._hashing.num_bytes % tarfile.RECORDSIZE))
+        self._digesting.write(_END_MARK)
+        self._digesting.write(bytes(-self.num_bytes % tarfile.RECORDSIZE))
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -132,14 +132,14 @@ class ShardWriter:
         self.close()
 
     @property
-    def sha256(self) -> str:
-        """Hash of the tar file, in hex."""
-        return self._hashing.hexdigest
+    def digest(self) -> str:
+        """BLAKE3 of the tar file, in hex."""
+        return self._digesting.digest
 
     @property
     def num_bytes(self) -> int:
         """Size of the tar file."""
-        return self._hashing.num_bytes
+        return self._digesting.num_bytes
 
     @property
     def index(self) -> Index:
@@ -150,6 +150,10 @@ class ShardWriter:
     def dali_index(self) -> bytes:
         """The index that DALI needs beside the tar."""
         return dali_index(bytes(self._dali_rows), len(self._rows))
+
+
+def _padding(content: bytes) -> bytes:
+    return bytes(-len(content) % tarfile.BLOCKSIZE)
 
 
 def _header(name: str, num_bytes: int) -> bytes:
@@ -215,9 +219,9 @@ def parse_sample(data: bytes | memoryview, begin: int, shard: str) -> TarSample:
     return sample
 
 
-def parse_key(header: bytes | memoryview) -> str:
-    """The key of a sample, from the header of any of its members, `HEADER_BYTES` long."""
-    return str(bytes(header[:_NAME_BYTES]).partition(b".")[0], "ascii", "replace")
+def parse_key(head: bytes | memoryview) -> str:
+    """The key of a sample, from its first bytes: they are the header of a member."""
+    return str(bytes(head[:_NAME_BYTES]).partition(b".")[0], "ascii", "replace")
 
 
 class _Member(NamedTuple):

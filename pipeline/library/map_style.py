@@ -61,11 +61,11 @@ class Shards:
     """The samples of the data set at `url`: `shards[i]`, `len(shards)`, `for sample in shards`.
 
     It works as a map-style data set of torch, but needs no torch. It may be pickled and used by worker processes. Only
-    the samples that you ask for are read, by range. Indexes are verified, images are not: use `shard-builder verify`.
+    the samples that you ask for are read, by range. Every byte is verified.
 
     Raises:
         ManifestError, StoreError: there is no readable manifest. Reading a sample also raises `ShardIndexError` if an
-            index does not match the manifest, and `TarError` if a tar does not match its index.
+            index does not match the manifest, and `DamagedShardError` if bytes of a tar do not have their checksum.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -115,7 +115,7 @@ class Shards:
 
     def _new_reader(self) -> SampleReader:
         self._pid = os.getpid()
-        return SampleReader(RemoteShards(self._store, self.manifest), self.manifest.shards)
+        return SampleReader(RemoteShards(self._store, self.manifest), self.manifest.shards.num_samples)
 
     def _reader_here(self) -> SampleReader:
         """The reader of this process. After a fork it is new: the inherited one may hold a lock."""

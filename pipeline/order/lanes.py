@@ -28,6 +28,10 @@ from pipeline.philox import Domain, permutation
 _NO_BATCH = "a global batch of {} samples is too small; choose 1 or more"
 
 
+ShardSizes = Sequence[int] | NDArray[np.int64]
+"""Samples of each shard."""
+
+
 class OrderError(UserError):
     """Batch, lanes, world size and data set do not fit together, or a saved state belongs to another order."""
 
@@ -111,7 +115,7 @@ class Lanes:
     The id of a sample is its position in the manifest: shard by shard, 0..N-1.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], size: int, seed: int, config: OrderConfig) -> None:
+    def __init__(self, shard_sizes: ShardSizes, size: int, seed: int, config: OrderConfig) -> None:
         self._sizes = np.asarray(shard_sizes, dtype=np.int64)
         self.size, self._num_lanes, self._seed = size, config.lanes, seed
         self._shard_starts = np.concatenate([[0], np.cumsum(self._sizes)])
@@ -159,8 +163,8 @@ class Lanes:
 class SampleOrder(Order):
     """The training order of one data set: an epoch is a pass over it."""
 
-    def __init__(self, shard_sizes: Sequence[int], seed: int, global_batch: int, config: OrderConfig) -> None:
-        self.shard_sizes, self.num_samples = shard_sizes, sum(shard_sizes)
+    def __init__(self, shard_sizes: ShardSizes, seed: int, global_batch: int, config: OrderConfig) -> None:
+        self.shard_sizes, self.num_samples = shard_sizes, int(np.sum(shard_sizes))
         self.seed, self.global_batch, self.config = seed, global_batch, config
         check_batch(global_batch, self.num_samples, config)
         self.num_steps = self.num_samples // global_batch

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.order.lanes import Lanes, Order, OrderConfig, OrderError, check_batch
+from pipeline.order.lanes import Lanes, Order, OrderConfig, OrderError, ShardSizes, check_batch
 from pipeline.philox import Domain, words
 
 
@@ -31,7 +31,7 @@ class MixtureOrder(Order):
 
     def __init__(
         self,
-        data_sets: Sequence[Sequence[int]],
+        data_sets: Sequence[ShardSizes],
         weights: Sequence[float],
         seed: int,
         global_batch: int,
@@ -39,7 +39,7 @@ class MixtureOrder(Order):
     ) -> None:
         """`data_sets`: samples per shard of each data set. `weights`: above 0; only their ratios matter."""
         assert len(data_sets) == len(weights)
-        sizes = [sum(shard_sizes) for shard_sizes in data_sets]
+        sizes = [int(np.sum(shard_sizes)) for shard_sizes in data_sets]
         self.seed, self.global_batch, self.config = seed, global_batch, config
         check_batch(global_batch, sum(sizes), config)
         self.num_steps = sum(sizes) // global_batch

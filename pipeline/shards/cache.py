@@ -1,38 +1,39 @@
-"""Shards on local disk: downloaded once per node, verified before use, evicted when the disk budget is spent.
+"""Shards on local disk: downloaded once per node, evicted when the disk budget is spent.
 
 The ranks of a node share one directory. There is one lock file per shard, so that one rank downloads while the others
-wait. A shard becomes visible by an atomic rename, after its size and SHA-256 agree with the manifest.
+wait. A shard becomes visible by an atomic rename: its index after its digest agrees with the manifest, its tar after
+its size does, both after the disk has them. The images are verified when they are read: see `SampleReader`, which asks
+for a shard anew (`renewed`) if an image is damaged.
 
 A rank pins the shards that it needs soon: it holds a shared lock on the file, which the kernel drops when the process
-dies. Among the unpinned shards, the one released last is evicted first: an epoch reads every shard once, so the shard
-just released is needed last. A shard that is evicted while it is read stays readable, since its file is mapped.
-If the store is a local folder, nothing is copied: shards are verified in place.
+dies. If the store is a local folder, nothing is copied.
 """
 
-import contextlib
-import fcntl
+import errno
 import logging
 import os
+import resource
 import sys
 import threading
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import ByteSize, Field
 
 from pipeline import telemetry, waiting
 from pipeline.config import Config
 from pipeline.console.command import CACHE_DIR
-from pipeline.format.checksum import HashingWriter, sha256_file
-from pipeline.format.index import load_index
-from pipeline.format.manifest import Manifest, ShardEntry
-from pipeline.shards.interface import CacheError
-from pipeline.shards.mapped import MappedShard
+from pipeline.format.index import ShardIndexError, index_from_bytes
+from pipeline.format.manifest import Manifest
+from pipeline.format.shard_table import ShardEntry
+from pipeline.shards.disk_budget import DiskBudget, process_lock
+from pipeline.shards.interface import CacheError, OpenShard
+from pipeline.shards.shard_file import ShardFile
+from pipeline.shards.verified import read_verified
 from pipeline.store import ReplacedObjectError, Store
-
-_MAX_OPEN_SHARDS = 256
 
 _log = logging.getLogger(__name__)
 
@@ -49,32 +50,42 @@ class CacheConfig(Config):
     max_bytes: Annotated[ByteSize, Field(gt=0)] = ByteSize(100_000_000_000)
 
 
+def cache_folder(manifest: Manifest) -> str:
+    """The name of a data set's folder in the cache."""
+    return manifest.digest[:16]
+
+
 class ShardCache:
     """The shards of one manifest, opened on demand. Safe with many threads and many processes.
 
-    `config` matters for remote stores only. Its `max_bytes` is a soft limit: pinned shards, and the shard just fetched,
-    always stay. `is_full`: over budget, and every other shard is pinned.
+    `budget` matters for remote stores only. At most `max_open` shards are open beside those that are pinned.
     `is_stored`: images are on the local disk, so reading them sends no request.
     """
 
     is_stored = True
 
-    def __init__(self, store: Store, manifest: Manifest, config: CacheConfig) -> None:
-        self._store, self._manifest = store, manifest
-        self._directory = Path(config.folder).expanduser() / manifest.digest[:16]
+    def __init__(self, store: Store, manifest: Manifest, budget: DiskBudget, max_open: int) -> None:
+        self._store, self._manifest, self._budget, self._max_open = store, manifest, budget, max_open
+        self._directory = budget.root / cache_folder(manifest)
         self.num_shards = len(manifest.shards)
-        self._is_remote, self.is_full = store.local_path("") is None, False
-        self.max_bytes = config.max_bytes if self._is_remote else sys.maxsize
-        self._open: OrderedDict[int, MappedShard] = OrderedDict()
-        self._pinned: dict[int, MappedShard] = {}
+        self._is_remote = store.local_path("") is None
+        self.max_bytes = budget.max_bytes if self._is_remote else sys.maxsize
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._pinned: dict[int, ShardFile] = {}
         self._table_lock = threading.Lock()
-        self._shard_locks = [threading.Lock() for _ in manifest.shards]
+        self._shard_locks: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 
-    def shard(self, i: int) -> MappedShard:
-        """Shard `i`. Blocks until it is fetched and verified, unless it is cached.
+    @property
+    def is_full(self) -> bool:
+        """See `DiskBudget`."""
+        return self._budget.is_full
+
+    def shard(self, i: int) -> ShardFile:
+        """Shard `i`. Blocks until it is fetched, unless it is cached.
 
         Raises:
-            CacheError: its size or hash differs from the manifest, or the directory cannot be used.
+            CacheError: its size differs from the manifest, or the directory cannot be used.
+            ShardIndexError: its index differs from the manifest.
             StoreError: the store cannot be read, or the disk is full.
         """
         with self._table_lock:
@@ -83,16 +94,16 @@ class ShardCache:
             if i in self._open:
                 self._open.move_to_end(i)
                 return self._open[i]
-        with self._shard_locks[i]:
+        with self._lock_of(i):
             if i not in self._open:
                 shard = self._obtain(i)
                 self._unpin(shard)
                 return shard
         return self.shard(i)
 
-    def pin(self, i: int) -> MappedShard:
+    def pin(self, i: int) -> ShardFile:
         """As `shard`, but no process evicts the shard until this process calls `release`."""
-        with self._shard_locks[i]:
+        with self._lock_of(i):
             shard = self._open.get(i)
             if not shard or (self._is_remote and not shard.pin()):
                 shard = self._obtain(i)
@@ -103,159 +114,147 @@ class ShardCache:
         """Undo `pin`. Does nothing if the shard is not pinned."""
         if shard := self._pinned.pop(i, None):
             self._unpin(shard)
-            self.is_full = False
+            self._budget.is_full = False
+
+    def renewed(self, i: int, shard: OpenShard) -> ShardFile:
+        """Shard `i` once more, after bytes of `shard` did not have their checksum.
+
+        A copy of a remote shard is deleted and fetched again, unless another thread or process has done so. A shard in
+        a local store is opened again.
+        """
+        assert isinstance(shard, ShardFile)
+        with self._lock_of(i):
+            current = self._pinned.get(i) or self._open.get(i)
+            if current and current is not shard:
+                return current
+            fresh = self._obtain(i, damaged=shard)
+            if i in self._pinned:
+                self._pinned[i] = fresh
+            else:
+                self._unpin(fresh)
+            return fresh
 
     def num_bytes(self, shards: Iterable[int]) -> int:
         """Total size of these shards."""
-        return sum(self._manifest.shards[i].num_bytes for i in shards)
+        return int(self._manifest.shards.num_bytes[np.fromiter(shards, np.int64)].sum())
 
-    def _unpin(self, shard: MappedShard) -> None:
+    def url(self, i: int) -> str:
+        """The address of a tar, for messages."""
+        return f"{self._store.url}/{self._manifest.shards[i].tar_name}"
+
+    def _lock_of(self, i: int) -> threading.Lock:
+        with self._table_lock:
+            return self._shard_locks[i]
+
+    def _unpin(self, shard: ShardFile) -> None:
         if self._is_remote:
             shard.unpin()
 
-    def _obtain(self, i: int) -> MappedShard:
+    def _obtain(self, i: int, damaged: ShardFile | None = None) -> ShardFile:
         """Open and pin shard `i`, and add it to the table."""
-        shard = self._open_shard(self._manifest.shards[i])
+        shard = self._open_shard(self._manifest.shards[i], damaged)
         with self._table_lock:
             self._open[i] = shard
-            if len(self._open) > _MAX_OPEN_SHARDS:
+            self._open.move_to_end(i)
+            if len(self._open) > self._max_open:
                 self._open.popitem(last=False)
         return shard
 
-    def _open_shard(self, entry: ShardEntry) -> MappedShard:
+    def _open_shard(self, entry: ShardEntry, damaged: ShardFile | None) -> ShardFile:
         tar, index = self._store.local_path(entry.tar_name), self._store.local_path(entry.index_name)
         try:
             if tar is None or index is None:
-                return self._obtain_remote(entry)
+                return self._obtain_remote(entry, damaged)
             return self._obtain_local(entry, tar, index)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+                raise CacheError(
+                    f"this process may not open more than {limit} files; raise the limit with 'ulimit -n 4096' "
+                    "(or LimitNOFILE, or --ulimit nofile=4096 of a container) and start again"
+                ) from None
             raise CacheError(
                 f"cannot open shard {entry.name} of {self._store.url}: {error.strerror} ({error.filename})"
             ) from None
 
-    def _obtain_local(self, entry: ShardEntry, tar: Path, index: Path) -> MappedShard:
+    def _obtain_local(self, entry: ShardEntry, tar: Path, index: Path) -> ShardFile:
         if not tar.exists() or not index.exists():
             raise CacheError(
                 f"shard {entry.name} of {self._store.url} is in the manifest but its files are missing; "
                 "run 'shard-builder verify' on the data set"
             )
-        self._verify(entry.tar_name, tar.stat().st_size, sha256_file(tar), entry.sha256, entry.num_bytes)
-        return MappedShard(tar, load_index(index, entry))
+        self._check_size(entry, tar.stat().st_size)
+        return ShardFile(tar, index_from_bytes(index.read_bytes(), entry, str(index)))
 
-    def _obtain_remote(self, entry: ShardEntry) -> MappedShard:
+    def _obtain_remote(self, entry: ShardEntry, damaged: ShardFile | None) -> ShardFile:
         self._directory.mkdir(parents=True, exist_ok=True)
-        with _process_lock(self._directory / f"{entry.name}.lock", entry.name):
+        with process_lock(self._directory / f"{entry.name}.lock", entry.name):
+            if damaged and damaged.is_at_its_path:
+                damaged.path.unlink()
             shard = self._open_cached(entry)
             telemetry.CACHE_LOOKUPS.labels("hit" if shard else "miss").inc()
             while shard is None:  # again if another process evicts it at once
-                self._download(entry.index_name, entry.index_sha256)
-                self._download(entry.tar_name, entry.sha256, entry.num_bytes)
+                self._download(entry)
                 shard = self._open_cached(entry)
-        self._evict()
+        self._budget.evict()
         self._close_evicted()
         return shard
 
-    def _open_cached(self, entry: ShardEntry) -> MappedShard | None:
+    def _open_cached(self, entry: ShardEntry) -> ShardFile | None:
         """The shard, pinned; None if the directory does not hold all of it."""
         tar, index = self._directory / entry.tar_name, self._directory / entry.index_name
         try:
             if tar.stat().st_size != entry.num_bytes or not index.exists():
                 return None
-            shard = MappedShard(tar, load_index(index, entry))
+            shard = ShardFile(tar, index_from_bytes(index.read_bytes(), entry, str(index)))
             return shard if shard.pin() else None
-        except FileNotFoundError:
+        except (FileNotFoundError, ShardIndexError):
             return None
 
-    def _download(self, name: str, sha256: str, num_bytes: int | None = None) -> None:
-        """Fetch and verify a file. If it is damaged twice, keep the bytes as `NAME.damaged` for inspection."""
-        partial, damaged = self._directory / f"{name}.part", self._directory / f"{name}.damaged"
+    def _download(self, entry: ShardEntry) -> None:
+        """Fetch index and tar, each once more if it is not what the manifest says: perhaps damaged on the way."""
+
+        def parse(content: bytes) -> bytes:
+            index_from_bytes(content, entry, f"{self._store.url}/{entry.index_name}")
+            return content
+
+        index = read_verified(self._store, entry.index_name, parse, ShardIndexError)
+        self._publish(entry.index_name, [index])
         try:
-            try:
-                self._fetch(name, partial, sha256, num_bytes)
-            except (CacheError, ReplacedObjectError) as error:
-                # Perhaps damaged on the way: networks rarely do that.
-                telemetry.STORE_ERRORS.labels(kind="damaged").inc()
-                _log.warning("%s; fetching it once more", error)
-                try:
-                    self._fetch(name, partial, sha256, num_bytes)
-                except CacheError:
-                    os.replace(partial, damaged)
-                    raise
+            self._fetch_tar(entry)
+        except (CacheError, ReplacedObjectError) as error:
+            telemetry.STORE_ERRORS.labels(kind="damaged").inc()
+            _log.warning("%s; fetching it once more", error)
+            self._fetch_tar(entry)
+
+    def _fetch_tar(self, entry: ShardEntry) -> None:
+        with waiting.phase(f"download of {entry.tar_name}"):
+            self._publish(entry.tar_name, self._store.parts(entry.tar_name), entry)
+
+    def _publish(self, name: str, parts: Iterable[bytes], entry: ShardEntry | None = None) -> None:
+        """Write a file of the cache; it becomes visible when it is complete, and on the disk."""
+        partial = self._directory / f"{name}.part"
+        try:
+            with self._store.writing(partial) as file:
+                for part in parts:
+                    file.write(part)
+                if entry:
+                    self._check_size(entry, file.tell())
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(partial, self._directory / name)
-            damaged.unlink(missing_ok=True)
         finally:
             partial.unlink(missing_ok=True)
 
-    def _fetch(self, name: str, path: Path, sha256: str, num_bytes: int | None) -> None:
-        with waiting.phase(f"download of {name}"), self._store.writing(path) as file:
-            writer = HashingWriter(file)
-            for part in self._store.parts(name):
-                writer.write(part)
-        self._verify(name, writer.num_bytes, writer.hexdigest, sha256, num_bytes)
-
-    def _verify(self, name: str, actual_bytes: int, actual_sha256: str, sha256: str, num_bytes: int | None) -> None:
-        if num_bytes is not None and actual_bytes != num_bytes:
+    def _check_size(self, entry: ShardEntry, num_bytes: int) -> None:
+        if num_bytes != entry.num_bytes:
             raise CacheError(
-                f"shard {name} of {self._store.url} has {actual_bytes} bytes, but its manifest says {num_bytes}; "
-                "it was truncated or replaced: run 'shard-builder verify' and build it again"
+                f"shard {entry.tar_name} of {self._store.url} has {num_bytes} bytes, but its manifest says "
+                f"{entry.num_bytes}; it was truncated or replaced: run 'shard-builder verify' and build it again"
             )
-        if actual_sha256 != sha256:
-            raise CacheError(
-                f"shard {name} of {self._store.url} does not have the SHA-256 of its manifest; "
-                "it was damaged or replaced: run 'shard-builder verify' and build it again"
-            )
-
-    def _evict(self) -> None:
-        """Remove unpinned shards until the cache is within its budget, the last released first."""
-        tars = sorted(self._directory.glob("*.tar"), key=_last_use, reverse=True)
-        total = sum(_num_bytes(tar) for tar in tars)
-        for tar in tars:
-            if total <= self.max_bytes:
-                break
-            num_bytes = _num_bytes(tar)
-            if _remove(tar):
-                total -= num_bytes
-        self.is_full = total > self.max_bytes
-        telemetry.CACHE_BYTES.labels(self._directory.name).set(total)
 
     def _close_evicted(self) -> None:
         """Close shards that this or another rank has evicted, to free their disk space."""
         with self._table_lock:
             for i in [i for i, shard in self._open.items() if shard.is_evicted]:
                 del self._open[i]
-
-
-@contextlib.contextmanager
-def _process_lock(path: Path, shard: str) -> Iterator[None]:
-    """Hold an exclusive lock on `path` among processes. The kernel drops it with its process, so no lock is stale."""
-    with path.open("w") as file:
-        with waiting.phase(f"wait for the rank of this node that downloads shard {shard}"):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _remove(tar: Path) -> bool:
-    """Remove a shard. False: a process has pinned it, or is about to."""
-    try:
-        with contextlib.ExitStack() as stack:
-            # A process that opens a shard holds the lock file until the shard is pinned.
-            for path, mode in ((tar.with_suffix(".lock"), "ab"), (tar, "rb+")):
-                fcntl.flock(stack.enter_context(path.open(mode)), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            tar.unlink()
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:  # another rank evicted it just now
-        pass
-    return True
-
-
-def _last_use(path: Path) -> float:
-    with contextlib.suppress(FileNotFoundError):  # another rank evicted it just now
-        return path.stat().st_mtime
-    return 0.0
-
-
-def _num_bytes(path: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0

@@ -4,17 +4,25 @@ Shard numbers and sample ids continue from one data set to the next. Each data s
 in the cache.
 """
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.format.manifest import MANIFEST_NAME, Manifest
-from pipeline.shards.cache import CacheConfig, ShardCache
+from pipeline.format.manifest import MANIFEST_NAME, DamagedManifestError, Manifest
+from pipeline.format.shard_table import TABLE_NAME, ShardEntry
+from pipeline.shards.cache import CacheConfig, ShardCache, cache_folder
+from pipeline.shards.disk_budget import DiskBudget
 from pipeline.shards.interface import OpenShard, ShardSource
 from pipeline.shards.remote import RemoteShards
+from pipeline.shards.verified import verified
 from pipeline.store import MissingObjectError, Store
+
+_MAX_OPEN_SHARDS = 256  # per process, beside the pinned shards; each is an open file
 
 
 @dataclass(frozen=True)
@@ -25,9 +33,9 @@ class DataSet:
     manifest: Manifest
 
     @property
-    def shard_sizes(self) -> list[int]:
-        """Samples of each shard."""
-        return [entry.num_samples for entry in self.manifest.shards]
+    def shard_sizes(self) -> NDArray[np.int64]:
+        """Samples of each shard [N]."""
+        return self.manifest.shards.num_samples
 
 
 def open_data_set(url: str) -> DataSet:
@@ -41,79 +49,113 @@ def open_data_set(url: str) -> DataSet:
 
 
 def read_manifest(store: Store) -> Manifest:
-    """The manifest of the data set in `store`.
+    """The manifest of the data set in `store`. A manifest that does not have its checksum is read again.
 
     Raises:
         StoreError: the manifest is missing or cannot be read.
         ManifestError: its content is wrong.
     """
-    try:
-        content = store.read(MANIFEST_NAME)
-    except MissingObjectError as error:
-        raise MissingObjectError(
-            f"{store.url} holds no {MANIFEST_NAME}: it is not a data set, or its build has not finished; "
-            f"run 'shard-builder build' (again) with this destination ({error})"
-        ) from None
-    return Manifest.from_bytes(content, f"{store.url}/{MANIFEST_NAME}")
 
+    def read_table() -> bytearray:  # not `Store.read`, which needs the memory twice
+        content = bytearray()
+        for part in store.parts(TABLE_NAME):
+            content += part
+        return content
 
-def open_shards(store: Store, manifest: Manifest, cache: CacheConfig | None) -> ShardSource:
-    """The shards of `manifest`: cached, or read by range without a cache. A local folder is always read in place."""
-    if cache is None and store.local_path("") is None:
-        return RemoteShards(store, manifest)
-    return ShardCache(store, manifest, cache or CacheConfig())
+    def read() -> Manifest:
+        try:
+            head = store.read(MANIFEST_NAME)
+        except MissingObjectError as error:
+            raise MissingObjectError(
+                f"{store.url} holds no {MANIFEST_NAME}: it is not a data set, or its build has not finished; "
+                f"run 'shard-builder build' (again) with this destination ({error})"
+            ) from None
+        return Manifest.from_bytes(head, read_table, f"{store.url}/{MANIFEST_NAME}")
+
+    return verified(read, f"{store.url}/{MANIFEST_NAME}", DamagedManifestError)
 
 
 class JoinedDataSets:
-    """Several data sets as one. Each has its own cache; the `max_bytes` of `cache` is divided among the caches."""
+    """Several data sets as one. Remote ones share the folder of `cache` and its `max_bytes`.
+
+    Without `cache`, remote shards are read by range. A local folder is always read in place.
+    """
 
     def __init__(self, parts: Sequence[DataSet], cache: CacheConfig | None) -> None:
         self.parts = parts
-        shares = _shares(cache, [part.manifest.num_bytes for part in parts])
-        self._caches = [
-            open_shards(part.store, part.manifest, share) for part, share in zip(parts, shares, strict=True)
+        root, max_bytes = (Path(cache.folder).expanduser(), int(cache.max_bytes)) if cache else (Path(), sys.maxsize)
+        budget = DiskBudget(root, max_bytes, {cache_folder(part.manifest): part.manifest.num_bytes for part in parts})
+        max_open = max(1, _MAX_OPEN_SHARDS // len(parts))
+        self._sources: list[ShardSource] = [
+            RemoteShards(part.store, part.manifest)
+            if cache is None and part.store.local_path("") is None
+            else ShardCache(part.store, part.manifest, budget, max_open)
+            for part in parts
         ]
-        self.max_bytes = sum(cache.max_bytes for cache in self._caches)
-        # For each shard: its data set, and its number there.
-        self._places = [(k, number) for k, part in enumerate(parts) for number in range(len(part.manifest.shards))]
-        self.entries = [entry for part in parts for entry in part.manifest.shards]
-        self.shard_starts = np.cumsum([0, *(size for part in parts for size in part.shard_sizes)])
+        self.max_bytes = max(source.max_bytes for source in self._sources)
+        self._first_shards = np.cumsum([0, *(len(part.manifest.shards) for part in parts)])
+        self._bytes = np.concatenate([part.manifest.shards.num_bytes for part in parts])
+        self.shard_starts = np.cumsum(np.concatenate([[0], *(part.shard_sizes for part in parts)]))
         self._part_starts = np.cumsum([0, *(part.manifest.num_samples for part in parts)])
         self.num_samples = int(self._part_starts[-1])
 
     @property
     def num_shards(self) -> int:
         """Shards of all data sets."""
-        return len(self._places)
+        return len(self._bytes)
 
     @property
     def is_stored(self) -> bool:
-        """Whether all caches are stored, see `ShardCache`."""
-        return all(cache.is_stored for cache in self._caches)
+        """Whether all data sets are stored, see `ShardCache`."""
+        return all(source.is_stored for source in self._sources)
 
     @property
     def is_full(self) -> bool:
-        """Whether any cache is full, see `ShardCache`."""
-        return any(cache.is_full for cache in self._caches)
+        """Whether the cache is full, see `DiskBudget`."""
+        return any(source.is_full for source in self._sources)
 
     def shard(self, i: int) -> OpenShard:
         """As `ShardCache.shard`; `i` counts through all data sets."""
-        part, number = self._places[i]
-        return self._caches[part].shard(number)
+        source, number = self._place(i)
+        return source.shard(number)
+
+    def renewed(self, i: int, shard: OpenShard) -> OpenShard:
+        """As `ShardCache.renewed`."""
+        source, number = self._place(i)
+        return source.renewed(number, shard)
 
     def pin(self, i: int) -> OpenShard:
         """As `ShardCache.pin`."""
-        part, number = self._places[i]
-        return self._caches[part].pin(number)
+        source, number = self._place(i)
+        return source.pin(number)
 
     def release(self, i: int) -> None:
         """As `ShardCache.release`."""
-        part, number = self._places[i]
-        self._caches[part].release(number)
+        source, number = self._place(i)
+        source.release(number)
 
     def num_bytes(self, shards: Iterable[int]) -> int:
         """Total size of these shards."""
-        return sum(self.entries[i].num_bytes for i in shards)
+        return int(self._bytes[np.fromiter(shards, np.int64)].sum())
+
+    def url(self, i: int) -> str:
+        """As `ShardCache.url`."""
+        source, number = self._place(i)
+        return source.url(number)
+
+    def entry(self, i: int) -> ShardEntry:
+        """The manifest's entry of shard `i`."""
+        part, number = self._numbers(i)
+        return self.parts[part].manifest.shards[number]
+
+    def _numbers(self, i: int) -> tuple[int, int]:
+        """The data set of a shard, and its number there."""
+        part = int(np.searchsorted(self._first_shards, i, side="right")) - 1
+        return part, i - int(self._first_shards[part])
+
+    def _place(self, i: int) -> tuple[ShardSource, int]:
+        part, number = self._numbers(i)
+        return self._sources[part], number
 
     def shard_of(self, ids: Any) -> Any:
         """Number of the shard of each sample."""
@@ -130,31 +172,9 @@ class JoinedDataSets:
 
     def url_of(self, sample_id: int) -> str:
         """The URL of the tar of a sample."""
-        part, number = self._places[int(self.shard_of(sample_id))]
-        return f"{self.parts[part].store.url}/{self.parts[part].manifest.shards[number].tar_name}"
+        return self.url(int(self.shard_of(sample_id)))
 
     def name_of(self, sample_id: int) -> str:
         """The name of a sample for messages."""
         shard = int(self.shard_of(sample_id))
-        part, number = self._places[shard]
-        return f"image {sample_id - self.shard_starts[shard]} of shard {self.parts[part].manifest.shards[number].name}"
-
-
-def _shares(cache: CacheConfig | None, needs: Sequence[int]) -> list[CacheConfig | None]:
-    """The cache config of each data set; at least one byte each."""
-    if cache is None:
-        return [None] * len(needs)
-    return [cache.replace(max_bytes=max(share, 1)) for share in split_evenly(cache.max_bytes, needs)]
-
-
-def split_evenly(budget: int, needs: Sequence[int]) -> list[int]:
-    """Divide a budget equally, but give no part more than it needs; the rest goes to the others.
-
-    Equally, because every data set has the same number of shards in use, whatever its share of the samples.
-    """
-    parts = [0] * len(needs)
-    ascending = sorted(range(len(needs)), key=lambda i: needs[i])
-    for num_left, i in zip(range(len(needs), 0, -1), ascending, strict=True):
-        parts[i] = min(needs[i], budget // num_left)
-        budget -= parts[i]
-    return parts
+        return f"image {sample_id - self.shard_starts[shard]} of shard {self.entry(shard).name}"

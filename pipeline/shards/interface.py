@@ -14,12 +14,19 @@ class CacheError(UserError):
 
 
 class OpenShard(Protocol):
-    """A shard whose images can be read; `rows` is its index as `ROW_DTYPE`."""
+    """A shard whose bytes can be read; `rows` is its index as `ROW_DTYPE`."""
 
     rows: NDArray[np.void]
 
-    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
-        """The bytes at each offset of the tar, for at least one offset; read-only. Thread-safe."""
+    def will_need(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """Bring these bytes nearer, without waiting, if that is possible."""
+        ...
+
+    def read_into(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
+        """Fill each buffer with the bytes from its offset of the tar on. Thread-safe.
+
+        Nothing is verified here: see `SampleReader`. Bytes that lie behind the end of a local file become 0.
+        """
         ...
 
 
@@ -40,8 +47,12 @@ class ShardSource(Protocol):
 
     def shard(self, i: int) -> OpenShard: ...
 
+    def renewed(self, i: int, shard: OpenShard) -> OpenShard: ...
+
     def pin(self, i: int) -> OpenShard: ...
 
     def release(self, i: int) -> None: ...
 
     def num_bytes(self, shards: Iterable[int]) -> int: ...
+
+    def url(self, i: int) -> str: ...

@@ -1,11 +1,9 @@
 """Shards without a local copy, for disks that are too small: images are read from the store by range.
 
-`data.stream.cache: off` selects this. Indexes are fetched whole, verified, and kept in memory. The bytes of images
-cannot be verified, since the manifest has hashes of whole shards only. Each image costs one request; neighbours share a
-request.
+`data.stream.cache: off` selects this. Indexes are fetched whole, verified, and kept in memory. Each image costs one
+request; neighbours share a request.
 """
 
-import logging
 import sys
 import threading
 from collections import OrderedDict
@@ -13,15 +11,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipeline import telemetry
 from pipeline.format.index import ROW_DTYPE, Index, ShardIndexError, index_from_bytes
 from pipeline.format.manifest import Manifest
+from pipeline.shards.interface import OpenShard
+from pipeline.shards.verified import read_verified
 from pipeline.store import Store
 
 _GAP_BYTES = 64 * 2**10  # a smaller gap between two images is read too, which is cheaper than a second request
 _MAX_INDEXES = 1024
-
-_log = logging.getLogger(__name__)
 
 
 class RemoteShard:
@@ -30,23 +27,24 @@ class RemoteShard:
     def __init__(self, store: Store, name: str, index: Index) -> None:
         self._store, self._name, self.rows = store, name, index.view(ROW_DTYPE)
 
-    def images(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+    def will_need(self, offsets: Sequence[int], sizes: Sequence[int]) -> None:
+        """Nothing to do: a request is answered to the one who waits for it."""
+
+    def read_into(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
         """See `OpenShard`; neighbours come in one request.
 
         Raises:
             StoreError: the store cannot be read.
         """
         starts = np.array(offsets, np.int64)
-        stops = starts + np.array(sizes, np.int64)
+        stops = starts + np.array([len(buffer) for buffer in buffers], np.int64)
         order = np.argsort(starts, kind="stable")
         gaps = starts[order][1:] - np.maximum.accumulate(stops[order])[:-1]
-        images = [memoryview(b"")] * len(offsets)
         for run in np.split(order, np.flatnonzero(gaps > _GAP_BYTES) + 1):
             first = int(starts[run[0]])
             data = memoryview(self._store.read_range(self._name, first, int(stops[run].max()) - first))
             for i in run.tolist():
-                images[i] = data[starts[i] - first : stops[i] - first]
-        return images
+                buffers[i][:] = data[starts[i] - first : stops[i] - first]
 
 
 class RemoteShards:
@@ -63,7 +61,7 @@ class RemoteShards:
         """Shard `i`, with its index fetched and verified.
 
         Raises:
-            ShardIndexError: the index does not match the manifest, twice in succession.
+            ShardIndexError: the index does not match the manifest, also when it is read again.
             StoreError: the store cannot be read.
         """
         with self._lock:
@@ -77,6 +75,11 @@ class RemoteShards:
                 self._open.popitem(last=False)
         return shard
 
+    def renewed(self, i: int, shard: OpenShard) -> RemoteShard:
+        """The same shard: what is read again comes from the store again."""
+        del shard
+        return self.shard(i)
+
     def pin(self, i: int) -> RemoteShard:
         """As `shard`: there is nothing to evict."""
         return self.shard(i)
@@ -86,14 +89,15 @@ class RemoteShards:
 
     def num_bytes(self, shards: Iterable[int]) -> int:
         """Total size of these shards."""
-        return sum(self._manifest.shards[i].num_bytes for i in shards)
+        return int(self._manifest.shards.num_bytes[np.fromiter(shards, np.int64)].sum())
+
+    def url(self, i: int) -> str:
+        """The address of a tar, for messages."""
+        return f"{self._store.url}/{self._manifest.shards[i].tar_name}"
 
     def _fetch_index(self, i: int) -> Index:
         entry = self._manifest.shards[i]
         source = f"{self._store.url}/{entry.index_name}"
-        try:
-            return index_from_bytes(self._store.read(entry.index_name), entry, source)
-        except ShardIndexError as error:  # perhaps damaged on the way
-            telemetry.STORE_ERRORS.labels(kind="damaged").inc()
-            _log.warning("%s (trying once more now)", error)
-            return index_from_bytes(self._store.read(entry.index_name), entry, source)
+        return read_verified(
+            self._store, entry.index_name, lambda content: index_from_bytes(content, entry, source), ShardIndexError
+        )

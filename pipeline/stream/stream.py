@@ -7,87 +7,27 @@ batches read ahead. Another data set or order refuses it. The docstring of `pipe
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ByteSize, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, field_validator
 
-from pipeline.config import Config
 from pipeline.format.tar import TarSample
 from pipeline.loops import Loops
-from pipeline.order import MixtureOrder, Order, OrderConfig, SampleOrder, SequentialOrder, rank_slice
+from pipeline.order import MixtureOrder, Order, SampleOrder, SequentialOrder, rank_slice
 from pipeline.order.saved import check_position, read_position
 from pipeline.prefetch import prefetch
-from pipeline.shards.cache import CacheConfig
 from pipeline.shards.data_sets import DataSet, JoinedDataSets, open_data_set
 from pipeline.shards.samples import SampleReader
 from pipeline.shards.window import ShardWindow
 from pipeline.stream.bad_samples import BadSamples
+from pipeline.stream.config import StreamConfig
 from pipeline.stream.encoded import EncodedBatch
 from pipeline.stream.ranks import find_ranks
 
 T = TypeVar("T")
-
-
-class Source(Config):
-    """One data set of a mixture.
-
-    Attributes:
-        url: URL or folder that holds a `manifest.json`.
-        weight: Its share of the samples of every step, relative to the other weights; at most a million.
-    """
-
-    url: str
-    weight: Annotated[float, Field(gt=0, le=1e6)]
-
-
-class StreamConfig(Config):
-    """Where the shards are, and how they are fetched.
-
-    Attributes:
-        shards: URL or folder that holds a `manifest.json`; or a mixture of several with weights,
-            [{url: ..., weight: ...}].
-        order: How samples mix.
-        cache: The local copy of the shards of a remote store; `off` keeps no copy and reads every image by range.
-        shard_look_ahead_bytes: Amount of shards fetched before a step needs them; may be written as 4GB.
-        sample_look_ahead_steps: Steps ahead of use at which the system starts to read encoded images from disk.
-        num_threads: Parallel downloads; without a cache, steps that are read at once.
-        max_bad_fraction: Share of the images of a data set that may fail to decode, rounded up, before the run stops.
-            Each process counts each bad image once.
-    """
-
-    shards: Annotated[
-        Annotated[str, Tag("(url)")] | Annotated[tuple[Source, ...], Tag("(list)")],
-        Discriminator(lambda value: "(url)" if isinstance(value, str) else "(list)"),
-    ]
-    order: OrderConfig = OrderConfig()
-    cache: CacheConfig | None = CacheConfig()
-    shard_look_ahead_bytes: Annotated[ByteSize, Field(ge=0)] = ByteSize(4_000_000_000)
-    sample_look_ahead_steps: NonNegativeInt = 4
-    num_threads: PositiveInt = 4
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.001
-
-    @field_validator("shards")
-    @classmethod
-    def _not_empty(cls, shards: str | tuple[Source, ...]) -> str | tuple[Source, ...]:
-        if shards == ():
-            raise ValueError("name a data set")
-        return shards
-
-    @field_validator("cache", mode="before")
-    @classmethod
-    def _may_be_off(cls, cache: Any) -> Any:
-        if cache is None or cache is False or cache == "off":  # YAML reads a bare off as False
-            return None
-        if not isinstance(cache, dict | CacheConfig):
-            raise ValueError("write 'off', or 'folder' and 'max_bytes' below it")
-        return cache
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """The data sets, also if there is only one."""
-        return (Source(url=self.shards, weight=1),) if isinstance(self.shards, str) else self.shards
+Begin = Callable[[int], Callable[[], T]]
+"""Begins to read the step at a position; the function returned waits for it."""
 
 
 class SampleStream:
@@ -111,7 +51,7 @@ class SampleStream:
         self.rank, self.world_size, _ = self._ranks
         self._slice = rank_slice(order.global_batch, self.rank, self.world_size)
         self._cache = JoinedDataSets(data_sets, config.cache)
-        self._reader = SampleReader(self._cache, self._cache.entries)
+        self._reader = SampleReader(self._cache, np.diff(self._cache.shard_starts))
         self._bad = BadSamples(self._cache, config.max_bad_fraction)
         self._loops = Loops("stream")
         self.position = 0
@@ -148,30 +88,32 @@ class SampleStream:
         Raises:
             IterationError: another loop has begun, or another process opened the stream.
         """
-        return self._run(self._load, self._end_of_epoch)
+        return self._run(self._begin, self._end_of_epoch)
 
     def forever(self) -> Generator[EncodedBatch]:
         """As a loop over the stream, but one epoch after another, without end."""
-        return self._run(self._load, lambda: math.inf)
+        return self._run(self._begin, lambda: math.inf)
 
     def whole_samples(self, stop: int, stride: int) -> Generator[list[tuple[str, TarSample]]]:
         """Every `stride`-th step before position `stop`: for each sample, the URL of its tar and the whole sample."""
-        return self._run(self._load_whole, lambda: stop, stride)
+        return self._run(self._begin_whole, lambda: stop, stride)
 
     def _end_of_epoch(self) -> int:
         return (self.epoch + 1) * self.order.num_steps
 
-    def _run(self, load: Callable[[int], T], find_stop: Callable[[], float], stride: int = 1) -> Generator[T]:
+    def _run(self, begin: Begin[T], find_stop: Callable[[], float], stride: int = 1) -> Generator[T]:
         loop, stop = self._loops.begin(), find_stop()  # a generator: this runs at the first `next`
         self._ranks.check()
         if self.position >= stop:
             return
         positions = self._with_shards_ahead(itertools.count(self.position, stride))
         num_threads, look_ahead = self.config.num_threads, self.config.sample_look_ahead_steps
-        is_ready = self._cache.is_stored
-        for item in prefetch(load, positions, num_threads, look_ahead, "read-samples", lambda _position: is_ready):
+        is_stored = self._cache.is_stored
+        for begun in prefetch(begin, positions, num_threads, look_ahead, "read-samples", lambda _position: is_stored):
+            item = begun()
             self.position += stride
             yield item
+            del item
             self._loops.check(loop)
             if self.position >= stop:
                 return
@@ -208,7 +150,7 @@ class SampleStream:
             TooManyBadSamples: more than `max_bad_fraction` of the images, or all of them, cannot be decoded.
         """
         substitute = np.array([self._bad.substitute(sample_id, reason)])
-        return self._read(0, 0, substitute, np.zeros(1, np.int64), np.ones(1, bool))
+        return self._begin_batch(0, 0, substitute, np.zeros(1, np.int64), np.ones(1, bool))()
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -234,21 +176,22 @@ class SampleStream:
         )
         return window.positions(steps())
 
-    def _load_whole(self, position: int) -> list[tuple[str, TarSample]]:
+    def _begin_whole(self, position: int) -> Callable[[], list[tuple[str, TarSample]]]:
         ids = self._local_ids(position)
-        return list(zip(map(self._cache.url_of, ids.tolist()), self._reader.samples(ids), strict=True))
+        samples = list(zip(map(self._cache.url_of, ids.tolist()), self._reader.samples(ids), strict=True))
+        return lambda: samples
 
-    def _load(self, position: int) -> EncodedBatch:
+    def _begin(self, position: int) -> Callable[[], EncodedBatch]:
         epoch, step = divmod(position, self.order.num_steps)
         passes, mask = self.order.passes(epoch, step)[self._slice], self.order.mask(step)[self._slice]
-        return self._read(epoch, step, self._local_ids(position), passes, mask)
+        return self._begin_batch(epoch, step, self._local_ids(position), passes, mask)
 
-    def _read(
+    def _begin_batch(
         self, epoch: int, step: int, ids: NDArray[np.int64], passes: NDArray[np.int64], mask: NDArray[np.bool_]
-    ) -> EncodedBatch:
+    ) -> Callable[[], EncodedBatch]:
         located = self._reader.locate(ids)
-        table = located.table
-        return EncodedBatch(
+        table, images = located.table, self._reader.begin_images(located)
+        return lambda: EncodedBatch(
             epoch=epoch,
             step=step,
             ids=ids,
@@ -259,7 +202,7 @@ class SampleStream:
             heights=table["height"].astype(np.int64),
             widths=table["width"].astype(np.int64),
             orientations=table["orientation"].astype(np.int64),
-            images=self._reader.images(located),
+            images=images(),
             read_keys=self._reader.keys,
         )
 

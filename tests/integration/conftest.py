@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from conftest import write_tiny_images
 from support.prometheus import CONFIGS, Prometheus, run_prometheus
+from support.training import build_shards
 
 SERVICES = Path(__file__).parents[2] / ".venv/services"
 
@@ -20,6 +22,14 @@ def _installed(name: str, path: str | Path | None) -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Shards of the images of `tiny_image_folder`. All tests read them; none may change them."""
+    folder = tmp_path_factory.mktemp("tiny")
+    build_shards(write_tiny_images(folder / "images"), str(folder / "shards"))
+    return str(folder / "shards")
 
 
 @pytest.fixture

@@ -37,17 +37,38 @@ def test_bench_compares_with_a_plain_upload(
     assert Store(f"{bucket}/bench").list() == []
 
 
+def _link(source: Path, every: int, dest: Path) -> None:
+    """Add every so-many-th image of a data set to `dest`."""
+    for path in sorted(source.rglob("train/*/*"))[::every]:
+        link = dest / path.relative_to(source)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, link)
+
+
 @pytest.mark.parametrize(
-    ("images", "split", "num_images"), [("imagenet_sample", "train", 600), ("cifar10_subset", "train", 10_000)]
+    ("parts", "num_images", "shard_bytes"),
+    [
+        ({"imagenet_sample": 10, "cifar10_subset": 20}, 560, 2_000_000),
+        pytest.param({"imagenet_sample": 1}, 600, 16_000_000, marks=pytest.mark.acceptance),
+        pytest.param({"cifar10_subset": 1}, 10_000, 4_000_000, marks=pytest.mark.acceptance),
+    ],
 )
 def test_every_way_gives_the_same_digest(
-    images: str, split: str, num_images: int, bucket: str, tmp_path: Path, request: pytest.FixtureRequest
+    parts: dict[str, int],
+    num_images: int,
+    shard_bytes: int,
+    bucket: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    source = request.getfixturevalue(images)
+    source = tmp_path / "images"
+    for images, every in parts.items():
+        _link(request.getfixturevalue(images), every, source)
 
     def digest(dest: Path | str, **who: Any) -> str | None:
-        report = build(BuildOptions("image-folder", source, split, str(dest), shard_bytes=16_000_000, **who))
+        report = build(BuildOptions("image-folder", source, "train", str(dest), shard_bytes=shard_bytes, **who))
         assert (report.num_samples, report.num_rejects) == (num_images, 0)
+        assert sum(name.endswith(".tar") for name in Store(str(dest)).list()) >= 3
         return report.manifest_digest
 
     digests = {

@@ -16,7 +16,7 @@ from tools.shard_builder.commands.verify import verify
 
 pytestmark = pytest.mark.s3
 
-TAR, INDEX, DONE = "train-000001.tar", "train-000001.index.npy", "_build/done/000001.json"
+TAR, INDEX, DONE = "train-000001.tar", "train-000001.samples.npy", "_build/done/000001.json"
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Every dashboard query against a real Prometheus that scrapes a run of two ranks."""
 
 import math
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.prometheus import Prometheus, dashboard_queries
-from support.training import build_shards, environment, train_command
+from support.training import begin, build_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
@@ -25,17 +24,13 @@ def test_every_dashboard_query_returns_data(
     # No room for shards that are not needed at once, and few of those: the run reads from the store all the time.
     cramped = ("cache.max_bytes=1", "shard_look_ahead_bytes=0", "sample_look_ahead_steps=0", "order.block_shards=1")
     settings = ("schedule.epochs=10000", "checkpoint.every_steps=100000", *(f"data.stream.{name}" for name in cramped))
-    endless = train_command(output, shards, *settings, num_ranks=2)
-    with subprocess.Popen(endless, env=environment(s3_server.env), stdout=subprocess.DEVNULL) as run:
-        try:
-            missing = dashboard_queries()
-            deadline = time.monotonic() + 120
-            while missing and run.poll() is None and time.monotonic() < deadline:
-                time.sleep(1)
-                missing = {name: query for name, query in missing.items() if not _numbers(prometheus, query)}
-            ranks = {sample["metric"]["rank"] for sample in prometheus.query("esvit_train_steps_total")}
-        finally:
-            run.terminate()
+    with begin(output, shards, *settings, num_ranks=2, env=s3_server.env) as run:
+        missing = dashboard_queries()
+        deadline = time.monotonic() + 120
+        while missing and run.is_running() and time.monotonic() < deadline:
+            time.sleep(0.5)
+            missing = {name: query for name, query in missing.items() if not _numbers(prometheus, query)}
+        ranks = {sample["metric"]["rank"] for sample in prometheus.query("esvit_train_steps_total")}
     assert missing == {}
     assert ranks == {"0", "1"}
 

@@ -1,14 +1,15 @@
 """From a plain folder of images to a training run, with the real commands."""
 
-import os
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import esvit
 from conftest import smooth_image
-from support.training import BIN, environment, read_jsonl
+from support.forking import Ranks
+from support.training import environment, read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -30,15 +31,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def _train(photos: Path, output: Path, *overrides: str, num_ranks: int = 1) -> "subprocess.CompletedProcess[str]":
-    start: list[str | Path] = [BIN / "esvit-train"]
-    if num_ranks > 1:
-        start = [BIN / "torchrun", "--standalone", f"--nproc-per-node={num_ranks}", "-m", "esvit.train"]
     settings = [word for setting in (*SMALL, *overrides) for word in ("--set", setting)]
-    return subprocess.run(
-        [*start, "--images", photos, "--output", output, *settings],
-        env=environment({"XDG_CACHE_HOME": str(output.parent / "cache")}),
-        capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
+    command = ["esvit-train", "--images", str(photos), "--output", str(output), *settings]
+    with Ranks(command, environment({"XDG_CACHE_HOME": str(output.parent / "cache")}), num_ranks) as ranks:
+        done = ranks.end()
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_a_flat_folder_is_trained_on_and_not_built_twice(photos: Path, tmp_path: Path) -> None:
@@ -59,11 +57,7 @@ def test_two_ranks_train_on_a_folder_that_one_of_them_built(photos: Path, tmp_pa
     assert read_jsonl(tmp_path / "run/log.jsonl")[-1]["step"] == 5
 
 
-def test_python_trains_on_a_folder_in_one_call(photos: Path, tmp_path: Path) -> None:
-    code = """import sys, esvit
-esvit.train(images=sys.argv[1], output=sys.argv[2], device="cpu", schedule={"epochs": 1})"""
-    subprocess.run(
-        [BIN / "python", "-c", code, photos, tmp_path / "run"],
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, check=True, capture_output=True, timeout=240,
-    )  # fmt: skip
+def test_python_trains_on_a_folder_in_one_call(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    esvit.train(images=photos, output=tmp_path / "run", device="cpu", schedule={"epochs": 1})
     assert read_jsonl(tmp_path / "run/log.jsonl")[-1]["step"] == 5

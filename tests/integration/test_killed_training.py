@@ -5,7 +5,6 @@ ESVIT_KILLS=10 ESVIT_EPOCHS=50 pytest tests/integration/test_killed_training.py 
 
 import os
 import random
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,13 @@ from esvit.training.loop import TrainConfig
 from esvit.training.loop import train as train_here
 from pipeline import config as configuration
 from pipeline.store import Store
+from support.forking import Ranks
 from support.training import (
     REPOSITORY,
     TINY,
-    build_shards,
-    environment,
+    begin,
     read_jsonl,
     train,
-    train_command,
     trained_samples,
 )
 
@@ -35,13 +33,6 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("ESVIT_KILLS", "2"))
 EPOCHS = int(os.environ.get("ESVIT_EPOCHS", "10"))  # of 4 steps
 LAYOUTS = ((1, 1), (2, 1), (4, 1), (2, 2))  # ranks, parts a step
-
-
-@pytest.fixture
-def shards(tiny_image_folder: Path) -> str:
-    folder = tiny_image_folder.parent / "shards"
-    build_shards(tiny_image_folder, str(folder))
-    return str(folder)
 
 
 @pytest.mark.timeout(1800)
@@ -56,7 +47,8 @@ def test_killed_anywhere_a_run_ends_with_the_losses_of_an_uninterrupted_one(shar
         goal = (number + dice.random()) / (KILLS + 1) * len(expected)  # kills spread over the run
         inside_a_write = number % 4 in (0, 3)
         ranks = 1 + number % 2
-        _run_and_kill(train_command(parts, shards, *settings, num_ranks=ranks), parts, goal, inside_a_write)
+        with begin(parts, shards, *settings, num_ranks=ranks) as run:
+            _kill_at(run, parts, goal, inside_a_write)
         store = Store(parts / "checkpoints")
         assert all(files.read(store, name)["step"] >= 0 for name in files.names(store))
     done = train(parts, shards, *settings, num_ranks=2)
@@ -67,40 +59,18 @@ def test_killed_anywhere_a_run_ends_with_the_losses_of_an_uninterrupted_one(shar
     assert not [name for name in os.listdir(parts / "checkpoints") if name.endswith(".part")]
 
 
-def _run_and_kill(command: list[str], output: Path, goal: float, inside_a_write: bool) -> None:
-    """Kill the run once the log is past step `goal`: at once, or while a checkpoint is being written.
-
-    Of a run of several ranks only torchrun is killed; they end with it.
-    """
+def _kill_at(run: Ranks, output: Path, goal: float, inside_a_write: bool) -> None:
+    """Kill all ranks once the log is past step `goal`: at once, or while a checkpoint is being written."""
     log = output / "log.jsonl"
-    run = subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 120
     while time.monotonic() < deadline_s:
         reached = log.exists() and log.read_bytes().count(b'"step"') > goal
         writing = any((output / "checkpoints").glob(".*.part"))
-        if run.poll() is not None or (reached and (writing or not inside_a_write)):
+        if not run.is_running() or (reached and (writing or not inside_a_write)):
             break
         time.sleep(0.0005)
-    assert run.poll() is None, "the run ended before it was killed"
-    ranks = _children(run.pid)
+    assert run.is_running(), "the run ended before it was killed"
     run.kill()
-    run.wait()
-    deadline_s = time.monotonic() + 10
-    while any(map(_is_alive, ranks)):
-        assert time.monotonic() < deadline_s, "a rank outlives its torchrun"
-        time.sleep(0.01)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def _children(launcher: int) -> list[int]:
-    """The ranks that torchrun has started; none of a run without it."""
-    return [int(c) for f in Path(f"/proc/{launcher}/task").glob("*/children") for c in f.read_text().split()]
 
 
 @pytest.mark.acceptance

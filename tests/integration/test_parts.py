@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import pipeline.store.store
-from pipeline.shards.cache import CacheConfig, ShardCache
 from pipeline.store import ReplacedObjectError, Store
 from pipeline.telemetry import STORE_HEDGES, STORE_READ_BYTES
+from support.caches import open_cache
 from support.fault_proxy import Fault, FaultProxy, fault_proxy
 from support.shards import image, jpegs, write_shards
 
@@ -89,7 +89,7 @@ def test_an_object_that_is_replaced_between_parts_is_noticed(url: str) -> None:
 def test_a_shard_that_is_replaced_by_its_like_is_fetched_once_more(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = write_shards(url, jpegs(100))
+    write_shards(url, jpegs(100))
     monkeypatch.setattr(pipeline.store.store, "_PART_BYTES", 2**14)
     store, replaced = Store(url), list[str]()
     parts = Store.parts
@@ -108,5 +108,5 @@ def test_a_shard_that_is_replaced_by_its_like_is_fetched_once_more(
         yield from whole
 
     monkeypatch.setattr(Store, "parts", replacing)
-    assert image(ShardCache(store, manifest, CacheConfig(folder=str(tmp_path))).shard(0), 3) == jpegs(1, 3)[0]
+    assert image(open_cache(store, tmp_path).shard(0), 3) == jpegs(1, 3)[0]
     assert replaced

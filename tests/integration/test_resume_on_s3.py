@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from support.training import build_shards, environment, train, train_command, trained_samples
+from support.training import begin, build_shards, train, trained_samples
 
 pytestmark = [pytest.mark.slow, pytest.mark.s3]
 
-SETTINGS = ("schedule.epochs=10", "checkpoint.every_steps=4")
-NUM_STEPS = 40  # 36 images, 8 a step, 10 epochs
+SETTINGS = ("schedule.epochs=6", "checkpoint.every_steps=4")
+NUM_STEPS = 24  # 36 images, 8 a step, 6 epochs
 
 
 def test_a_killed_run_resumes_from_s3_with_the_same_samples(
@@ -31,17 +30,11 @@ def test_a_killed_run_resumes_from_s3_with_the_same_samples(
     assert len(expected) == NUM_STEPS
 
     settings = (*SETTINGS, f"checkpoint.url={url}/checkpoints")
-    run = subprocess.Popen(
-        train_command(parts, shards, *settings, num_ranks=2),
-        env=environment(env), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
+    with begin(parts, shards, *settings, num_ranks=2, env=env) as run:
         scraped = _scrape_until_step(parts / "targets", 5)
-        os.kill(_pid_of_rank(1, run.pid), signal.SIGKILL)
-        output, _ = run.communicate(timeout=120)
-    finally:
-        run.kill()
-    assert run.returncode != 0, output
+        os.kill(run.pids[1], signal.SIGKILL)
+        done = run.end()
+    assert done.returncode != 0, done.stderr
     assert _value(scraped, "esvit_loader_samples_total") >= 5 * 4
     assert _value(scraped, "esvit_loader_wait_seconds_count") >= 5
     assert _value(scraped, "esvit_train_step_seconds_sum") > _value(scraped, "esvit_loader_wait_seconds_sum")
@@ -71,12 +64,3 @@ def _scrape_until_step(targets: Path, step: int) -> str:
 
 def _value(page: str, name: str) -> float:
     return next(float(line.split()[-1]) for line in page.splitlines() if line.split(" ")[0] == name)
-
-
-def _pid_of_rank(rank: int, launcher: int) -> int:
-    """The child of torchrun that has this rank."""
-    for children in Path(f"/proc/{launcher}/task").glob("*/children"):
-        for child in children.read_text().split():
-            if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
-                return int(child)
-    raise LookupError(f"rank {rank} is not running")

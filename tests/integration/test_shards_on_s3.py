@@ -91,7 +91,7 @@ def test_verify_names_a_damaged_shard(bucket: str, tiny_image_folder: Path) -> N
     store.put("train-000001.tar", bytes(data))
     store.delete("train-000002.tar")
     first, second = verify(store).problems
-    assert first.startswith("train-000001.tar: its content does not have the hash")
+    assert first.startswith("train-000001.tar: its content does not have the digest")
     assert second.startswith("train-000002: cannot read") and "no such object" in second
 
 

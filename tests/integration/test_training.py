@@ -2,20 +2,17 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from support.training import build_shards, read_jsonl, train, trained_samples
+from esvit.commands.train import main
+from pipeline.store import retry
+from support.training import read_jsonl, train, train_command, trained_samples
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def shards(tiny_image_folder: Path) -> str:
-    folder = tiny_image_folder.parent / "shards"
-    build_shards(tiny_image_folder, str(folder))
-    return str(folder)
 
 
 def test_one_rank_and_two_ranks_compute_the_same_steps(shards: str, tmp_path: Path) -> None:
@@ -105,13 +102,18 @@ def test_a_truncated_shard_is_refused_by_name(shards: str, tmp_path: Path) -> No
     assert ".tar" in done.stderr
 
 
-def test_an_unreachable_endpoint_is_named(tmp_path: Path) -> None:
-    env = {
-        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",  # the discard port: nobody listens
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-    }
-    _assert_one_sentence(train(tmp_path, "s3://bucket/shards", env=env), "127.0.0.1:9")
+def test_an_unreachable_endpoint_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setattr(retry, "_PATIENCE_NEVER_REACHED_S", 0.5)
+    monkeypatch.setattr(sys, "argv", command := train_command(tmp_path, "s3://bucket/shards"))
+    with pytest.raises(SystemExit) as exit_info:
+        main()
+    done = subprocess.CompletedProcess(command, int(str(exit_info.value.code)), *capfd.readouterr())
+    _assert_one_sentence(done, "127.0.0.1:9")
 
 
 def test_an_occupied_metrics_port_is_named(shards: str, tmp_path: Path) -> None:
@@ -120,10 +122,9 @@ def test_an_occupied_metrics_port_is_named(shards: str, tmp_path: Path) -> None:
         _assert_one_sentence(train(tmp_path, shards, f"metrics.port={port}"), f"127.0.0.1:{port}")
 
 
-def _assert_one_sentence(done: object, part: str) -> None:
+def _assert_one_sentence(done: "subprocess.CompletedProcess[str]", part: str) -> None:
     """The command failed with one line on stderr that contains `part`, and without a traceback."""
-    stderr = done.stderr  # type: ignore[attr-defined]
-    assert done.returncode == 2, stderr  # type: ignore[attr-defined]
-    lines = stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), stderr
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     assert part in lines[0]

@@ -14,23 +14,14 @@ import yaml
 
 from esvit.checkpoints import files
 from pipeline.store import Store
-from support.training import BIN, build_shards, environment, read_jsonl, train, train_command
+from support import forking
+from support.training import begin, environment, read_jsonl, train, train_command
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def shards(tiny_image_folder: Path) -> str:
-    folder = tiny_image_folder.parent / "shards"
-    build_shards(tiny_image_folder, str(folder))
-    return str(folder)
-
-
 def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [str(BIN / "esvit-train"), *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False
-    )
+    return forking.run(["esvit-train", *words], environment(), folder)
 
 
 def test_a_preset_is_printed_from_any_folder_and_can_be_fed_back(tmp_path: Path) -> None:
@@ -75,12 +66,11 @@ def test_a_log_without_a_terminal_says_how_far_the_run_is(shards: str, tmp_path:
 
 
 def _interrupt(log: Path, command: list[str]) -> tuple[int, str]:
-    """Send SIGINT once two more steps are logged; the exit status and all that was said."""
+    """Send SIGINT once two steps are logged; the exit status and all that was said."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    wanted = _num_logged(log) + 2
     with subprocess.Popen(command, env=environment(), text=True, **pipes) as process:
         deadline_s = time.monotonic() + 120
-        while _num_logged(log) < wanted:
+        while not log.exists() or len(read_jsonl(log)) < 2:
             assert process.poll() is None and time.monotonic() < deadline_s
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
@@ -88,15 +78,10 @@ def _interrupt(log: Path, command: list[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
-def _num_logged(log: Path) -> int:
-    return len(read_jsonl(log)) if log.exists() else 0
-
-
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_ctrl_c_saves_and_the_same_command_resumes(shards: str, tmp_path: Path, num_ranks: int) -> None:
-    command = train_command(tmp_path, shards, "schedule.epochs=400", "checkpoint.every_steps=9999", num_ranks=num_ranks)
-    log = tmp_path / "log.jsonl"
-    status, said = _interrupt(log, command)
+    log, endless = tmp_path / "log.jsonl", ("schedule.epochs=400", "checkpoint.every_steps=9999")
+    status, said = _interrupt(log, train_command(tmp_path, shards, *endless, num_ranks=num_ranks))
     assert status == (130 if num_ranks == 1 else 1), said  # torchrun has one status for all failures
     newest = files.names(Store(tmp_path / "checkpoints"))[-1]
     step = int(newest.removeprefix("step-").removesuffix(".pt"))
@@ -104,8 +89,11 @@ def test_ctrl_c_saves_and_the_same_command_resumes(shards: str, tmp_path: Path, 
     assert f"stopped by Ctrl-C after the checkpoint of step {step}; the same command resumes" in said
     assert "Ctrl-C again ends the run at once" in said
     assert not list((tmp_path / "targets").iterdir())
-    _, again = _interrupt(log, command)
-    assert f"resuming from {tmp_path}/checkpoints/{newest}" in again
+    with begin(tmp_path, shards, *endless, num_ranks=num_ranks) as again:
+        deadline_s = time.monotonic() + 60
+        while f"resuming from {tmp_path}/checkpoints/{newest}" not in again.stdout:
+            assert again.is_running() and time.monotonic() < deadline_s
+            time.sleep(0.05)
 
 
 def test_a_port_that_is_taken_on_one_rank_refuses_all(shards: str, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support import forking
 from support.shards import jpegs, write_shards
-from support.training import BIN, REPOSITORY, environment, read_jsonl
+from support.training import REPOSITORY, environment, read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +25,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *command: str | Path) -> "subprocess.CompletedProcess[str]":
-    path = {"PYTHONPATH": f"{folder}:{REPOSITORY}"}
-    return subprocess.run(
-        command, cwd=folder, env=environment(path), capture_output=True, text=True, timeout=120, check=False
-    )
+def run(folder: Path, *command: str) -> "subprocess.CompletedProcess[str]":
+    return forking.run(command, environment({"PYTHONPATH": str(folder)}), folder)
 
 
 def test_the_page_has_these_files(folder: Path) -> None:
@@ -38,17 +35,17 @@ def test_the_page_has_these_files(folder: Path) -> None:
 
 @pytest.mark.parametrize(("script", "said"), [("train.py", "step 4 of 4"), ("watched.py", "loss at last ")])
 def test_a_script_trains(folder: Path, script: str, said: str) -> None:
-    done = run(folder, sys.executable, script)
+    done = run(folder, script)
     assert done.returncode == 0 and said in done.stdout, done.stderr
     if script == "watched.py":
         assert "step 4 is safe in runs/watched/checkpoints/step-00000004.pt" in done.stdout
 
 
 def test_own_parts_train_and_are_evaluated_with_a_word(folder: Path) -> None:
-    done = run(folder, BIN / "esvit-train", "--config", "mine.yaml")
+    done = run(folder, "esvit-train", "--config", "mine.yaml")
     assert done.returncode == 0, done.stderr
     assert "spread" in read_jsonl(folder / "runs/own-parts/log.jsonl")[-1]
-    knn: list[str | Path] = [BIN / "esvit-eval", "knn", "--checkpoint", "runs/own-parts/checkpoints"]
+    knn = ["esvit-eval", "knn", "--checkpoint", "runs/own-parts/checkpoints"]
     knn += ["--train", "shards", "--test"]
     refused = run(folder, *knn, "shards", "--size", "32")
     assert refused.returncode == 2 and "add --allow-import my_parts" in refused.stderr

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import signal
 from itertools import islice
@@ -18,6 +17,7 @@ from pipeline.order import OrderConfig
 from pipeline.shards.cache import CacheConfig
 from pipeline.store.atomic import write_file
 from pipeline.stream import StreamConfig, open_training_stream
+from support.forking import fork_server
 
 GLOBAL_BATCH = 8
 SAVE_EVERY = 3
@@ -29,8 +29,7 @@ Log = dict[int, list[tuple[int, str]]]
 
 def run_ranks(shards: str, folder: Path, world_size: int, stop: int, kill_at: int | None = None) -> Log:
     """Run from the position saved in `folder` to `stop`; SIGKILL the last rank after position `kill_at`."""
-    context = multiprocessing.get_context("forkserver")  # imports torch once
-    context.set_forkserver_preload([__name__])
+    context = fork_server()
     barrier = context.Barrier(world_size)
     logs = [folder / f"rank-{rank}.jsonl" for rank in range(world_size)]
     for log in logs:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.format.checksum import sha256_bytes
+from pipeline.format.checksum import digest_bytes
 from pipeline.format.index import INDEX_DTYPE, index_to_bytes
-from pipeline.format.manifest import MANIFEST_NAME, Manifest, ShardEntry, Spread
+from pipeline.format.manifest import MANIFEST_NAME, Manifest, Spread
+from pipeline.format.shard_table import TABLE_NAME, ShardEntry, ShardTable
 from pipeline.format.tar import Label, ShardWriter
+from pipeline.shards.data_sets import read_manifest
 from pipeline.shards.interface import OpenShard
 from pipeline.store import Store
 
@@ -43,7 +45,9 @@ def jpegs(count: int, first_seed: int = 0) -> list[bytes]:
 def image(shard: OpenShard, i: int) -> bytes:
     """The file of image `i` of a shard."""
     row = shard.rows.view(INDEX_DTYPE)[i]
-    return bytes(shard.images([int(row["offset"])], [int(row["size"])])[0])
+    content = bytearray(int(row["size"]))
+    shard.read_into([int(row["offset"])], [memoryview(content)])
+    return bytes(content)
 
 
 def write_shards(
@@ -72,21 +76,21 @@ def write_shards(
                     i += 1
             index = index_to_bytes(writer.index)
             store.put(f"{name}.tar", Path(folder) / "tar")
-            store.put(f"{name}.index.npy", index)
+            store.put(f"{name}.samples.npy", index)
         entries.append(
             ShardEntry(
                 name=name,
                 num_bytes=writer.num_bytes,
                 num_samples=len(files),
-                sha256=writer.sha256,
-                index_sha256=sha256_bytes(index),
+                digest=writer.digest,
+                index_digest=digest_bytes(index),
             )
         )
     manifest = Manifest(
         dataset="tiny",
         split="train",
         classes=tuple(f"class-{number}" for number in range(i)),
-        shards=tuple(entries),
+        shards=ShardTable.of(entries),
         num_samples=i,
         num_bytes=sum(entry.num_bytes for entry in entries),
         num_rejects=0,
@@ -95,5 +99,23 @@ def write_shards(
         image_bytes=Spread(min=1, median=1, max=1),
         plan_digest="0" * 64,
     )
+    store.put(TABLE_NAME, manifest.shards.to_bytes())
+    store.put(MANIFEST_NAME, manifest.to_bytes())
+    return manifest
+
+
+def forge(store: Store, number: int, **changes: Any) -> Manifest:
+    """Sign the data set again, with a shard whose entry says something else."""
+    entries = list(read_manifest(store).shards)
+    entries[number] = entries[number].replace(**changes)
+    return sign(store, entries)
+
+
+def sign(store: Store, entries: Sequence[ShardEntry]) -> Manifest:
+    """Write the manifest of a data set again, with other shards."""
+    table = ShardTable.of(entries)
+    totals = {"num_samples": int(table.num_samples.sum()), "num_bytes": int(table.num_bytes.sum())}
+    manifest: Manifest = read_manifest(store).replace(shards=table, **totals)
+    store.put(TABLE_NAME, table.to_bytes())
     store.put(MANIFEST_NAME, manifest.to_bytes())
     return manifest

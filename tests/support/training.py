@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from support import forking
+
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,15 +28,13 @@ TINY = (
 
 def build_shards(source: Path, dest: str, env: dict[str, str] | None = None) -> None:
     """Shards of about eight small images each."""
-    subprocess.run(
-        [BIN / "shard-builder", "build", "--dataset", "image-folder", "--source", source, "--split", "train",
-         "--dest", dest, "--shard-size", "16KB"],
-        env={**os.environ, **(env or {})}, check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+    command = ["shard-builder", "build", "--dataset", "image-folder", "--source", str(source), "--split", "train"]
+    done = forking.run([*command, "--dest", dest, "--shard-size", "16KB"], environment(env))
+    assert done.returncode == 0, done.stderr
 
 
 def train_command(output: Path, shards: str, *overrides: str, num_ranks: int = 1) -> list[str]:
-    """The command line of a tiny run."""
+    """The command line of a tiny run, for a person: of a script, or of torchrun and what it starts."""
     start = [str(BIN / "esvit-train")]
     if num_ranks > 1:
         start = [str(BIN / "torchrun"), "--standalone", f"--nproc-per-node={num_ranks}", "-m", "esvit.train"]
@@ -48,14 +48,19 @@ def environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **(extra or {})}
 
 
+def begin(
+    output: Path, shards: str, *overrides: str, num_ranks: int = 1, env: dict[str, str] | None = None
+) -> forking.Ranks:
+    """Start a tiny run."""
+    return forking.Ranks(train_command(output, shards, *overrides), environment(env), num_ranks)
+
+
 def train(
     output: Path, shards: str, *overrides: str, num_ranks: int = 1, env: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run to the end."""
-    return subprocess.run(
-        train_command(output, shards, *overrides, num_ranks=num_ranks),
-        env=environment(env), capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+    with begin(output, shards, *overrides, num_ranks=num_ranks, env=env) as ranks:
+        return ranks.end()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

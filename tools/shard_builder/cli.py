@@ -11,6 +11,7 @@ from tools.shard_builder.commands.diff import add_diff_command
 from tools.shard_builder.commands.plan import add_plan_command
 from tools.shard_builder.commands.show import add_show_command
 from tools.shard_builder.commands.stats import add_stats_command
+from tools.shard_builder.commands.upgrade import add_upgrade_command
 from tools.shard_builder.commands.verify import add_verify_command
 
 
@@ -37,5 +38,6 @@ def _parse() -> argparse.Namespace:
     add_show_command(commands)
     add_diff_command(commands)
     add_copy_command(commands)
+    add_upgrade_command(commands)
     add_bench_command(commands)
     return parser.parse_args()

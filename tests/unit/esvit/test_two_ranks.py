@@ -1,6 +1,6 @@
 """Two processes with half a batch each compute what one does with all of it. Run as a script: one rank."""
 
-import subprocess
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +20,7 @@ from esvit.optim import OptimConfig, build_optimizer
 from esvit.schedules import StepValues
 from esvit.state import TrainState
 from esvit.step import StepSettings, train_step
+from support.forking import Ranks
 
 BATCH, K, STEPS = 4, 10, 2
 UNEVEN = [torch.arange(3.0 * K).reshape(3, K), torch.full((1, K), 100.0)]  # rows of rank 0 and rank 1
@@ -92,9 +93,10 @@ def run_rank(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    ranks = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    expected = train(slice(None), distributed=False)
-    assert [process.wait(timeout=120) for process in ranks] == [0, 0]
+    with Ranks([__file__, str(tmp_path)], os.environ, num_ranks=2) as ranks:
+        expected = train(slice(None), distributed=False)
+        done = ranks.end()
+    assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     first["losses"] = (first["losses"] + second["losses"]) / 2
     for name, value in expected.items():
@@ -111,4 +113,4 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run_rank(int(sys.argv[1]), Path(sys.argv[2]))
+    run_rank(int(os.environ["RANK"]), Path(sys.argv[1]))

@@ -24,3 +24,9 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not have its checksum is read again at once."""
+    monkeypatch.setattr("pipeline.shards.verified._PAUSES_S", (0, 0))

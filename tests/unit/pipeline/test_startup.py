@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.format.manifest import MANIFEST_NAME, Manifest
 from pipeline.order import OrderConfig, SampleOrder
-from support.shards import jpegs, write_shards
+from pipeline.store import Store
+from support.shards import jpegs, sign, write_shards
 
 NUM_SHARDS = 10_000
 
@@ -38,14 +38,11 @@ def many_shards() -> Iterator[Path]:
         folder = Path(name)
         manifest = write_shards(folder, jpegs(4))
         (entry,) = manifest.shards
-        entries = tuple(entry.replace(name=f"tiny-{i:06d}") for i in range(NUM_SHARDS))
+        entries = [entry.replace(name=f"tiny-{i:06d}") for i in range(NUM_SHARDS)]
         for other in entries[1:]:
             os.link(folder / entry.tar_name, folder / other.tar_name)
             os.link(folder / entry.index_name, folder / other.index_name)
-        whole: Manifest = manifest.replace(
-            shards=entries, num_samples=4 * NUM_SHARDS, num_bytes=NUM_SHARDS * entry.num_bytes
-        )
-        (folder / MANIFEST_NAME).write_bytes(whole.to_bytes())
+        sign(Store(folder), entries)
         yield folder
 
 

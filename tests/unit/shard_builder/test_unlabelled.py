@@ -131,7 +131,8 @@ def test_verify_finds_labels_where_the_manifest_promises_none(shards: Path, tmp_
     wrong = manifest.replace(classes=("ant",))
     (tmp_path / "wrong/manifest.json").write_bytes(wrong.to_bytes())
     problems = verify(Store(tmp_path / "wrong")).problems
-    assert len(problems) == 9 and "has no label; by the manifest" in problems[0]
+    assert len(problems) == 9 + 1 and "has no label; by the manifest" in problems[0]
+    assert problems[-1].startswith(".nv-meta/dataset.yaml")
 
 
 def test_a_batch_says_unlabelled(shards: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 from typing import NamedTuple
 
 from pipeline.console.progress import progress
-from pipeline.format.checksum import sha256_bytes
+from pipeline.format.checksum import digest_bytes
 from pipeline.store import Store
 from tools.shard_builder.build.journal import publish
 from tools.shard_builder.build.plan import Plan, ShardPlan
@@ -30,7 +30,7 @@ def find_duplicates(store: Store, plan: Plan, engine: Engine) -> dict[str, str]:
     """
     if not store.exists(_NAME):
         content = json.dumps(_compare(plan, engine), indent=0, sort_keys=True).encode()
-        publish(store, _NAME, content, sha256_bytes(content))
+        publish(store, _NAME, content, digest_bytes(content))
     duplicates: dict[str, str] = json.loads(store.read(_NAME))
     return duplicates
 
@@ -51,7 +51,7 @@ def _content_digests(shard: ShardPlan) -> _Digests:
     digests: list[str | None] = []
     for record in shard.records:
         try:
-            digests.append(sha256_bytes(record.source.read()))
+            digests.append(digest_bytes(record.source.read()))
         except OSError:
             digests.append(None)  # becomes a reject when its shard is written
     return _Digests(shard.index, digests)

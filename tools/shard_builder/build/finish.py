@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_bytes
+from pipeline.format.checksum import digest_bytes
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
+from pipeline.format.shard_table import TABLE_NAME, ShardTable
 from pipeline.format.sidecars import data_set_sidecars
 from pipeline.store import Store
 from tools.shard_builder.build.indexes import image_spreads, read_indexes
@@ -69,7 +70,7 @@ def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
         dataset=claim.dataset,
         split=claim.split,
         classes=claim.classes,
-        shards=entries,
+        shards=ShardTable.of(entries),
         num_samples=sum(entry.num_samples for entry in entries),
         num_bytes=sum(entry.num_bytes for entry in entries),
         num_rejects=len(rejects),
@@ -78,7 +79,9 @@ def finish(store: Store, claim: Claim, max_rejects: int) -> Manifest:
         **image_spreads(list(read_indexes(store, entries))),
     )
     for name, content in data_set_sidecars(manifest).items():
-        publish(store, name, content, sha256_bytes(content))
+        publish(store, name, content, digest_bytes(content))
     check_claim(store, claim.plan_digest)
-    publish(store, MANIFEST_NAME, manifest.to_bytes(), manifest.digest)
+    publish(store, TABLE_NAME, manifest.shards.to_bytes(), manifest.shards.digest)
+    head = manifest.to_bytes()
+    publish(store, MANIFEST_NAME, head, digest_bytes(head))
     return manifest

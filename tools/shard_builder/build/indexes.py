@@ -3,13 +3,17 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.console.progress import counted
-from pipeline.format.index import Index, load_index
-from pipeline.format.manifest import ShardEntry, Spread
+from pipeline.format.checksum import checksum
+from pipeline.format.index import Index, ends, load_index
+from pipeline.format.manifest import Spread
+from pipeline.format.shard_table import ShardEntry
 from pipeline.store import Store
 
 _NUM_THREADS = 16  # small objects: threads mostly wait
@@ -34,6 +38,20 @@ def read_indexes(store: Store, entries: Sequence[ShardEntry]) -> Iterator[Index]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         indexes = pool.map(lambda entry: read_index(store, entry), entries)
         yield from counted(indexes, "reading indexes", len(entries), "shards")
+
+
+def sample_checksums(index: Index, tar: Path) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The checksums of the images of a tar, and those of the bytes before each image: the two columns of an index."""
+    found = []
+    begins = [0, *ends(index).tolist()]
+    with tar.open("rb") as file:
+        for row, begin, end in zip(index, begins, begins[1:], strict=False):
+            file.seek(begin)
+            content = memoryview(file.read(end - begin))
+            start = int(row["offset"]) - begin
+            found.append((checksum(content[start : start + int(row["size"])]), checksum(content[:start])))
+    images, heads = np.array(found, np.uint64).reshape(-1, 2).T
+    return images, heads
 
 
 class ImageSpreads(TypedDict):

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_file
-from pipeline.format.manifest import ShardEntry
+from pipeline.format.checksum import digest_file
+from pipeline.format.shard_table import ShardEntry
 from pipeline.format.sidecars import dali_name, energon_name
 from pipeline.store import Store
 from tools.shard_builder.build.plan import Plan
@@ -144,7 +144,7 @@ def check_claim(store: Store, plan_digest: str) -> None:
         raise ClaimError(f"{store.url} was taken by another build while this one ran; choose another --dest")
 
 
-def publish(store: Store, name: str, source: bytes | Path, sha256: str) -> None:
+def publish(store: Store, name: str, source: bytes | Path, digest: str) -> None:
     """Create an object. If a killed or concurrent build has already created it, compare the bytes.
 
     Raises:
@@ -154,7 +154,7 @@ def publish(store: Store, name: str, source: bytes | Path, sha256: str) -> None:
         return
     with tempfile.NamedTemporaryFile(prefix="shard-builder-") as existing:
         store.download(name, existing.name)
-        if sha256_file(existing.name) != sha256:
+        if digest_file(existing.name) != digest:
             raise PublishError(
                 f"{store.url}/{name} exists with other content: the source has changed since that build started; "
                 "choose an empty destination"

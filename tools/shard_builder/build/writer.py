@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.format.checksum import sha256_bytes
+from pipeline.format.checksum import digest_bytes
 from pipeline.format.index import index_to_bytes
-from pipeline.format.manifest import ShardEntry
+from pipeline.format.shard_table import ShardEntry
 from pipeline.format.sidecars import dali_name, energon_index, energon_name
 from pipeline.format.tar import ShardWriter
 from pipeline.store import Store, StoreError
@@ -135,11 +135,11 @@ def _publish(store: Store, name: str, tar: Path, writer: ShardWriter) -> ShardEn
         name=name,
         num_bytes=writer.num_bytes,
         num_samples=len(writer.index),
-        sha256=writer.sha256,
-        index_sha256=sha256_bytes(index),
+        digest=writer.digest,
+        index_digest=digest_bytes(index),
     )
-    publish(store, entry.tar_name, tar, entry.sha256)
-    publish(store, entry.index_name, index, entry.index_sha256)
+    publish(store, entry.tar_name, tar, entry.digest)
+    publish(store, entry.index_name, index, entry.index_digest)
     for sidecar, content in (dali_name(entry), writer.dali_index), (energon_name(entry), energon_index(writer.index)):
-        publish(store, sidecar, content, sha256_bytes(content))
+        publish(store, sidecar, content, digest_bytes(content))
     return entry

@@ -1,6 +1,6 @@
 """Copy a finished data set from one store to another: the command `shard-builder copy`.
 
-A copy is a build whose shards come from another store. It claims its destination, compares the hashes of every shard
+A copy is a build whose shards come from another store. It claims its destination, compares the digests of every shard
 with the manifest, commits the shard with a done marker, and writes the manifest last. So a killed copy resumes, and
 a destination of another build is refused.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pipeline.console.command import Commands, add_command, add_json_flag, not_empty, write_json
 from pipeline.console.progress import progress
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_bytes, sha256_file
+from pipeline.format.checksum import digest_bytes, digest_file
 from pipeline.format.index import index_to_bytes
 from pipeline.format.manifest import Manifest
 from pipeline.format.sidecars import shard_sidecars
@@ -106,12 +106,12 @@ def _copy_shard(task: _Task) -> ShardResult:
         with dest.scratch_folder() as scratch:  # a file of its own, never a link to a file of the source
             tar = scratch / entry.tar_name
             source.download(entry.tar_name, tar)
-            if sha256_file(tar) != entry.sha256:
-                raise CopyError(f"{source.url}/{entry.tar_name} does not have the hash that its manifest records")
-            publish(dest, entry.tar_name, tar, entry.sha256)
+            if digest_file(tar) != entry.digest:
+                raise CopyError(f"{source.url}/{entry.tar_name} does not have the digest that its manifest records")
+            publish(dest, entry.tar_name, tar, entry.digest)
             index = read_index(source, entry)
-            publish(dest, entry.index_name, index_to_bytes(index), entry.index_sha256)
+            publish(dest, entry.index_name, index_to_bytes(index), entry.index_digest)
             for name, content in shard_sidecars(entry, tar, index).items():
-                publish(dest, name, content, sha256_bytes(content))
+                publish(dest, name, content, digest_bytes(content))
     mark_done(dest, result)
     return result

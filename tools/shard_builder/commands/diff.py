@@ -21,8 +21,9 @@ from pipeline.console.command import (
     write_json,
 )
 from pipeline.console.progress import progress
-from pipeline.format.checksum import sha256_bytes
-from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.checksum import digest_bytes
+from pipeline.format.manifest import Manifest
+from pipeline.format.shard_table import ShardEntry
 from pipeline.format.tar import TarSample, iter_samples
 from pipeline.prefetch import prefetch
 from pipeline.shards.data_sets import read_manifest
@@ -88,7 +89,7 @@ def diff(a: Store, b: Store) -> Iterator[str]:
     ours, theirs = read_manifest(a), read_manifest(b)
     yield from _diff_manifests(ours, theirs)
     # If the classes differ, the same number may mean another class: equal shards may hold different samples.
-    shared = _hashes(ours) & _hashes(theirs) if ours.classes == theirs.classes else set()
+    shared = _digests(ours) & _digests(theirs) if ours.classes == theirs.classes else set()
     unmatched = dict(_contents(a, ours, shared, "reading A"))
     for key, content in _contents(b, theirs, shared, "reading B"):
         mine = unmatched.pop(key, None)
@@ -109,17 +110,17 @@ def _diff_manifests(ours: Manifest, theirs: Manifest) -> Iterator[str]:
         number, (mine, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
         yield f"classes: {len(ours.classes)} in A, {len(theirs.classes)} in B; number {number} is {mine}, {other}"
     if ours.shards != theirs.shards:
-        num_shared = len(_hashes(ours) & _hashes(theirs))
+        num_shared = len(_digests(ours) & _digests(theirs))
         yield f"shards: {len(ours.shards)} in A, {len(theirs.shards)} in B, of which {num_shared} are in both"
 
 
-def _hashes(manifest: Manifest) -> set[str]:
-    return {entry.sha256 for entry in manifest.shards}
+def _digests(manifest: Manifest) -> set[str]:
+    return {entry.digest for entry in manifest.shards}
 
 
 def _contents(store: Store, manifest: Manifest, known: set[str], title: str) -> Iterator[tuple[str, _Content]]:
-    """Key and content of every sample, shard by shard, without the shards whose hash is in `known`."""
-    entries = [entry for entry in manifest.shards if entry.sha256 not in known]
+    """Key and content of every sample, shard by shard, without the shards whose digest is in `known`."""
+    entries = [entry for entry in manifest.shards if entry.digest not in known]
 
     def read(entry: ShardEntry) -> list[tuple[str, _Content]]:
         with local_tar(store, entry) as tar:
@@ -133,7 +134,7 @@ def _contents(store: Store, manifest: Manifest, known: set[str], title: str) -> 
 
 
 def _content(sample: TarSample, classes: Sequence[str]) -> _Content:
-    return _Content(label_names(sample, classes), sample.ext, bytes.fromhex(sha256_bytes(sample.image))[:16])
+    return _Content(label_names(sample, classes), sample.ext, bytes.fromhex(digest_bytes(sample.image))[:16])
 
 
 def _difference(mine: _Content, other: _Content) -> str:

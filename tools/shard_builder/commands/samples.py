@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.format.manifest import Manifest, ShardEntry
+from pipeline.format.manifest import Manifest
+from pipeline.format.shard_table import ShardEntry
 from pipeline.format.tar import TarSample
 from pipeline.shards.remote import RemoteShards
 from pipeline.shards.samples import SampleReader
@@ -20,7 +21,8 @@ class StoredSample(NamedTuple):
 
     number: int
     """Its position in the data set, counted through the shards; the trainer calls it the id."""
-    entry: ShardEntry
+    shard: str
+    """The name of its shard."""
     sample: TarSample
     height: int
     """In pixels as stored, before any EXIF rotation."""
@@ -50,13 +52,14 @@ def read_numbered(store: Store, manifest: Manifest, numbers: range) -> Iterator[
     Raises:
         StoreError: the store cannot be read.
         ShardIndexError: an index does not match the manifest.
-        TarError: a tar does not match its index.
+        DamagedShardError: bytes of a tar do not have the checksum of its index.
     """
-    reader = SampleReader(RemoteShards(store, manifest), manifest.shards)
+    reader = SampleReader(RemoteShards(store, manifest), manifest.shards.num_samples)
     for number in numbers:
         ids = np.array([number])
         (sample,), (row,) = reader.samples(ids), reader.locate(ids).table
-        yield StoredSample(number, reader.entry_of(number), sample, int(row["height"]), int(row["width"]))
+        shard = manifest.shards[reader.shard_of(number)].name
+        yield StoredSample(number, shard, sample, int(row["height"]), int(row["width"]))
 
 
 def label_names(sample: TarSample, classes: Sequence[str]) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def _show(args: argparse.Namespace) -> None:
         if args.json:
             rows.append(_row(sample, manifest.classes))
         else:
-            sys.stdout.write(f"{sample.entry.name}  {'  '.join(_describe(sample, manifest.classes))}\n")
+            sys.stdout.write(f"{sample.shard}  {'  '.join(_describe(sample, manifest.classes))}\n")
         if args.extract:
             with _writing(args.extract):
                 _extract(sample, args.extract)
@@ -78,7 +78,7 @@ def _row(sample: StoredSample, classes: Sequence[str]) -> dict[str, Any]:
     """The facts of `_describe`, for JSON."""
     return {
         "number": sample.number,
-        "shard": sample.entry.name,
+        "shard": sample.shard,
         "key": sample.sample.key,
         "classes": label_names(sample.sample, classes),
         "ext": sample.sample.ext,

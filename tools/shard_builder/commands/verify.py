@@ -6,8 +6,11 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+import numpy as np
 
 from pipeline.console.command import (
     EXIT_DATA_AT_FAULT,
@@ -20,14 +23,15 @@ from pipeline.console.command import (
 )
 from pipeline.console.progress import progress
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_file
-from pipeline.format.manifest import Manifest, ShardEntry
-from pipeline.format.sidecars import shard_sidecars
+from pipeline.format.checksum import digest_file
+from pipeline.format.manifest import Manifest
+from pipeline.format.shard_table import ShardEntry
+from pipeline.format.sidecars import data_set_sidecars, shard_sidecars
 from pipeline.format.tar import TarSample, index_label, iter_samples
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import MissingObjectError, Store, StoreError
 from tools.shard_builder.build.images import ImagePolicy, RejectedImageError, prepare
-from tools.shard_builder.build.indexes import read_index
+from tools.shard_builder.build.indexes import read_index, sample_checksums
 from tools.shard_builder.build.runners import open_local_engine, run_tasks
 from tools.shard_builder.commands.arguments import add_url_argument, add_workers_flag
 from tools.shard_builder.commands.samples import local_tar
@@ -100,10 +104,10 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path | None = None) -> Verification:
-    """Check every shard: size, hash, index, each index row against the tar, and with `decode` each image.
+    """Check every shard: size, digest, index, each index row against the tar, and with `decode` each image.
 
     Shards of a remote store are downloaded to the temporary folder (`TMPDIR`), one per worker. With `state`, good
-    shards are noted in that file, and the next run skips a shard that is noted with the same hashes.
+    shards are noted in that file, and the next run skips a shard that is noted with the same digests.
 
     Raises:
         UserError: the manifest is missing or not valid, the store cannot be read, or `state` cannot be used.
@@ -122,7 +126,17 @@ def verify(store: Store, decode: bool = False, num_workers: int = 1, state: Path
                 memory.add(entry)
             advance(entry.num_bytes)
     ordered = itertools.chain.from_iterable(found[entry.name] for entry in fresh)
-    return Verification(manifest, tuple(ordered), len(manifest.shards) - len(fresh))
+    described = _check_descriptions(store, manifest)
+    return Verification(manifest, (*ordered, *described), len(manifest.shards) - len(fresh))
+
+
+def _check_descriptions(store: Store, manifest: Manifest) -> Iterator[str]:
+    for name, content in data_set_sidecars(manifest).items():
+        try:
+            if store.read(name) != content:
+                yield f"{name}: does not describe the data set"
+        except MissingObjectError as error:
+            yield f"{name}: {error}"
 
 
 class _Memory:
@@ -149,7 +163,7 @@ class _Memory:
         self._file.close()
 
     def knows(self, entry: ShardEntry) -> bool:
-        """Whether the shard was verified at this URL with these hashes, and decoded if `decode` is set."""
+        """Whether the shard was verified at this URL with these digests, and decoded if `decode` is set."""
         return any(self._line(entry, decoded) in self._lines for decoded in {True, self._decode})
 
     def add(self, entry: ShardEntry) -> None:
@@ -162,8 +176,8 @@ class _Memory:
             {
                 "url": self._url,
                 "shard": entry.name,
-                "sha256": entry.sha256,
-                "index_sha256": entry.index_sha256,
+                "digest": entry.digest,
+                "index_digest": entry.index_digest,
                 "decoded": decoded,
             }
         )
@@ -175,8 +189,8 @@ def _check_shard(task: _Task) -> _Checked:
         if (size := store.size(entry.tar_name)) != entry.num_bytes:
             return _Checked(entry, [f"{entry.tar_name}: {size} bytes, the manifest records {entry.num_bytes}"])
         with local_tar(store, entry) as tar:
-            if sha256_file(tar) != entry.sha256:
-                problem = f"{entry.tar_name}: its content does not have the hash that the manifest records"
+            if digest_file(tar) != entry.digest:
+                problem = f"{entry.tar_name}: its content does not have the digest that the manifest records"
                 return _Checked(entry, [problem])
             return _Checked(entry, _check_rows(task, tar))
     except UserError as error:
@@ -204,6 +218,9 @@ def _check_rows(task: _Task, tar: Path) -> list[str]:
             problems.append(f"{entry.tar_name}: sample {sample.key}: {fault}")
     if problems:
         return problems
+    for column, found in zip(("checksum", "head_checksum"), sample_checksums(index, tar), strict=True):
+        wrong = np.flatnonzero(index[column] != found)
+        problems += [f"{entry.tar_name}: sample {i} does not have the {column} of its index" for i in wrong]
     for name, content in shard_sidecars(entry, tar, index).items():
         if task.store.read(name) != content:
             problems.append(f"{name}: is not the index of {entry.tar_name}")

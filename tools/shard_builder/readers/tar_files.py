@@ -11,7 +11,8 @@ from tools.shard_builder.readers.wording import listed
 
 _COMPRESSED = re.compile(r".*\.(tar\.(gz|bz2|xz|zst|lz4|lzma|br|z)|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 _KNOWN = re.compile(  # files that a build writes beside tars
-    r"(manifest|wids|\d+_stats)\.json|rejects\.jsonl|classes\.txt|.*\.idx|.*\.index\.npy", re.IGNORECASE
+    r"(manifest|wids|\d+_stats)\.json|rejects\.jsonl|classes\.txt|.*\.idx|.*\.(index|samples)\.npy|shards\.npy",
+    re.IGNORECASE,
 )
 
 

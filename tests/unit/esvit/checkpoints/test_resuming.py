@@ -142,9 +142,7 @@ def test_a_run_does_not_go_back_past_several(tmp_path: Path, damaged: tuple[int,
 def test_a_run_does_not_go_back_to_its_beginning(tmp_path: Path) -> None:
     store = write(tmp_path, 0, 10)
     (tmp_path / "step-00000010.json").unlink()
-    with pytest.raises(
-        CheckpointError, match=r"the damaged ones and latest\.json away to go on from step-00000000"
-    ):
+    with pytest.raises(CheckpointError, match=r"the damaged ones and latest\.json away to go on from step-00000000"):
         resuming.to_resume(store, say)
     (tmp_path / "step-00000010.pt").unlink()
     (tmp_path / "latest.json").unlink()

@@ -11,6 +11,7 @@ from esvit.training.config import TrainConfig
 from esvit.training.loop import train
 from pipeline.config import load
 from pipeline.errors import UserError
+from pipeline.store import retry
 from support.shards import jpegs, write_shards
 from support.training import REPOSITORY, TINY
 
@@ -50,6 +51,7 @@ def test_a_refused_start_leaves_the_run_as_it_was(
 ) -> None:
     for name, value in {"ENDPOINT_URL": "http://127.0.0.1:9", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setattr(retry, "_PATIENCE_NEVER_REACHED_S", 0.5)
     run = tmp_path / "run"
     assert train(config(run, shards)) == 0
     before = files(run)

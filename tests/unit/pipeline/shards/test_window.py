@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.format.manifest import Manifest
 from pipeline.order import OrderConfig
-from pipeline.shards.cache import CacheConfig, ShardCache
+from pipeline.shards.cache import CacheConfig
 from pipeline.shards.window import ShardWindow, Step
 from pipeline.store import Store
 from pipeline.stream import StreamConfig, open_training_stream
+from support.caches import open_cache
 from support.shards import jpegs, write_shards
 
 PLENTY = 10**9
@@ -56,7 +57,7 @@ def test_shards_are_pinned_when_their_step_comes_and_no_more_are_fetched_than_al
     num_behind: int,
 ) -> None:
     store, manifest = remote
-    cache = ShardCache(store, manifest, CacheConfig(folder=str(tmp_path_factory.mktemp("cache"))))
+    cache = open_cache(store, tmp_path_factory.mktemp("window"))
     size = manifest.shards[0].num_bytes
     window = ShardWindow(cache, num_ahead * size, 2, num_behind)
     positions = window.positions(endless(shards))
@@ -80,7 +81,7 @@ def test_shards_are_fetched_in_the_order_of_their_first_use(remote: tuple[Store,
             asked.append(name)
             return super().parts(name, start, stop)
 
-    cache = ShardCache(Listening(store.url), manifest, CacheConfig(folder=str(tmp_path)))
+    cache = open_cache(Listening(store.url), tmp_path)
     positions = ShardWindow(cache, PLENTY, 1, 0).positions(endless([[3, 1], [1, 7], [0], [3]]))
     list(islice(positions, 4))
     tars = [name for name in asked if name.endswith(".tar")]
@@ -89,11 +90,9 @@ def test_shards_are_fetched_in_the_order_of_their_first_use(remote: tuple[Store,
 
 def test_a_failure_comes_in_the_place_of_its_step(tmp_path: Path) -> None:
     store = Store(f"memory://{tmp_path.name}")
-    manifest = write_shards(store.url, jpegs(1), jpegs(1), jpegs(1))
+    write_shards(store.url, jpegs(1), jpegs(1), jpegs(1))
     store.delete("tiny-000001.tar")
-    positions = ShardWindow(ShardCache(store, manifest, CacheConfig(folder=str(tmp_path))), PLENTY, 2, 0).positions(
-        endless([[0], [2], [1]])
-    )
+    positions = ShardWindow(open_cache(store, tmp_path), PLENTY, 2, 0).positions(endless([[0], [2], [1]]))
     assert list(islice(positions, 2)) == [0, 1]
     with pytest.raises(UserError, match=r"tiny-000001\.tar: there is no such object"):
         next(positions)
@@ -105,7 +104,7 @@ def test_a_budget_below_what_is_needed_at_once_is_one_warning(
 ) -> None:
     store, manifest = remote
     size = manifest.shards[0].num_bytes
-    cache = ShardCache(store, manifest, CacheConfig(folder=str(tmp_path), max_bytes=3 * size))
+    cache = open_cache(store, tmp_path, max_bytes=3 * size)
     with caplog.at_level(logging.WARNING):
         list(islice(ShardWindow(cache, PLENTY, 2, 0).positions(endless([[0, 1], [2, 3], [4, 5]])), 12))
     assert caplog.messages == []  # two steps do not fit, so nothing is fetched ahead

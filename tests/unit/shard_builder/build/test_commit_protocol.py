@@ -23,7 +23,7 @@ from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.commands.verify import verify
 
 SHARD_BYTES = 20_000
-SHARD = ["train-000001.tar", "train-000001.index.npy", "train-000001.idx", "train-000001.tar.idx"]
+SHARD = ["train-000001.tar", "train-000001.samples.npy", "train-000001.idx", "train-000001.tar.idx"]
 DATA_SET = ["wids.json", ".nv-meta/.info.json", ".nv-meta/split.yaml", ".nv-meta/dataset.yaml"]
 WRITES = ["_build/plan.json", *SHARD, "_build/done/000001.json", "rejects.jsonl", *DATA_SET, "manifest.json"]
 

@@ -68,7 +68,7 @@ def test_a_second_run_has_nothing_to_do(tiny_image_folder: Path, tmp_path: Path)
     [
         ["manifest.json"],
         ["manifest.json", "_build/done/000001.json"],
-        ["manifest.json", "_build/done/000001.json", "train-000001.index.npy"],
+        ["manifest.json", "_build/done/000001.json", "train-000001.samples.npy"],
         ["manifest.json", "train-000001.tar"],
         ["manifest.json", "_build/plan.json"],
         ["manifest.json", "wids.json", "train-000001.idx"],

@@ -48,7 +48,7 @@ def test_images_that_changed_or_went_are_rejected(records: tuple[Record, ...], t
         "_build/done/000000.json",
         "_build/plan.json",
         "train-000000.idx",
-        "train-000000.index.npy",
+        "train-000000.samples.npy",
         "train-000000.tar",
         "train-000000.tar.idx",
     ]

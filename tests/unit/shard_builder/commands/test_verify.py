@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.format.checksum import sha256_bytes
+from pipeline.format.checksum import digest_bytes
 from pipeline.format.index import index_to_bytes, load_index
-from pipeline.format.manifest import MANIFEST_NAME
 from pipeline.format.sidecars import shard_sidecars
 from pipeline.format.tar import ShardWriter, TarSample, iter_samples
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
-from support.shards import encode, picture
+from support.shards import encode, forge, picture
 from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.commands.verify import verify
 
@@ -37,15 +36,15 @@ def flip(path: Path) -> None:
     ("harm", "problem"),
     [
         (lambda d: (d / "train-000001.tar").unlink(), "train-000001: cannot read .* there is no such object"),
-        (lambda d: flip(d / "train-000001.tar"), "train-000001.tar: its content does not have the hash"),
+        (lambda d: flip(d / "train-000001.tar"), "train-000001.tar: its content does not have the digest"),
         (
             lambda d: (d / "train-000001.tar").write_bytes((d / "train-000000.tar").read_bytes()[:5120]),
             "train-000001.tar: 5120 bytes, the manifest records",
         ),
-        (lambda d: (d / "train-000001.index.npy").unlink(), "train-000001: cannot read index"),
+        (lambda d: (d / "train-000001.samples.npy").unlink(), "train-000001: cannot read index"),
         (
-            lambda d: (d / "train-000001.index.npy").write_bytes((d / "train-000000.index.npy").read_bytes()),
-            "train-000001: index .* does not have the hash",
+            lambda d: (d / "train-000001.samples.npy").write_bytes((d / "train-000000.samples.npy").read_bytes()),
+            "train-000001: index .* does not have the digest",
         ),
     ],
 )
@@ -55,26 +54,24 @@ def test_names_the_shard(shards: Path, harm: Callable[[Path], None], problem: st
     assert re.match(problem, found)
 
 
-@pytest.mark.parametrize("column", ["offset", "size", "label"])
+@pytest.mark.parametrize("column", ["offset", "size", "label", "checksum", "head_checksum"])
 def test_compares_the_index_with_the_tar(shards: Path, column: str) -> None:
-    """An index that is wrong and signed: the hashes agree, the content does not."""
+    """An index that is wrong and signed: the digests agree, the content does not."""
     store = Store(shards)
-    manifest = read_manifest(store)
-    entry = manifest.shards[0]
+    entry = read_manifest(store).shards[0]
     index = np.array(load_index(shards / entry.index_name, entry))
     index[column][1] += 1
     store.put(entry.index_name, index_to_bytes(index))
-    forged = entry.replace(index_sha256=sha256_bytes(index_to_bytes(index)))
-    store.put(MANIFEST_NAME, manifest.replace(shards=(forged, *manifest.shards[1:])).to_bytes())
+    forge(store, 0, index_digest=digest_bytes(index_to_bytes(index)))
     (problem,) = verify(store).problems
-    assert problem.startswith("train-000000.tar: sample ") and problem.endswith("what the index says")
+    assert problem.startswith("train-000000.tar: sample ")
+    assert problem.endswith((f"1 does not have the {column} of its index", "is not where or what the index says"))
 
 
 def rebuilt(shards: Path, change: Callable[[TarSample], TarSample]) -> Store:
     """The first shard written again, well signed, with one of its samples changed."""
     store = Store(shards)
-    manifest = read_manifest(store)
-    entry = manifest.shards[0]
+    entry = read_manifest(store).shards[0]
     index = load_index(shards / entry.index_name, entry)
     samples = list(iter_samples(shards / entry.tar_name))
     samples[2] = change(samples[2])
@@ -85,11 +82,8 @@ def rebuilt(shards: Path, change: Callable[[TarSample], TarSample]) -> Store:
     (shards / "new.tar").rename(shards / entry.tar_name)
     new_index = index_to_bytes(writer.index)
     store.put(entry.index_name, new_index)
-    hashes = {"sha256": writer.sha256, "index_sha256": sha256_bytes(new_index), "num_bytes": writer.num_bytes}
-    forged = entry.replace(**hashes)
-    total = manifest.num_bytes - entry.num_bytes + forged.num_bytes
-    store.put(MANIFEST_NAME, manifest.replace(shards=(forged, *manifest.shards[1:]), num_bytes=total).to_bytes())
-    for name, content in shard_sidecars(forged, shards / entry.tar_name, writer.index).items():
+    forge(store, 0, digest=writer.digest, index_digest=digest_bytes(new_index), num_bytes=writer.num_bytes)
+    for name, content in shard_sidecars(entry, shards / entry.tar_name, writer.index).items():
         store.put(name, content)
     return store
 
@@ -122,6 +116,15 @@ def test_a_label_that_is_no_class_is_named(shards: Path, label: int) -> None:
 def test_sidecars_are_compared(shards: Path) -> None:
     (shards / "train-000001.idx").write_text("v1.2 0\n")
     assert verify(Store(shards)).problems == ("train-000001.idx: is not the index of train-000001.tar",)
+
+
+@pytest.mark.parametrize("name", ["wids.json", ".nv-meta/split.yaml"])
+def test_descriptions_for_other_readers_are_compared(shards: Path, name: str) -> None:
+    (shards / name).write_text("{}")
+    assert verify(Store(shards)).problems == (f"{name}: does not describe the data set",)
+    (shards / name).unlink()
+    (problem,) = verify(Store(shards)).problems
+    assert problem.startswith(f"{name}: cannot read ")
 
 
 def test_lists_every_problem(shards: Path) -> None:
