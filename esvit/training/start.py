@@ -203,6 +203,8 @@ def _take(run: Run, config: TrainConfig, here: World, found: Found | None) -> No
     resuming.check_unchanged(store, found)
     if found:
         resuming.set_aside(store, found, run.log.say)
+    elif not config.checkpoint.allow_start_over:
+        return  # there are no records
     try:
         records.cut_back(output, run.state.step, run.loader.steps_per_epoch, here.size)
     except OSError as error:
