@@ -123,8 +123,7 @@ def _candidates(store: Store) -> list[str]:
         return sorted(noted | {name_of(latest)}, reverse=True)
     if not noted and len(data) == 1:  # the first write of a run was killed
         return []
-    # Without latest.json, a newer file without a note may be unfinished or half-copied.
-    return sorted(noted | {name for name in data if name > max(noted, default="")}, reverse=True)
+    return sorted(noted | data, reverse=True)  # without latest.json, a file without a note may be half-copied
 
 
 def _data_of(note: str) -> str:
