@@ -13,6 +13,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from esvit import failure
+from esvit.failure import RefusedElsewhereError
 from esvit.launcher import end_with_launcher
 from pipeline.errors import UserError
 
@@ -21,10 +23,6 @@ T = TypeVar("T")
 
 class DeviceError(UserError):
     """The device asked for is not on this machine."""
-
-
-class RefusedElsewhereError(UserError):
-    """Another rank cannot start or go on, so this rank does not either."""
 
 
 @dataclass(frozen=True)
@@ -132,16 +130,17 @@ def world(device: str) -> Iterator[World]:
 
     Raises:
         DeviceError: `device` is "cuda", and there is no GPU for this rank.
+        LostRankError: another rank has failed.
     """
     end_with_launcher()
     here = place(device)
     if here.size > 1:
         _join("nccl" if here.device.type == "cuda" else "gloo")
     try:
-        yield here
+        with failure.ending_together(here.rank, here.size):
+            yield here
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        failure.leave()
 
 
 def _join(backend: str) -> None:
@@ -153,6 +152,7 @@ def _join(backend: str) -> None:
     store, rank, size = next(rendezvous("env://"))
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         store = PrefixStore(f"start-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    failure.use(store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 

@@ -38,6 +38,7 @@ sentence that names the thing and says what to do. Each room derives its own cla
     ├── DisagreementError           the ranks have read different manifests, checkpoints or settings
     ├── OwnPartError                a class given by its dotted path cannot be imported, or does not fit
     ├── RefusedElsewhereError       another rank cannot start or go on
+    ├── LostRankError               another rank has failed
     ├── TooLargeError               a step does not fit into the memory of the GPU
     ├── DeviceError                 there is no such device, or the process group cannot start
     ├── DivergedError               the loss is not finite

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "bucket"
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Python's own answer to SIGINT. A job in the background of a shell inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not have its checksum is read again at once."""
+    monkeypatch.setattr("pipeline.shards.verified._PAUSES_S", (0, 0))
 
 
 def smooth_image(rng: np.random.Generator, height: int, width: int) -> Image.Image:
@@ -178,10 +193,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, and so is each plus 10,000, which the server takes for gRPC."""
+    """Ports that are free now, and so is each plus 10,000, which the server takes for gRPC.
+
+    All are below those that Linux gives to outgoing connections (from 32,768 on): one of these may take the port before
+    the server does, and a connection that gets the port it connects to is connected to itself.
+    """
     ports: list[int] = []
     while len(ports) < count:
-        port = 20_000 + secrets.randbelow(30_000)
+        port = 10_000 + secrets.randbelow(12_000)
         if all(_is_free(candidate) and candidate not in ports for candidate in (port, port + 10_000)):
             ports.append(port)
     return ports

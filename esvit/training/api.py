@@ -17,7 +17,7 @@ from esvit.training.fitted import fit, this_machine
 from esvit.training.images import ImagesError, build_shards, say_once, scan
 from pipeline import config as configuration
 from pipeline.config import Config
-from pipeline.console.command import EXIT_INTERRUPTED
+from pipeline.console.ending import EXIT_INTERRUPTED
 
 Given = TrainConfig | Mapping[str, Any] | str | PurePath
 """A config: a `TrainConfig`, keys and values, the name of a preset, or the path of a YAML file."""

@@ -4,6 +4,7 @@ A run that finds checkpoints in its own checkpoint folder resumes from the newes
 Ctrl-C saves and exits with 130.
 """
 
+import sys
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from esvit.step import train_step
 from esvit.training.callbacks import Callbacks, CheckpointEvent, StepEvent
 from esvit.training.config import TrainConfig
 from esvit.training.start import started
-from esvit.training.stopping import stopping
+from esvit.training.stopping import Stop, stopping
 from pipeline.store import Store
 
 __all__ = ["TrainConfig", "train"]
@@ -30,22 +31,23 @@ _NO_CALLBACKS = Callbacks()
 
 def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
     """Run, or resume, the training that `config` describes. Returns the exit status."""
-    with world(config.device) as here, stopping(here) as stop, started(config, here) as run:
+    with world(config.device) as here, stopping(here) as stop, started(config, here) as run, stop.loop():
         state, schedules, checkpoints, log = run.state, run.schedules, run.checkpoints, run.log
         here.synchronise_batch_norms(state.networks)
         student = _student(state, schedules, here)
         guard, collapse = FiniteGuard(here.device), CollapseDetector(config.guards, config.model.head.num_prototypes)
         losses: list[Tensor] = []  # since the newest checkpoint
         signs: list[str] = []
-
-        stop.begin()
-        batches = run.loader.forever()
+        batches, stopped = run.loader.forever(stop.ends_wait), False
         while state.step < schedules.num_steps:
             if state.step == schedules.region_start_step:
                 del student  # with it go the hooks that it has in the parameters
                 student = _student(state, schedules, here)
             with log.step() as timer:
-                batch = timer.got(next(batches))
+                if (batch := next(batches, None)) is None:  # a signal came, and no batch
+                    _leave(here, stop, state.step + 1)
+                    break
+                timer.got(batch)
                 torch.manual_seed(_step_seed(config.seed, state.step, here.rank))
                 values, blend = schedules.at(state.step), config.mixup.blend(config.seed, state.step)
                 epoch = state.step // schedules.steps_per_epoch
@@ -76,9 +78,17 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
                 checkpoints.wait()
             _tell(callbacks, checkpoints)
             if stopped:
-                log.say(f"stopped by {stop.cause} after the checkpoint of step {state.step}; the same command resumes")
-                return stop.status
-    return 0
+                break
+        else:
+            return 0
+        if not stopped:
+            _stop_if_diverged(state, guard, config, here)
+            if losses:
+                _save(state, checkpoints, here, losses, healthy=not signs)
+            checkpoints.wait()
+            _tell(callbacks, checkpoints)
+        log.say(f"stopped by {stop.cause} after the checkpoint of step {state.step}; the same command resumes")
+        return stop.status
 
 
 def _student(state: TrainState, schedules: Schedules, here: World) -> nn.Module:
@@ -91,6 +101,16 @@ def _save(state: TrainState, checkpoints: Checkpointer, here: World, losses: lis
     loss = here.mean({"loss": torch.stack(losses).mean()})["loss"]
     if here.is_main:
         checkpoints.save(state.state_dict(), loss, healthy)
+
+
+def _leave(here: World, stop: Stop, step: int) -> None:
+    """One of several ranks leaves instead of waiting for its batch of `step`: the others have begun that step."""
+    if here.size > 1:
+        sys.stderr.write(
+            f"stopped by {stop.cause}: rank {here.rank} has no batch for step {step}, so all ranks end without a new "
+            "checkpoint; the same command resumes from the newest one\n"
+        )
+        raise SystemExit(stop.status)
 
 
 def _tell(callbacks: Callbacks, checkpoints: Checkpointer) -> None:

@@ -35,6 +35,7 @@ from pipeline.augment import MultiCrop
 from pipeline.errors import UserError
 from pipeline.loader import ViewLoader, open_loader
 from pipeline.store import Store
+from pipeline.store.probe import overwrites
 from pipeline.stream import open_training_stream
 
 
@@ -221,6 +222,11 @@ def _write_first(run: Run, config: TrainConfig, here: World, found: Found | None
     target and config."""
     state, checkpoints, log = run.state, run.checkpoints, run.log
     if here.is_main:
+        if overwrites(checkpoints.store):
+            log.say(
+                f"caution: {checkpoints.store.url} replaces objects that exist (it ignores If-None-Match), so it does "
+                "not keep two runs apart: make sure that no other run writes its checkpoints there now"
+            )
         checkpoints.continue_after(state.step if found else -1)
         if not found:
             checkpoints.save(state.state_dict())

@@ -35,6 +35,8 @@ def _obstore() -> Any:
 class _Connector:
     """s3torchconnector with the few methods of a file system that the store uses."""
 
+    async_impl = False
+
     def __init__(self) -> None:
         client = importlib.import_module("s3torchconnector._s3client")
         reader = importlib.import_module("s3torchconnector.s3reader")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
+from pipeline.console.ending import EXIT_INTERRUPTED, ending_soon
 from pipeline.console.extras import missing_package
 from pipeline.errors import UserError
 from pipeline.nearest import nearest
@@ -26,9 +27,6 @@ EXIT_DATA_AT_FAULT = 1
 """The command ran and found a fault in the data."""
 EXIT_USER_ERROR = 2
 """A flag, a config, a path or a store is wrong; the message says what to do."""
-EXIT_RETRY = 75
-"""Stopped by a signal, after saving a checkpoint (EX_TEMPFAIL); the same command continues the run."""
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports it
 
 Commands: TypeAlias = "argparse._SubParsersAction[CommandParser]"
@@ -127,7 +125,15 @@ def write_json(report: Mapping[str, Any]) -> None:
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Run the body of a console script and exit: 0 or its result, 2 on a `UserError`, 130 on Ctrl-C."""
+    """Run the body of a console script and exit: 0 or its result, 2 on a `UserError`, 130 on Ctrl-C.
+
+    Ctrl-C ends it within 5 s, a second Ctrl-C at once, see `pipeline.console.ending`.
+    """
+    with ending_soon():
+        _run_command(main)
+
+
+def _run_command(main: Callable[[], int | None]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name need not be UTF-8
     try:

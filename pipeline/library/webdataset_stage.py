@@ -150,11 +150,13 @@ class WebdatasetSource:
 class _Progress:
     """Where the next loop begins, and which workers have begun it, in memory that all processes share.
 
-    Only worker i writes slot i, so no lock is needed.
+    Only worker i writes slot i, so no lock is needed. `_own_loop` is not shared: the copy in a worker process has the
+    number of the loop for which that process was started. A process that starts late may find that the loop has ended.
     """
 
     def __init__(self) -> None:
         self._shared = RawArray("q", 2 + _MAX_WORKERS)
+        self._own_loop: int | None = None
         self.restart(0)
 
     @property
@@ -174,11 +176,18 @@ class _Progress:
         """Begin the next loop at `position`."""
         self._shared[0] = position
         self._shared[1] += 1  # a new number: no worker has begun this loop
+        self._own_loop = self._shared[1]
 
     def begin_in_worker(self, worker: int) -> None:
-        """Raise `IterationError` if this worker number has begun this loop before, in this or another process."""
+        """Raise `IterationError` if this worker number has begun this loop before, in this or another process.
+
+        Raise it too in a process that was started for an earlier loop, and has not begun that one.
+        """
         if worker >= _MAX_WORKERS:
             raise IterationError(f"the source works with at most {_MAX_WORKERS} worker processes; lower num_workers")
+        own_loop, self._own_loop = self._own_loop, None  # a process that is kept for later loops begins each of them
+        if own_loop not in (None, self._shared[1]):
+            raise IterationError("the loop of this worker process has ended, because a state was loaded")
         if self._shared[2 + worker] == self._shared[1]:
             raise IterationError(
                 "worker processes have read from this position before and would repeat the samples; before each loop "

@@ -7,6 +7,7 @@ The loader's state is the stream's state at the training step. Batches still in 
 The docstring of `pipeline` describes the whole data path.
 """
 
+import contextlib
 import logging
 import queue
 import time
@@ -33,6 +34,8 @@ from pipeline.stream.encoded import ReadKeys
 
 Transform = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 """Own augmentation: a function from the stacked views of a batch, on the device, to new ones."""
+
+_ASK_EVERY_S = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -167,19 +170,25 @@ class ViewLoader(IterableDataset[ViewBatch]):
         Raises:
             IterationError: another loop has begun, another process opened the loader, or the loader is closed.
         """
-        return self._run(endless=False)
+        return self._run(endless=False, until=lambda: False)
 
-    def forever(self) -> Generator[ViewBatch]:
-        """As a loop over the loader, but one epoch after another, without end."""
-        return self._run(endless=True)
+    def forever(self, until: Callable[[], bool] = lambda: False) -> Generator[ViewBatch]:
+        """As a loop over the loader, but one epoch after another, without end.
 
-    def _run(self, endless: bool) -> Generator[ViewBatch]:
+        `until` is asked at least every `_ASK_EVERY_S` seconds while no batch is there. If true, the loop ends.
+        """
+        return self._run(endless=True, until=until)
+
+    def _run(self, endless: bool, until: Callable[[], bool]) -> Generator[ViewBatch]:
         loop, epoch = self._loops.begin(), self.epoch
         while endless or self.epoch == epoch:
-            yield self._next()
+            batch = self._next(until)
+            if batch is None:
+                return
+            yield batch
             self._loops.check(loop)
 
-    def _next(self) -> ViewBatch:
+    def _next(self, until: Callable[[], bool]) -> ViewBatch | None:
         if self._is_closed:
             raise IterationError("this loader is closed; open a new one")
         if self._ahead is None:
@@ -188,29 +197,30 @@ class ViewLoader(IterableDataset[ViewBatch]):
         telemetry.LOADER_QUEUE_BATCHES.set(len(self._ahead))
         begin = time.perf_counter()
         try:
-            batch = self._wait(self._ahead)
+            batch = self._wait(self._ahead, until)
         except BaseException:  # also Ctrl-C: the batch may have left the queue, so it is made again
             self._halt()
             raise
+        if batch is None:
+            return None
         telemetry.LOADER_WAIT_SECONDS.observe(time.perf_counter() - begin)
         telemetry.LOADER_SAMPLES.inc(len(batch.ids))
         telemetry.LOADER_BYTES.inc(batch.num_encoded_bytes)
         self._position += 1
         return batch
 
-    def _wait(self, ahead: Ahead[ViewBatch]) -> ViewBatch:
-        """The next batch. While none comes, log the work in progress every `watchdog_s` seconds."""
-        begin_s = time.monotonic()
+    def _wait(self, ahead: Ahead[ViewBatch], until: Callable[[], bool]) -> ViewBatch | None:
+        """The next batch; None if `until()`. While none comes, log the work in progress every `watchdog_s` seconds."""
+        begin_s = logged_s = time.monotonic()
         while True:
-            try:
-                return ahead.get(self._watchdog_s)
-            except queue.Empty:
-                _log.warning(
-                    "rank %d has had no batch for %.0f s; in progress: %s",
-                    self._stream.rank,
-                    time.monotonic() - begin_s,
-                    waiting.describe(),
-                )
+            with contextlib.suppress(queue.Empty):
+                return ahead.get(min(self._watchdog_s, _ASK_EVERY_S))
+            if until():
+                return None
+            if (now_s := time.monotonic()) - logged_s >= self._watchdog_s:
+                logged_s = now_s
+                what = f"rank {self._stream.rank} has had no batch for {now_s - begin_s:.0f} s"
+                _log.warning("%s; in progress: %s", what, waiting.describe())
 
     def _halt(self) -> None:
         """End the background thread and drop its batches."""

@@ -9,13 +9,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-_PARTIAL = ".part"
+PARTIAL = ".part"
+"""The end of the names of unfinished files and folders."""
+
 _CANNOT_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK}  # another file system, or one without links
 
 
 def is_partial(name: str) -> bool:
     """Whether this is an unfinished file: it is still being written, or its writer was killed."""
-    return any(part.endswith(_PARTIAL) for part in name.split("/"))
+    return any(part.endswith(PARTIAL) for part in name.split("/"))
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
     """A temporary folder for the block: inside `parent`, where it counts as partial; for None, in `TMPDIR`."""
     if parent:
         _make_folder(parent)
-    with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=_PARTIAL, dir=parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=".scratch-", suffix=PARTIAL, dir=parent) as folder:
         yield Path(folder)
 
 
@@ -39,7 +41,7 @@ def write_file(path: Path, source: bytes | Path, replace: bool) -> None:
     _make_folder(path.parent)
     if isinstance(source, Path) and not replace and _link(source, path):
         return
-    partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}")
+    partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     try:
         with open(partial, "wb") as file:
             if isinstance(source, bytes):

@@ -4,12 +4,14 @@ import logging
 import os
 import re
 import weakref
+from functools import partial
 from typing import Any
 
 import fsspec
 
 from pipeline.store.faults import explain, one_line
 from pipeline.store.hedge import Hedge
+from pipeline.store.progress import answered, min_bytes_per_s
 
 _CONNECT_TIMEOUT_S = 4
 _READ_TIMEOUT_S = 30
@@ -62,10 +64,12 @@ class Client:
     Raises:
         AddressError: the address is wrong, its protocol is unknown, the package for it is not installed, or the
             connection fails.
+        MinRateError: see `min_bytes_per_s`.
     """
 
     def __init__(self, url: str) -> None:
         check_address(url)
+        min_bytes_per_s()
         protocol = fsspec.utils.get_protocol(url)
         self.is_local, self.is_s3 = protocol in ("file", "local"), protocol in ("s3", "s3a")
         options = _S3_OPTIONS if self.is_s3 else {}
@@ -83,3 +87,14 @@ class Client:
         self.root: str = root.rstrip("/")
         self.pid = os.getpid()
         self.hedge = Hedge()
+
+    def call(self, method: str, *arguments: Any, num_bytes: int = 0, **options: Any) -> Any:
+        """Call a method of the file system that moves `num_bytes`. A remote one must end within `progress.limit_s`."""
+        if not self.fs.async_impl:
+            return getattr(self.fs, method)(*arguments, **options)
+        request = partial(getattr(self.fs, f"_{method}"), *arguments, **options)
+
+        async def run() -> Any:
+            return await answered(request(), num_bytes)
+
+        return fsspec.asyn.sync(self.fs.loop, run)

@@ -32,6 +32,7 @@ _MISSING = Fault("missing", "there is no such object")
 _DENIED = Fault("permission", "permission denied; check the keys and their permissions")
 _FULL = Fault("disk_full", "the disk is full")
 _UNREACHABLE = Fault("connection", "the endpoint cannot be reached", transient=True)
+_SLOW = Fault("slow", "the store is too slow", transient=True)
 _BROKEN_OFF = Fault("cut", "the connection broke off", transient=True)
 _NO_CREDENTIALS = Fault("credentials", "no usable AWS credentials; set AWS_ACCESS_KEY_ID, AWS_PROFILE or a role")
 
@@ -70,6 +71,7 @@ _BY_CLASS = {
     "ProfileNotFound": _NO_CREDENTIALS,
     "TokenRetrievalError": _NO_CREDENTIALS,
     "SSOError": _NO_CREDENTIALS,
+    "TooSlowError": _SLOW,
     "ConnectionResetError": _BROKEN_OFF,
     "BrokenPipeError": _BROKEN_OFF,
     "ConnectionError": _UNREACHABLE,

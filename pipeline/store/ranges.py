@@ -9,6 +9,7 @@ import fsspec
 
 from pipeline.store.client import Client
 from pipeline.store.faults import ShortBodyError, is_past_end
+from pipeline.store.progress import answered, read_all
 
 _MAX_REQUESTS = 16  # at once in this process, over all objects
 
@@ -46,7 +47,7 @@ def get(client: Client, path: str, start: int, stop: int, version: Version | Non
             ask = partial(_get_s3, fs, path, start, stop, version)
             data, version = fsspec.asyn.sync(fs.loop, client.hedge.first_of, ask)
         else:
-            data, version = _get_any(fs, path, start, stop, version)
+            data, version = _get_any(client, path, start, stop, version)
     if len(data) != max(min(stop, version.num_bytes) - start, 0):
         raise ShortBodyError(f"its answer ends after {len(data)} bytes")
     return data, version
@@ -55,23 +56,26 @@ def get(client: Client, path: str, start: int, stop: int, version: Version | Non
 async def _get_s3(fs: Any, path: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
     bucket, key, _ = fs.split_path(path)
     condition = {"IfMatch": version.etag} if version and version.etag else {}
+    request = fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **condition)
     try:
-        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **condition)
+        answer = await answered(request)
     except OSError as error:
         if start == 0 and is_past_end(error):  # there is no first byte
             return b"", Version(0)
         raise
     async with answer["Body"] as body:
-        data = await body.read()
+        data = await read_all(body.read)
     content_range = answer.get("ContentRange", f"/{len(data)}")  # missing if the answer is the whole object
     return data, Version(int(content_range.rpartition("/")[2]), answer.get("ETag", ""))
 
 
-def _get_any(fs: Any, path: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
+def _get_any(client: Client, path: str, start: int, stop: int, version: Version | None) -> tuple[bytes, Version]:
     if version is None:
-        info = fs.info(path)
+        info = client.call("info", path)
         if info["type"] != "file":
             raise FileNotFoundError(path)
         version = Version(int(info["size"]))
     stop = min(stop, version.num_bytes)
-    return (fs.cat_file(path, start=start, end=stop) if stop > start else b""), version
+    if stop <= start:
+        return b"", version
+    return client.call("cat_file", path, start=start, end=stop, num_bytes=stop - start), version

@@ -26,6 +26,7 @@ _PART_BYTES = 8 * 2**20  # per request
 _MIN_PART_BYTES = 256 * 2**10
 _NUM_PARTS = 4  # parts of an object that are requested at once and held in memory
 _UPLOAD_PART_BYTES = 16 * 2**20  # _NUM_PARTS of them are held in memory
+_MAX_LIST_BYTES = 2**20  # of an answer; only its limit in time depends on it
 R = TypeVar("R")
 
 
@@ -99,11 +100,11 @@ class Store:
 
         def ask() -> int | None:
             try:
-                info = self._connect().fs.info(self._path(name))
+                info = self._connect().call("info", self._path(name))
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise
-                if self._client.is_s3 and not self._client.fs.exists(self._client.root.partition("/")[0]):
+                if self._client.is_s3 and not self._client.call("exists", self._client.root.partition("/")[0]):
                     raise MissingBucketError from None
                 return None
             return int(info["size"]) if info["type"] == "file" else None
@@ -170,7 +171,7 @@ class Store:
             # By default fsspec treats an unreadable folder as empty. s3fs lists everything at once and needs no option.
             options = {} if client.is_s3 else {"on_error": "raise"}
             try:
-                return list(client.fs.find(self._path(folder), **options))
+                return list(client.call("find", self._path(folder), num_bytes=_MAX_LIST_BYTES, **options))
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise
@@ -207,14 +208,14 @@ class Store:
 
         def remove() -> None:
             with contextlib.suppress(FileNotFoundError):
-                self._connect().fs.rm_file(self._path(name))
+                self._connect().call("rm_file", self._path(name))
 
         self._request("delete", name, remove)
 
     def _info(self, name: str) -> dict[str, Any] | None:
         def ask() -> dict[str, Any] | None:
             try:
-                info: dict[str, Any] = self._connect().fs.info(self._path(name))
+                info: dict[str, Any] = self._connect().call("info", self._path(name))
             except FileNotFoundError as error:
                 if not is_missing(error):
                     raise
@@ -248,17 +249,17 @@ class Store:
                 return b"".join(chunks), version
 
     def _put(self, name: str, source: bytes | Path, replace: bool) -> None:
-        fs, path = self._connect().fs, self._path(name)
-        if self._client.is_local:
+        client, path = self._connect(), self._path(name)
+        if client.is_local:
             write_file(Path(path), source, replace)
             return
         options: dict[str, Any] = {"mode": "overwrite" if replace else "create"}
-        if self._client.is_s3:
+        if client.is_s3:
             options |= {"chunksize": _UPLOAD_PART_BYTES, "max_concurrency": _NUM_PARTS}
         if isinstance(source, bytes):
-            fs.pipe_file(path, source, **options)
+            client.call("pipe_file", path, source, num_bytes=len(source), **options)
         else:
-            fs.put_file(str(source), path, **options)
+            client.call("put_file", str(source), path, num_bytes=source.stat().st_size, **options)
 
     def _request(self, verb: str, name: str, request: Callable[[], R]) -> R:
         """Run `request` with retries; once they give up, raise a `StoreError` with one sentence."""

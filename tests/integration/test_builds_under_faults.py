@@ -1,6 +1,10 @@
 """Builds on S3 while the network and the store misbehave: the same bytes in the end, or one clear sentence."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.store import Store, client, retry
-from support.fault_proxy import Fault, FaultProxy, fault_proxy
+from support.fault_proxy import Fault, FaultProxy, Kind, fault_proxy
 from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.build.runners import RunnerError
 from tools.shard_builder.commands.verify import verify
@@ -122,3 +126,31 @@ def test_lasting_faults_end_in_one_sentence_and_a_rerun_goes_on(
     assert not Store(options.dest).exists("manifest.json")
     proxy.faults.clear()
     assert build(options).manifest_digest == digest
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_signal_ends_a_build_within_5_s_while_its_workers_wait_for_the_store(
+    number: signal.Signals, status: int, proxy: FaultProxy, options: BuildOptions
+) -> None:
+    """The workers are processes, and only their parent gets the signal."""
+    waiting: list[str] = []
+
+    def hold(method: str, target: str) -> Kind | None:
+        if method == "PUT" and target.endswith(".tar"):
+            waiting.append(target)
+            return "late"
+        return None
+
+    proxy.choose, proxy.late_s = hold, 20.0
+    words = ["--dataset", "image-folder", "--source", options.source, "--split", "train", "--dest", options.dest]
+    words += ["--shard-size", "20kB", "--num-workers", "2"]
+    command = [sys.executable, "-m", "tools.shard_builder", "build", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while len(waiting) < 2:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        begin_s = time.monotonic()
+        assert process.wait(timeout=10) == status
+        assert time.monotonic() - begin_s < 5

@@ -13,8 +13,10 @@ from typing import Protocol
 
 import pytest
 
+import pipeline.store.retry
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store, StoreError
+from pipeline.store.probe import overwrites
 from tools.shard_builder.build.run import BuildOptions, build
 from tools.shard_builder.commands.copy import copy
 from tools.shard_builder.commands.diff import diff
@@ -55,6 +57,12 @@ def test_store_methods(bucket: str, tmp_path: Path) -> None:
     store.delete("x")
     store.delete("x")
     assert store.list() == ["folder/y"]
+
+
+def test_this_server_keeps_what_is_there(bucket: str) -> None:
+    store = Store(f"{bucket}/probed")
+    assert not overwrites(store)
+    assert not [path for path in store._client.fs.find(store._client.root) if ".probe" in path]
 
 
 def test_large_objects_go_in_parts(bucket: str, tmp_path: Path) -> None:
@@ -122,6 +130,7 @@ def test_killed_build_resumes(bucket: str, tiny_image_folder: Path, tmp_path: Pa
 
 
 def test_refusals_are_one_sentence(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.store.retry, "_PATIENCE_NEVER_REACHED_S", 60.0)  # the server may be busy
     missing = f"s3://no-such-bucket-{secrets.token_hex(4)}"
     with pytest.raises(StoreError, match=f"cannot read {missing}/x: there is no such bucket"):
         Store(missing).read("x")

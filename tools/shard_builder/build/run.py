@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME, Manifest
 from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
+from pipeline.store.probe import overwrites
 from tools.shard_builder.build.duplicates import find_duplicates
 from tools.shard_builder.build.finish import by_suffix, finish, read_rejects
 from tools.shard_builder.build.images import AS_THEY_ARE, ImagePolicy
@@ -127,6 +128,11 @@ def build(options: BuildOptions) -> BuildReport:
     for note in plan.notes:
         sys.stderr.write(f"note: {note}\n")
     wanted = _shards_of(plan, options.shard_range)
+    if overwrites(store):
+        sys.stderr.write(
+            f"caution: {store.url} replaces objects that exist (it ignores If-None-Match), so it does not keep two "
+            "builds apart: make sure that no build with other images or options runs there now\n"
+        )
     claim = take(store, Claim.of(plan))
     if store.exists(MANIFEST_NAME):
         manifest = read_manifest(store)

@@ -1,5 +1,6 @@
 """The loop around the step: what a run repeats, what it saves, and that what it saves is safe before it ends."""
 
+import queue
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from esvit.guards import DivergedError
 from esvit.step import train_step
 from esvit.training import loop
 from esvit.training.loop import train
-from pipeline.console.command import EXIT_RETRY
+from pipeline.console.ending import EXIT_RETRY
+from pipeline.loader.ahead import Ahead
 from pipeline.store import Store, StoreError
 from support.tiny_runs import checkpoints, tiny_run
 
@@ -55,6 +57,42 @@ def test_sigterm_waits_for_its_checkpoint(
     in_the_way(tmp_path / "other", 1)
     with pytest.raises(StoreError, match=r"cannot write .*step-00000001\.pt"):
         train(tiny_run(tiny_shards, tmp_path / "other", {"checkpoint": {"every_steps": 4}}))
+
+
+@pytest.mark.parametrize("every_steps", [1, 4])
+def test_sigterm_does_not_wait_for_a_batch_and_saves_what_was_learned(
+    tiny_shards: str,
+    tmp_path: Path,
+    every_steps: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    batches: list[Any] = []
+    get = Ahead.get
+
+    def dry_up(ahead: Any, timeout_s: float) -> Any:
+        if batches:
+            signal.raise_signal(signal.SIGTERM)
+            raise queue.Empty
+        batches.append(get(ahead, timeout_s))
+        return batches[0]
+
+    monkeypatch.setattr(Ahead, "get", dry_up)
+    config = tiny_run(tiny_shards, tmp_path, {"checkpoint": {"every_steps": every_steps}})
+    assert train(config) == EXIT_RETRY
+    assert "stopped by SIGTERM after the checkpoint of step 1" in capsys.readouterr().out
+    assert [(state["step"], state["loader"]["position"]) for state in checkpoints(config)] == [(0, 0), (1, 1)]
+
+
+def test_checkpoints_in_a_store_that_replaces_what_is_there_are_told(
+    tiny_shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"memory://{tmp_path.name}"
+    monkeypatch.setattr(Store, "put_new", lambda store, name, source: store.put(name, source) is None)
+    schedule = {"epochs": 1, "epoch_steps": 1}
+    assert train(tiny_run(tiny_shards, tmp_path, {"schedule": schedule, "checkpoint": {"url": url}})) == 0
+    said = capsys.readouterr().out
+    assert f"caution: {url} replaces objects that exist (it ignores If-None-Match), so it does not keep two" in said
 
 
 def test_the_seed_makes_the_networks(tiny_shards: str, tmp_path: Path) -> None:

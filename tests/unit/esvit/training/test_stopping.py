@@ -2,13 +2,14 @@
 
 import signal
 import threading
+import time
 
 import pytest
 import torch
 
 from esvit.distributed import World
 from esvit.training.stopping import stopping
-from pipeline.console.command import EXIT_INTERRUPTED, EXIT_RETRY
+from pipeline.console.ending import EXIT_INTERRUPTED, EXIT_RETRY, GRACE_S
 
 ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
 
@@ -21,8 +22,7 @@ def test_the_first_signal_stops_after_a_step(
     number: signal.Signals, cause: str, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(number)
-    with stopping(ALONE) as stop:
-        stop.begin()
+    with stopping(ALONE) as stop, stop.loop():
         assert not stop.agreed(now=True)
         signal.raise_signal(number)
         assert stop.agreed(now=False)  # one rank need not wait for a logged step
@@ -32,8 +32,7 @@ def test_the_first_signal_stops_after_a_step(
 
 
 def test_the_second_ctrl_c_ends_the_run_at_once_and_the_third_kills() -> None:
-    with stopping(ALONE) as stop:
-        stop.begin()
+    with stopping(ALONE) as stop, stop.loop():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -41,8 +40,7 @@ def test_the_second_ctrl_c_ends_the_run_at_once_and_the_third_kills() -> None:
 
 
 def test_ctrl_c_after_sigterm_does_not_wait_either() -> None:
-    with stopping(ALONE) as stop:
-        stop.begin()
+    with stopping(ALONE) as stop, stop.loop():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # a scheduler may repeat itself
         with pytest.raises(KeyboardInterrupt):
@@ -57,6 +55,29 @@ def test_before_the_loop_a_signal_ends_the_start() -> None:
         assert exit_info.value.code == EXIT_RETRY
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_single_process_does_not_wait_for_its_batch_and_several_ranks_not_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    several = World(rank=1, local_rank=1, size=2, device=torch.device("cpu"))
+    for world, waits in ((ALONE, False), (several, True)):
+        with stopping(world) as stop, stop.loop():
+            assert not stop.ends_wait()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.ends_wait() != waits
+    monkeypatch.setattr("esvit.training.stopping._WAIT_S", -1.0)
+    assert stop.ends_wait()
+
+
+def test_in_the_loop_nothing_hurries_and_after_it_the_grace_begins() -> None:
+    with stopping(ALONE) as stop:
+        assert stop.deadline(5.0) == 5.0 + GRACE_S
+        with stop.loop():
+            assert stop.deadline(5.0) is None
+        left_s = time.monotonic()
+        assert stop.deadline(5.0) == pytest.approx(left_s + GRACE_S, abs=0.1)
+        assert stop.deadline(left_s + 9) == left_s + 9 + GRACE_S
 
 
 def test_in_another_thread_signals_are_left_alone() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.console import command
+from pipeline.console import command, ending
 from pipeline.console.command import (
     CommandParser,
     add_command,
@@ -21,6 +21,7 @@ from pipeline.console.command import (
     whole,
     write_json,
 )
+from pipeline.console.ending import EXIT_INTERRUPTED
 from pipeline.console.extras import MissingPackageError, missing_package, optional_module
 from pipeline.errors import UserError
 from support.console import REFERENCE
@@ -57,7 +58,7 @@ def test_the_result_is_the_exit_status(result: int | None, status: int) -> None:
             "error: not enough memory, choose smaller batches or images "
             "([enforce fail] DefaultCPUAllocator: can't allocate memory)\n",
         ),
-        (KeyboardInterrupt(), command.EXIT_INTERRUPTED, "interrupted\n"),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted\n"),
     ],
 )
 def test_a_mistake_of_the_user_is_one_line(
@@ -99,7 +100,7 @@ run_command(main)
 
 
 def test_the_reference_has_every_exit_status() -> None:
-    codes = {value for name, value in vars(command).items() if name.startswith("EXIT_")}
+    codes = {value for name, value in {**vars(command), **vars(ending)}.items() if name.startswith("EXIT_")}
     table = re.findall(r"^\| (\d+) \| ", REFERENCE.read_text(), re.MULTILINE)
     assert sorted(map(int, table)) == sorted(codes)
 

@@ -1,6 +1,7 @@
 """The stage for webdataset pipelines: the stream's samples in its order, with any number of workers and ranks."""
 
 import contextlib
+import copy
 import json
 import os
 import pickle
@@ -12,7 +13,7 @@ import pytest
 import webdataset as wds
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from pipeline.library.webdataset_stage import WebdatasetSource
+from pipeline.library.webdataset_stage import WebdatasetSource, _Progress
 from pipeline.loops import IterationError
 from pipeline.order import OrderConfig, OrderError
 from pipeline.stream import StreamConfig, open_training_stream
@@ -111,6 +112,17 @@ def test_a_junk_epoch_is_refused(shards: Path, epoch: Any) -> None:
 def test_a_source_is_not_pickled(shards: Path) -> None:
     with pytest.raises(IterationError, match="cannot be pickled or copied"):
         pickle.dumps(open_source(shards))
+
+
+def test_a_worker_that_starts_after_its_loop_has_ended_begins_no_other() -> None:
+    progress = _Progress()
+    late, kept = copy.copy(progress), copy.copy(progress)  # as the processes of two workers hold it
+    kept.begin_in_worker(0)
+    progress.restart(8)
+    with pytest.raises(IterationError, match="loop of this worker process has ended"):
+        late.begin_in_worker(1)
+    for worker, process in enumerate((kept, copy.copy(progress))):
+        process.begin_in_worker(worker)
 
 
 WORKERS = """

@@ -1,40 +1,18 @@
 """Second requests: when they are sent, how many there may be, and whose answer counts. Seconds pass at once here."""
 
 import asyncio
-import selectors
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from pipeline.store import hedge
 from pipeline.store.hedge import Hedge
 from pipeline.telemetry import STORE_HEDGES
+from support.virtual_time import Clock, Loop
 
 NEVER_S = 1000.0
 Behaviour = float | tuple[float, Exception]
 """Seconds to the answer, or to the exception."""
-
-
-class Clock(selectors.DefaultSelector):
-    """Whoever waits for a time moves the clock there; also stands for the module `time`."""
-
-    now_s = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready and timeout:
-            self.now_s += timeout
-        return ready
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-
-class Loop(asyncio.SelectorEventLoop):
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
-        self.time = clock.monotonic  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tools.shard_builder.build.run import BuildOptions, BuildReport, build, fina
 from tools.shard_builder.commands.verify import verify
 
 
-def run(source: Path, dest: Path, **changes: Any) -> BuildReport:
+def run(source: Path, dest: Path | str, **changes: Any) -> BuildReport:
     options: dict[str, Any] = {"dataset": "image-folder", "split": "train", "shard_bytes": 20_000} | changes
     return build(BuildOptions(source=source, dest=str(dest), **options))
 
@@ -207,3 +207,15 @@ def test_images_are_changed_as_the_policy_asks(tiny_image_folder: Path, tmp_path
     images = [Image.open(io.BytesIO(sample.image)) for sample in samples]
     assert {image.format for image in images} == {"JPEG"} and {min(image.size) for image in images} == {20}
     assert verify(Store(tmp_path / "out")).problems == ()
+
+
+def test_a_store_that_replaces_what_is_there_is_told(
+    tiny_image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"memory://{tmp_path.name}"
+    run(tiny_image_folder, url)
+    assert "caution" not in capsys.readouterr().err
+    monkeypatch.setattr(Store, "put_new", lambda store, name, source: store.put(name, source) is None)
+    run(tiny_image_folder, f"{url}/other")
+    said = capsys.readouterr().err
+    assert f"caution: {url}/other replaces objects that exist (it ignores If-None-Match), so it does not keep" in said
