@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from esvit import failure
 from esvit.failure import RefusedElsewhereError
+from esvit.launcher import end_with_launcher
 from pipeline.errors import UserError
+
+T = TypeVar("T")
 
 
 class DeviceError(UserError):
@@ -87,6 +91,13 @@ class World:
             dist.broadcast_object_list(values, device=self.device)
         return values[0]
 
+    def from_all(self, value: T) -> list[T]:
+        """The `value` of each rank, on every rank; a collective call."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Context for code that may raise a `UserError`: if one rank raises, all do. Its end is a collective call.
@@ -101,7 +112,7 @@ class World:
             refusal = error
         if self.any(refusal is not None):
             raise refusal or RefusedElsewhereError(
-                f"rank {self.rank} does not start because another rank cannot; see that rank's message"
+                f"rank {self.rank} stops because another rank cannot go on; see that rank's message"
             )
 
     def barrier(self) -> None:
@@ -112,7 +123,7 @@ class World:
 
 @contextmanager
 def world(device: str) -> Iterator[World]:
-    """Join the process group of this run, and leave it at the end.
+    """Join the process group of this run, and leave it at the end. A rank ends when its torchrun ends.
 
     Args:
         device: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -121,6 +132,7 @@ def world(device: str) -> Iterator[World]:
         DeviceError: `device` is "cuda", and there is no GPU for this rank.
         LostRankError: another rank has failed.
     """
+    end_with_launcher()
     here = place(device)
     if here.size > 1:
         _join("nccl" if here.device.type == "cuda" else "gloo")

@@ -34,8 +34,11 @@ sentence that names the thing and says what to do. Each room derives its own cla
     ├── ImagesError                 a folder of images is not there, or cannot be built into shards
     ├── TooFewImagesError           a folder is too small to pre-train on
     ├── OutputError                 the folder of a run cannot be written
+    ├── OutputHeldError             another run writes into output or checkpoints
+    ├── OutputLostError             another run has taken them over
+    ├── DisagreementError           the ranks have read different manifests, checkpoints or settings
     ├── OwnPartError                a class given by its dotted path cannot be imported, or does not fit
-    ├── RefusedElsewhereError       another rank cannot start
+    ├── RefusedElsewhereError       another rank cannot start or go on
     ├── LostRankError               another rank has failed
     ├── TooLargeError               a step does not fit into the memory of the GPU
     ├── DeviceError                 there is no such device, or the process group cannot start

@@ -1,31 +1,42 @@
 """Checkpoint files: the whole state of a run, written atomically and verified when read.
 
     step-00001200.pt     what `torch.save` writes of `TrainState.state_dict()`
-    step-00001200.json   its note: size, SHA-256, loss; written last
+    step-00001200.json   its note: size, SHA-256, loss; written after the data
+    latest.json          the step of the newest checkpoint; written last
 
-The note commits the checkpoint: a `.pt` file without a note is unfinished and ignored. A checkpoint from elsewhere
-cannot run code (`unpickled.py`). docs/decisions/0006-checkpoints-of-two-files.md says why this is not
-torch.distributed.checkpoint.
+The note commits the checkpoint: a `.pt` file without a note is unfinished, unless `latest.json` knows it as finished.
+`latest.json` also finds a checkpoint that a listing does not show yet. A file that does not match is read again: a
+store may deliver a wrong body once.
+
+A checkpoint from elsewhere cannot run code (`unpickled.py`). docs/decisions/0006-checkpoints-of-two-files.md says why
+this is not torch.distributed.checkpoint.
 """
 
+import contextlib
 import io
+import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from pydantic import ConfigDict, NonNegativeInt, ValidationError
+from pydantic import ConfigDict, NonNegativeInt
 
 from esvit.checkpoints.unpickled import DamagedError, unpickled
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.format.checksum import sha256_bytes, sha256_file
-from pipeline.store import Store
+from pipeline.store import MissingObjectError, Store
 
+LATEST = "latest.json"
 _SECTIONS = ("student", "teacher", "loss", "optimizer", "scaler", "loader", "config")
 _DATA = re.compile(r"step-(\d{8})\.pt")
+_PAUSES_S = (0.1, 0.4)  # before a file that does not match is read again
+C = TypeVar("C", bound=Config)
+R = TypeVar("R")
 
 
 class CheckpointError(UserError):
@@ -52,22 +63,46 @@ class Note(Config):
     healthy: bool = True
 
 
-def write(store: Store, saved: dict[str, Any], loss: float | None = None, healthy: bool = True) -> Note:
+class Latest(Config):
+    """The content of `latest.json`.
+
+    Attributes:
+        step: Step of the checkpoint that was finished last.
+    """
+
+    model_config = ConfigDict(extra="ignore")  # other versions may write more
+
+    step: NonNegativeInt
+
+
+def write(
+    store: Store,
+    saved: dict[str, Any],
+    loss: float | None = None,
+    healthy: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Note:
     """Write the state `saved`: first the data, then the note. A kill in between leaves no checkpoint.
+
+    Args:
+        check: Called before each part; raises where another run has taken the place.
 
     Raises:
         CheckpointError: the disk is full.
         StoreError: the store refuses a file.
     """
-    name = _name(saved["step"])
+    name = name_of(saved["step"])
     try:
         with store.scratch_folder() as folder:
             note = _write_data(folder / name, saved, loss, healthy)
-            store.delete(_note_of(name))  # an older note must never stand beside newer data
+            check()
+            store.delete(note_of(name))  # an older note must never stand beside newer data
             store.put(name, folder / name)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"cannot write checkpoint {store.url}/{name}: {str(error).splitlines()[0]}") from None
-    store.put(_note_of(name), note.model_dump_json(indent=1).encode())
+    check()
+    store.put(note_of(name), _sealed(note))
+    put_latest(store, note.step)
     return note
 
 
@@ -86,12 +121,19 @@ def read(store: Store, name: str) -> dict[str, Any]:
     """The state in `step-NNNNNNNN.pt`, on the CPU.
 
     Raises:
-        CheckpointError: the checkpoint has no note, or the file does not match the note.
+        CheckpointError: the checkpoint has no note or no data, or the file does not match the note.
         StoreError: the store does not deliver a file.
     """
+    return _patiently(lambda: _read(store, name))
+
+
+def _read(store: Store, name: str) -> dict[str, Any]:
     where = f"checkpoint {store.url}/{name}"
-    note = read_note(store, name)
-    data = store.read(name)
+    note = _read_note(store, name)
+    try:
+        data = store.read(name)
+    except MissingObjectError:
+        raise CheckpointError(f"{where} cannot be read: its note is there, but not its data") from None
     if len(data) != note.num_bytes or sha256_bytes(data) != note.sha256:
         raise CheckpointError(f"{where} cannot be read: its {len(data)} bytes do not match its note")
     try:
@@ -123,13 +165,72 @@ def read_note(store: Store, name: str) -> Note:
     Raises:
         CheckpointError: the note is missing or damaged.
     """
-    note = _note_of(name)
-    if not store.exists(note):
-        raise CheckpointError(f"checkpoint {store.url}/{name} cannot be read: there is no {note} beside it")
+    return _patiently(lambda: _read_note(store, name))
+
+
+def _read_note(store: Store, name: str) -> Note:
+    where = f"checkpoint {store.url}/{name} cannot be read"
     try:
-        return Note.model_validate_json(store.read(note))
-    except ValidationError:
-        raise CheckpointError(f"checkpoint {store.url}/{name} cannot be read: {note} is damaged") from None
+        note = _opened(Note, store.read(note_of(name)))
+    except MissingObjectError:
+        raise CheckpointError(f"{where}: there is no {note_of(name)} beside it") from None
+    except ValueError:
+        raise CheckpointError(f"{where}: {note_of(name)} is damaged") from None
+    if name_of(note.step) != name:
+        raise CheckpointError(f"{where}: {note_of(name)} is the note of step {note.step}")
+    return note
+
+
+def latest_step(store: Store) -> int | None:
+    """The step in `latest.json`; None where there is none, as in a new folder, or it stays unreadable."""
+
+    def read() -> int | None:
+        try:
+            return _opened(Latest, store.read(LATEST)).step
+        except MissingObjectError:
+            return None
+        except ValueError:
+            raise CheckpointError(f"{store.url}/{LATEST} is damaged") from None
+
+    with contextlib.suppress(CheckpointError):
+        return _patiently(read)
+    return None
+
+
+def put_latest(store: Store, step: int) -> None:
+    """Write `latest.json`: the checkpoint of `step` is the newest."""
+    store.put(LATEST, _sealed(Latest(step=step)))
+
+
+def _sealed(facts: Config) -> bytes:
+    """The facts as JSON, with a checksum of their own: a wrong digit would be JSON too."""
+    content = facts.model_dump(mode="json")
+    return json.dumps({**content, "checksum": _checksum(type(facts), content)}, indent=1).encode()
+
+
+def _opened(schema: type[C], sealed: bytes) -> C:
+    """What `_sealed` made; `ValueError` if it is damaged. Older releases wrote no checksum."""
+    try:
+        content = json.loads(sealed)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if isinstance(content, dict) and content.pop("checksum", None) not in (None, _checksum(schema, content)):
+        raise ValueError("the checksum does not match")
+    return schema.model_validate(content)
+
+
+def _checksum(schema: type[Config], content: dict[str, Any]) -> str:
+    """Covers the fields of `schema`: other versions may write more."""
+    return sha256_bytes(json.dumps([content.get(name) for name in schema.model_fields]).encode())[:16]
+
+
+def _patiently(read: Callable[[], R]) -> R:
+    """What `read` returns; tried again, with pauses, while it raises `CheckpointError`."""
+    for pause_s in _PAUSES_S:
+        with contextlib.suppress(CheckpointError):
+            return read()
+        time.sleep(pause_s)
+    return read()
 
 
 def is_name(name: str) -> bool:
@@ -140,32 +241,17 @@ def is_name(name: str) -> bool:
 def names(store: Store) -> list[str]:
     """The finished checkpoints in `store`, `step-NNNNNNNN.pt`, oldest first."""
     found = set(store.list("step-"))
-    return sorted(name for name in found if is_name(name) and _note_of(name) in found)
-
-
-def newest(store: Store, say: Callable[[str], None]) -> tuple[str, dict[str, Any]] | None:
-    """Name and state of the newest undamaged checkpoint; None where there is no checkpoint.
-
-    Damaged checkpoints are skipped; `say` gets a line for each.
-
-    Raises:
-        CheckpointError: there are checkpoints, and all are damaged.
-    """
-    found = names(store)
-    for name in reversed(found):
-        try:
-            return name, read(store, name)
-        except CheckpointError as error:
-            say(f"{error}; falling back to the checkpoint before it")
-    if found:
-        raise CheckpointError(f"all {len(found)} checkpoints in {store.url} are damaged; remove them to start anew")
-    return None
+    finished = {name for name in found if is_name(name) and note_of(name) in found}
+    latest = latest_step(store)
+    if latest is not None and store.exists(note_of(name_of(latest))):  # the listing may be behind
+        finished.add(name_of(latest))
+    return sorted(finished)
 
 
 def delete(store: Store, step: int) -> None:
     """Remove the checkpoint of `step`, the note first."""
-    name = _name(step)
-    store.delete(_note_of(name))
+    name = name_of(step)
+    store.delete(note_of(name))
     store.delete(name)
 
 
@@ -179,9 +265,11 @@ def remove_partials(store: Store) -> None:
             path.unlink(missing_ok=True)
 
 
-def _name(step: int) -> str:
+def name_of(step: int) -> str:
+    """The `.pt` file of the checkpoint of `step`."""
     return f"step-{step:08d}.pt"
 
 
-def _note_of(name: str) -> str:
+def note_of(name: str) -> str:
+    """The note of the `.pt` file `name`."""
     return name.removesuffix(".pt") + ".json"

@@ -32,6 +32,8 @@ class CheckpointConfig(Config):
             checkpoint of EsViT's authors, the log says how many epochs it was trained for.
         start_backbone_from: Checkpoint whose backbone a new run starts from: the teacher's, or the student's where
             there is no teacher. Position tables are resized where windows or images have another size.
+        allow_start_over: Start a new run although output or checkpoint folder hold files of another, none of which is a
+            checkpoint to go on from. A run that has a checkpoint goes on from it all the same.
     """
 
     url: str = ""
@@ -42,6 +44,7 @@ class CheckpointConfig(Config):
     start_from: str = ""
     start_epoch: NonNegativeInt = 0
     start_backbone_from: str = ""
+    allow_start_over: bool = False
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
@@ -57,13 +60,19 @@ class Checkpointer:
 
     Args:
         say: Called from the writing thread with a line per finished checkpoint.
+        check: Called from the writing thread before each write; raises where another run has taken the place.
     """
 
     def __init__(
-        self, config: CheckpointConfig, store: Store, steps_per_epoch: int, say: Callable[[str], None]
+        self,
+        config: CheckpointConfig,
+        store: Store,
+        steps_per_epoch: int,
+        say: Callable[[str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.store = store
-        self._config, self._say = config, say
+        self._config, self._say, self._check = config, say, check
         self._every_steps = config.every_steps or steps_per_epoch
         self._milestone_steps = config.keep_every_epochs * steps_per_epoch
         self._notes: dict[int, Note] = {}
@@ -117,8 +126,9 @@ class Checkpointer:
         self._writer.shutdown(wait=True)
 
     def _write(self, state: dict[str, Any], loss: float | None, healthy: bool) -> None:
-        note = files.write(self.store, state, loss, healthy)
+        note = files.write(self.store, state, loss, healthy, self._check)
         self._notes[note.step] = note
+        self._check()
         for step in set(self._notes) - self._kept():
             files.delete(self.store, step)
             del self._notes[step]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from esvit import own_parts
-from esvit.checkpoints import files
+from esvit.checkpoints import files, resuming
 from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.official import load_official
 from esvit.models import BackboneConfig, build_backbone
@@ -37,10 +37,10 @@ def load(url: str, say: Callable[[str], None] = lambda _: None) -> dict[str, Any
     folder, _, name = url.rpartition("/")
     if files.is_name(name):
         return files.read(Store(folder or "."), name)
-    found = files.newest(Store(url), say)
+    found = resuming.newest(Store(url), say)
     if found is None:
         raise CheckpointError(f"there is no checkpoint (step-NNNNNNNN.pt and .json) in {url}")
-    return found[1]
+    return found.saved
 
 
 def network_of(saved: dict[str, Any], network: str) -> dict[str, Tensor]:

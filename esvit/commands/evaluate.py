@@ -8,6 +8,7 @@ esvit-eval export --checkpoint runs/swin_tiny/checkpoints --dest swin_tiny   # t
 import argparse
 import os
 
+from esvit.launcher import end_with_launcher
 from pipeline.console.command import (
     CACHE_DIR,
     DEVICES,
@@ -31,6 +32,7 @@ NEIGHBOURS = (10, 20, 100, 200)
 
 def main() -> None:
     """Console script `esvit-eval`."""
+    end_with_launcher()  # before the heavy imports, which take seconds
     run_command(_run)
 
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 
+from esvit.launcher import end_with_launcher
 from esvit.training import presets
 from pipeline.console.command import add_json_flag, new_parser, not_empty, run_command
 from pipeline.errors import UserError
@@ -19,6 +20,7 @@ from pipeline.errors import UserError
 
 def main() -> None:
     """Console script `esvit-train`."""
+    end_with_launcher()  # before the heavy imports, which take seconds
     run_command(_run)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from esvit.checkpoints import files
+from esvit.checkpoints.resuming import refuse_start_over
 from esvit.distributed import World, place
 from esvit.guards import FiniteGuard
 from esvit.schedules import Schedules
@@ -62,7 +63,11 @@ def check(config: TrainConfig, as_json: bool = False) -> int:
         schedules = Schedules(config.schedule, steps_per_epoch(config, loader), config.global_batch)
         state = new_state(config, loader, here)
         check_writable(Path(config.output))
-        saved = files.names(store_of(config))
+        store = store_of(config)
+        saved = files.names(store)
+        if not saved and not config.checkpoint.allow_start_over:
+            first_step = config.checkpoint.start_epoch * schedules.steps_per_epoch
+            refuse_start_over(store, Path(config.output), first_step)
     if not here.is_main:
         return EXIT_OK
     student = state.networks.student

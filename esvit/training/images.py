@@ -18,8 +18,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from esvit.launcher import end_with
 from pipeline.console.lines import write_note
 from pipeline.errors import UserError
 from pipeline.format.manifest import MANIFEST_NAME
@@ -160,8 +162,14 @@ def _build(folder: ImageFolder, dest: Path) -> None:
     options = {"--source": source, "--split": _SPLIT, "--dest": dest, "--max-rejects": max_rejects}
     command = [*_BUILDER, *_BUILD, *(str(word) for option in options.items() for word in option)]
     sentence = ""
+    end_with_us = partial(end_with, os.getpid())
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        preexec_fn=end_with_us,
     ) as builder:
         assert builder.stderr is not None
         for line in builder.stderr:

@@ -63,6 +63,8 @@ def train(config: TrainConfig, callbacks: Callbacks = _NO_CALLBACKS) -> int:
             stopped = stop.agreed(now=logging)
             saving = stopped or checkpoints.due(state.step, schedules.num_steps)
             if logging or saving:  # the only moments at which the host waits for the device
+                with here.together():
+                    run.leases.check_log()
                 _stop_if_diverged(state, guard, config, here)
             if logging:
                 scalars["center_drift"] = collapse.center_drift(state.loss, values.teacher_temperature)

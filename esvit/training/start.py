@@ -1,6 +1,7 @@
 """Start a run: first every check that can refuse the run, on all ranks; only then the first file is written.
 
-The checks: data, batch and ranks, networks, metrics port, output folder, checkpoints.
+The checks: data, batch and ranks, networks, metrics port, output folder, what the ranks have read, checkpoints. The
+first file is the lease of the run on its places.
 """
 
 import os
@@ -8,13 +9,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from esvit import records
-from esvit.checkpoints import files, source
+from esvit.checkpoints import files, resuming, source
 from esvit.checkpoints.files import CheckpointError
 from esvit.checkpoints.keeping import CheckpointConfig, Checkpointer
+from esvit.checkpoints.lease import RunLeases
+from esvit.checkpoints.resuming import Found
 from esvit.distributed import World
 from esvit.guards import cautions
 from esvit.losses import build_loss
@@ -24,6 +28,7 @@ from esvit.optim import build_optimizer
 from esvit.schedules import Schedules
 from esvit.state import TrainState
 from esvit.step import StepSettings
+from esvit.training.agreement import agree, digest_of, facts_of
 from esvit.training.config import TrainConfig
 from pipeline import config as configuration
 from pipeline.augment import MultiCrop
@@ -44,6 +49,7 @@ class Run:
     settings: StepSettings
     checkpoints: Checkpointer
     log: RunLog
+    leases: RunLeases
 
 
 @contextmanager
@@ -61,16 +67,20 @@ def started(config: TrainConfig, here: World) -> Iterator[Run]:
             schedules = Schedules(config.schedule, steps_per_epoch(config, loader), config.global_batch)
             state = new_state(config, loader, here)
             check_writable(output)
+            store = store_of(config)
+            leases = stack.enter_context(RunLeases(store, Store(output)))
             log = stack.enter_context(run_log(config.metrics, here, output, config.model.head.num_prototypes))
-            checkpoints = Checkpointer(config.checkpoint, store_of(config), schedules.steps_per_epoch, log.say)
-        run = Run(state, loader, schedules, settings, stack.enter_context(checkpoints), log)
-        resumed = _restore(run, config, here)
-        if resumed:
-            with here.together():
-                _cut_back(run, output, here)
+            per_epoch, check = schedules.steps_per_epoch, leases.check_checkpoints
+            checkpoints = Checkpointer(config.checkpoint, store, per_epoch, log.say, check)
+        agree(here, facts_of(config, loader))
+        run = Run(state, loader, schedules, settings, stack.enter_context(checkpoints), log, leases)
+        found = _restore(run, config, here)
+        with here.together():
+            if here.is_main:
+                _take(run, config, here, found)
         try:
             with here.together():
-                _write_first(run, config, here, resumed)
+                _write_first(run, config, here, found)
         except UserError:
             log.withdraw()
             raise
@@ -131,33 +141,40 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"cannot write the output folder {folder}: no permission to write in {existing}")
 
 
-def _restore(run: Run, config: TrainConfig, here: World) -> bool:
-    """Resume this run, or start from another run's checkpoint, or fresh. Returns whether the run is resumed."""
+def _restore(run: Run, config: TrainConfig, here: World) -> Found | None:
+    """Resume this run, or start from another run's checkpoint, or fresh. Returns what the main rank resumes from."""
     state, store, log = run.state, run.checkpoints.store, run.log
     with here.together():
-        found = files.newest(store, log.say) if here.is_main else None
-    name = here.from_main(found[0] if found else "")  # all ranks read the one that the main rank has verified
+        found = resuming.to_resume(store, log.say) if here.is_main else None
+    name = here.from_main(found.name if found else "")  # all ranks read the one that the main rank has verified
+    url = config.checkpoint.start_from or config.checkpoint.start_backbone_from
     with here.together():
         if name:
-            saved = found[1] if found else files.read(store, name)
+            url, saved = f"{store.url}/{name}", found.saved if found else files.read(store, name)
+        else:
+            saved = source.load(url, log.say) if url else {}
+    agree(here, {f"checkpoint {url}": digest_of(saved)} if here.size > 1 else {})
+    with here.together():
+        if name:
             changed = state.resume(saved, regions_begun=saved["step"] >= run.schedules.region_start_step)
-            _check_step(state.step, run.schedules, f"{store.url}/{name}")
-            log.say(f"resuming from {store.url}/{name}")
+            _check_step(state.step, run.schedules, url)
+            log.say(f"resuming from {url}")
             if changed:
                 log.say(f"caution: these settings differ from the checkpoint's: {', '.join(changed)}")
         elif config.checkpoint.start_from:
-            _start_from(run, config.checkpoint, log)
-        elif url := config.checkpoint.start_backbone_from:
-            resized = state.start_backbone_from(source.load(url, log.say))
+            _start_from(run, config.checkpoint, saved)
+        elif url:
+            resized = state.start_backbone_from(saved)
             how = f"; resized: {len(resized)} tables of positions" if resized else ""
             log.say(f"starting with the backbone of {url}{how}")
-    return bool(name)
+        if here.is_main and not found and not config.checkpoint.allow_start_over:
+            resuming.refuse_start_over(store, Path(config.output), state.step)
+    return found
 
 
-def _start_from(run: Run, config: CheckpointConfig, log: RunLog) -> None:
+def _start_from(run: Run, config: CheckpointConfig, saved: dict[str, Any]) -> None:
     """Take over another run's checkpoint, at the epoch that is asked for."""
-    step = config.start_epoch * run.schedules.steps_per_epoch
-    saved = source.load(config.start_from, log.say)
+    step, log = config.start_epoch * run.schedules.steps_per_epoch, run.log
     fresh = run.state.start_from(saved, step, regions_begun=step >= run.schedules.region_start_step)
     new = f"; new: {_summary(fresh)}" if fresh else ""
     log.say(f"starting from {config.start_from} at epoch {config.start_epoch}{new}")
@@ -174,13 +191,25 @@ def _check_step(step: int, schedules: Schedules, name: str) -> None:
         )
 
 
-def _cut_back(run: Run, output: Path, here: World) -> None:
-    """See `records.cut_back`; raises `OutputError`."""
-    if here.is_main:
-        try:
-            records.cut_back(output, run.state.step, run.loader.steps_per_epoch, here.size)
-        except OSError as error:
-            raise OutputError(f"cannot write the output folder {output}: {error.strerror}") from None
+def _take(run: Run, config: TrainConfig, here: World, found: Found | None) -> None:
+    """Take the places of this run, and make them ready to go on from `found`. From here on, files are written.
+
+    Raises:
+        OutputHeldError: another run is there.
+        CheckpointError: another run was there a moment ago.
+        OutputError: the output folder cannot be written.
+    """
+    output, store = Path(config.output), run.checkpoints.store
+    run.leases.take(run.log.say)
+    resuming.check_unchanged(store, found)
+    if found:
+        resuming.set_aside(store, found, run.log.say)
+    elif not config.checkpoint.allow_start_over:
+        return  # there are no records
+    try:
+        records.cut_back(output, run.state.step, run.loader.steps_per_epoch, here.size)
+    except OSError as error:
+        raise OutputError(f"cannot write the output folder {output}: {error.strerror}") from None
 
 
 def _summary(parameter_names: list[str]) -> str:
@@ -188,7 +217,7 @@ def _summary(parameter_names: list[str]) -> str:
     return ", ".join(sorted({".".join(name.split(".")[:2]) for name in parameter_names}))
 
 
-def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> None:
+def _write_first(run: Run, config: TrainConfig, here: World, found: Found | None) -> None:
     """Write the first checkpoint before all else, so that a store without write access refuses the run now; then log,
     target and config."""
     state, checkpoints, log = run.state, run.checkpoints, run.log
@@ -198,8 +227,8 @@ def _write_first(run: Run, config: TrainConfig, here: World, resumed: bool) -> N
                 f"caution: {checkpoints.store.url} replaces objects that exist (it ignores If-None-Match), so it does "
                 "not keep two runs apart: make sure that no other run writes its checkpoints there now"
             )
-        checkpoints.continue_after(state.step if resumed else -1)
-        if not resumed:
+        checkpoints.continue_after(state.step if found else -1)
+        if not found:
             checkpoints.save(state.state_dict())
             checkpoints.wait()
     log.begin(state.step, run.schedules.num_steps)

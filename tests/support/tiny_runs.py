@@ -52,6 +52,15 @@ def checkpoints(config: TrainConfig) -> list[dict[str, Any]]:
     return [files.read(store, name) for name in files.names(store)]
 
 
+def forget_after(config: TrainConfig, step: int) -> None:
+    """As if the run had been killed after the checkpoint of `step`."""
+    store = Store(Path(config.output) / "checkpoints")
+    for name in files.names(store):
+        if name > files.name_of(step):
+            files.delete(store, int(name[5:13]))
+    files.put_latest(store, step)
+
+
 def log(config: TrainConfig) -> list[dict[str, float]]:
     """The logged scalars of each step."""
     return [json.loads(line) for line in (Path(config.output) / "log.jsonl").read_text().splitlines()]

@@ -7,15 +7,9 @@ import pytest
 
 from esvit.training.loop import train
 from pipeline.errors import UserError
-from support.tiny_runs import log, tiny_run
+from support.tiny_runs import forget_after, log, tiny_run
 
 SAMPLES = {"metrics": {"record_samples": True}}  # 4 steps, 5 steps per pass over the data
-
-
-def killed_after(output: Path, step: int) -> None:
-    for path in (output / "checkpoints").iterdir():
-        if int(path.stem.partition("-")[2]) > step:
-            path.unlink()
 
 
 @pytest.mark.parametrize("step", [0, 2])
@@ -26,7 +20,7 @@ def test_a_resume_leaves_each_step_once(step: int, tiny_shards: str, tmp_path: P
     (tmp_path / "samples-rank-1.jsonl").write_bytes(samples)  # of a rank that is gone
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 1, "lo')
-    killed_after(tmp_path, step)
+    forget_after(config, step)
     assert train(config) == 0
     assert [record["step"] for record in log(config)] == list(range(1, 9))
     assert [record["loss"] for record in log(config)] == losses
@@ -40,7 +34,7 @@ def test_targets_of_ranks_that_are_gone_go_too(tiny_shards: str, tmp_path: Path)
     (tmp_path / "targets").mkdir(exist_ok=True)
     for rank in (1, 12):
         (tmp_path / f"targets/rank-{rank}.json").write_text(json.dumps([]))
-    killed_after(tmp_path, 2)
+    forget_after(config, 2)
     assert train(config) == 0
     assert list((tmp_path / "targets").iterdir()) == []
 

@@ -78,7 +78,7 @@ def _run(folder: Path, losses: dict[int, float | None], config: CheckpointConfig
 def test_the_newest_and_the_first_stay(tmp_path: Path) -> None:
     _run(tmp_path, dict.fromkeys((0, 10, 20, 30, 40)), CheckpointConfig(keep_last=2))
     assert _steps(tmp_path) == [0, 30, 40]
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.glob("step-*"))) == 6
     assert source.load(str(tmp_path))["step"] == 40
     assert source.load(f"{tmp_path}/step-00000030.pt")["step"] == 30
 
@@ -153,8 +153,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path
         note.write_text("{")
     said: list[str] = []
     assert source.load(str(tmp_path), said.append)["step"] == 10
-    assert len(said) == (damage != "no note")  # without a note it was never finished: nothing to say
-    assert all("step-00000020.pt cannot be read" in line and "falling back" in line for line in said)
+    assert len(said) == 1 and "step-00000020.pt cannot be read" in said[0] and "falling back" in said[0]
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:

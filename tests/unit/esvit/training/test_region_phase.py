@@ -16,7 +16,7 @@ from pipeline import config as configuration
 from pipeline.errors import UserError
 from pipeline.store import Store
 from support.forking import Ranks
-from support.tiny_runs import checkpoints, log, tiny_run
+from support.tiny_runs import checkpoints, forget_after, log, tiny_run
 from support.training import environment
 
 LATE = {"schedule": {"epochs": 3, "region_start_epoch": 1}}  # two steps of views, four with regions
@@ -55,13 +55,6 @@ def assert_same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
             tensors = found if isinstance(found, dict) else {"": found}
             others = theirs[part][name] if isinstance(found, dict) else {"": theirs[part][name]}
             assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items()), f"{part} {name}"
-
-
-def forget_after(config: TrainConfig, step: int) -> None:
-    """As if the run had been killed after the checkpoint of `step`."""
-    for path in (Path(config.output) / "checkpoints").iterdir():
-        if int(path.stem.partition("-")[2]) > step:
-            path.unlink()
 
 
 def test_until_it_begins_region_head_moments_and_centre_stay_as_they_were_made(late: TrainConfig) -> None:
