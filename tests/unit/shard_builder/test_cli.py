@@ -142,7 +142,7 @@ def test_a_contact_sheet_has_its_limit(
 def test_a_destination_whose_name_is_no_utf_8(run: Run, tiny_image_folder: Path, tmp_path: Path) -> None:
     dest, copied = (tmp_path / os.fsdecode(name) for name in (b"caf\xe9", b"copy\xe9"))
     assert r"caf\udce9: 36 samples" in run(*build_args(tiny_image_folder, dest))
-    assert r"caf\udce9" in run("stats", dest)
+    assert r"caf\udce9" in "".join(run("stats", dest).split())  # a narrow terminal breaks the line
     run("stats", dest, "--html", tmp_path / "page.html")
     assert r"caf\udce9" in (tmp_path / "page.html").read_text()
     assert r"copy\udce9" in run("copy", dest, copied)
