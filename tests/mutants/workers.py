@@ -68,6 +68,7 @@ def verdicts(
 def open_pool(num_workers: int, folder: Path) -> ProcessPoolExecutor:
     """Workers, each with a copy of the repository in `folder`."""
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # stale bytecode would hide a mutant
+    os.environ.setdefault("ESVIT_TEST_DATA", str(ROOT / "../shared/data"))  # the copy has no such neighbour
     return ProcessPoolExecutor(num_workers, get_context("spawn"), _prepare, (folder,))
 
 
