@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 import pipeline.store.hedge
 import pipeline.store.retry
@@ -175,3 +176,11 @@ def test_scratch_in_a_store_that_is_a_file_is_one_sentence(tmp_path: Path) -> No
         Store(tmp_path / "file").scratch_folder(),
     ):
         pass
+
+
+def test_a_short_answer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    store = Store(f"memory://{tmp_path.name}")
+    store.put("x", b"0123456789")
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: b"012")
+    with pytest.raises(StoreError, match=r"cannot read memory://.*/x: its answer ends after 3 bytes"):
+        store.read("x")

@@ -102,3 +102,14 @@ def test_refuses_nothing_and_twins() -> None:
         plan([])
     with pytest.raises(PlanError, match="the same key"):
         plan(make_records([1]) * 2)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 512, 513, 5000])
+def test_metadata_take_their_place_in_the_tar(num_bytes: int) -> None:
+    """A header, and whole blocks."""
+    (bare,) = plan(make_records([700])).shards
+    record = make_records([700])[0]._replace(metadata=RangeSource("facts.tar", 0, num_bytes))
+    (shard,) = plan([record], keep_metadata=True).shards
+    assert shard.records[0].metadata
+    num_bytes = shard.records[0].metadata.num_bytes
+    assert shard.num_bytes - bare.num_bytes == 512 * (1 + -(-num_bytes // 512))
