@@ -47,3 +47,19 @@ def test_photographs_are_upright_before_windows_are_cut(executor: str, tmp_path:
     for group, other in zip(views, expected, strict=True):
         torch.testing.assert_close(group, other, rtol=0, atol=0)
     rendering.close()
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_by_default_photographs_are_left_as_they_are_stored(executor: str, tmp_path: Path) -> None:
+    images = [photograph(orientation) for orientation in range(1, 9)]
+    write_shards(tmp_path, images, orientations=dict(enumerate(range(1, 9))))
+    config = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1)
+    stream = open_training_stream(config, 0, 8)
+    encoded = next(iter(stream))
+    rendering = build_executor(executor, 2, CPU)
+    sizes = np.full(8, HEIGHT), np.full(8, WIDTH)
+    expected = [group.clone() for group in rendering(encoded.images, AS_STORED(encoded.passes, encoded.ids, *sizes))]
+    ((views, _),) = render([encoded], AS_STORED, rendering, stream.neighbour)
+    for group, other in zip(views, expected, strict=True):
+        torch.testing.assert_close(group, other, rtol=0, atol=0)
+    rendering.close()

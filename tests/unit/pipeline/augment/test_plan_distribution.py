@@ -93,3 +93,12 @@ def _top(window: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _left(window: NDArray[np.int64]) -> NDArray[np.float64]:
     return window[:, 1] / np.maximum(WIDTH - window[:, 3], 1)
+
+
+@pytest.mark.parametrize(("height", "width", "aspect"), [(1, 5, (0.1, 0.3)), (5, 1, (4.0, 9.0))])
+def test_a_window_has_a_pixel_however_thin_the_image(height: int, width: int, aspect: tuple[float, float]) -> None:
+    views = (ViewGroup(size=8, count=2, area=(0.01, 0.02)),)
+    plan = MultiCrop(MultiCropConfig(views=views, aspect=aspect), seed=0)(
+        0, np.arange(20), np.full(20, height), np.full(20, width)
+    )
+    assert plan.height.min() >= 1 and plan.width.min() >= 1

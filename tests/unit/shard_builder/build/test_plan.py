@@ -1,15 +1,17 @@
 """The plan: a pure function, nothing lost, shards of even size."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
+import PIL
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tools.shard_builder.build.images import ImagePolicy
 from tools.shard_builder.build.plan import Plan, PlanError, make_plan
-from tools.shard_builder.readers.base import Record
+from tools.shard_builder.readers.base import Lost, Other, Record, Seen
 from tools.shard_builder.readers.sources import RangeSource
 
 sizes = st.lists(st.integers(0, 50_000), min_size=1, max_size=60)
@@ -25,7 +27,7 @@ def make_records(num_bytes: list[int]) -> list[Record]:
 
 
 def plan(
-    records: list[Record], shard_bytes: int = 100_000, seed: int | None = 0, split: str = "train", **options: Any
+    records: Sequence[Seen], shard_bytes: int = 100_000, seed: int | None = 0, split: str = "train", **options: Any
 ) -> Plan:
     return make_plan(
         records,
@@ -113,3 +115,16 @@ def test_metadata_take_their_place_in_the_tar(num_bytes: int) -> None:
     assert shard.records[0].metadata
     num_bytes = shard.records[0].metadata.num_bytes
     assert shard.num_bytes - bare.num_bytes == 512 * (1 + -(-num_bytes // 512))
+
+
+def test_an_image_that_cannot_be_taken_is_a_record_and_another_file_is_counted() -> None:
+    lost = Lost("c0/x.tif", "is in a format that is not known")
+    found = plan([*make_records([10]), lost, Other("c0/notes.txt", ".txt")])
+    assert [record.path for shard in found.shards for record in shard.records if record.path == "c0/x.tif"]
+    assert found.num_images == 2 and found.left_out == {".txt": 1}
+
+
+def test_the_version_of_the_image_library_is_part_of_a_plan_that_changes_images() -> None:
+    records = make_records([10, 20])
+    assert plan(records, images=ImagePolicy(shorter_side=32)).options["pillow"] == PIL.__version__
+    assert "pillow" not in plan(records, images=ImagePolicy(decode_check=True)).options

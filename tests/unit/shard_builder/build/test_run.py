@@ -14,9 +14,10 @@ from pipeline.shards.data_sets import read_manifest
 from pipeline.store import Store
 from tools.shard_builder.build.finish import BuildError
 from tools.shard_builder.build.images import ImagePolicy
-from tools.shard_builder.build.journal import ClaimError, PublishError
-from tools.shard_builder.build.run import BuildOptions, BuildReport, build, finalize
+from tools.shard_builder.build.journal import ClaimError, PublishError, mark_done, read_claim, read_done
+from tools.shard_builder.build.run import BuildOptions, BuildReport, ShardRangeError, build, finalize
 from tools.shard_builder.commands.verify import verify
+from tools.shard_builder.readers.sources import FileSource
 
 
 def run(source: Path, dest: Path | str, **changes: Any) -> BuildReport:
@@ -47,6 +48,55 @@ def test_statistics_are_those_of_the_images(tiny_image_folder: Path, tmp_path: P
     spread = read_manifest(Store(tmp_path / "out")).image_bytes
     sizes = sorted(path.stat().st_size for path in tiny_image_folder.rglob("*.*"))
     assert (spread.min, spread.median, spread.max) == (sizes[0], sizes[17], sizes[-1])
+    manifest = read_manifest(Store(tmp_path / "out"))
+    files_of = tiny_image_folder.rglob("*.*")
+    widths, heights = zip(*(Image.open(io.BytesIO(path.read_bytes())).size for path in files_of), strict=True)
+    for found, sides in (manifest.image_width, sorted(widths)), (manifest.image_height, sorted(heights)):
+        assert (found.min, found.median, found.max) == (sides[0], sides[17], sides[-1])
+
+
+def test_the_manifest_counts_files_that_are_no_images(tiny_image_folder: Path, tmp_path: Path) -> None:
+    (tiny_image_folder / "train/ant/notes.txt").write_text("seen")
+    run(tiny_image_folder, tmp_path / "out")
+    assert read_manifest(Store(tmp_path / "out")).left_out == {".txt": 1}
+
+
+def test_an_image_that_vanishes_is_no_duplicate_and_a_reject(
+    tiny_image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = FileSource.read
+
+    def vanishing(source: FileSource) -> bytes:
+        if source.path.endswith("ant_05.jpg"):
+            raise FileNotFoundError(2, "No such file or directory")
+        return read(source)
+
+    monkeypatch.setattr(FileSource, "read", vanishing)
+    report = run(tiny_image_folder, tmp_path / "out", deduplicate=True, max_rejects=1)
+    assert (report.num_samples, report.num_rejects) == (35, 1)
+
+
+@pytest.mark.parametrize("wanted", [slice(50, 60), slice(9, 3)])
+def test_a_range_without_a_shard_is_refused(tiny_image_folder: Path, tmp_path: Path, wanted: slice) -> None:
+    with pytest.raises(ShardRangeError, match="holds no shard: the plan has"):
+        run(tiny_image_folder, tmp_path / "out", shard_range=wanted)
+
+
+def test_a_shard_is_done_if_all_its_objects_are_there_and_the_plan_is_this_one(
+    tiny_image_folder: Path, tmp_path: Path
+) -> None:
+    run(tiny_image_folder, tmp_path / "out")
+    store = Store(tmp_path / "out")
+    claim = read_claim(store)
+    all_done = read_done(store, claim).keys()
+    for name in read_done(store, claim)[0].object_names:
+        content = store.read(name)
+        store.delete(name)
+        assert read_done(store, claim).keys() == all_done - {0}
+        store.put(name, content)
+    assert len(read_done(store, claim)[0].object_names) == 4
+    mark_done(store, read_done(store, claim)[0].replace(plan_digest="0" * 64))
+    assert read_done(store, claim).keys() == all_done - {0}
 
 
 def test_workers_and_places_do_not_change_the_bytes(tiny_image_folder: Path, tmp_path: Path) -> None:

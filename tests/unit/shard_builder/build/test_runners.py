@@ -106,6 +106,42 @@ def test_one_bad_task_does_not_keep_the_others_from_their_results() -> None:
         next(results)
 
 
+def test_a_task_has_so_many_attempts_and_no_more() -> None:
+    calls: list[int] = []
+
+    def work(number: int) -> int:
+        calls.append(number)
+        return number if number else unreachable(number)
+
+    with pytest.raises(RunnerError, match="1 of 4 shards"):
+        list(run_tasks(InlineEngine(), work, range(4)))
+    assert calls.count(0) == MAX_ATTEMPTS
+
+
+def test_after_failures_in_a_row_no_more_tasks_are_begun() -> None:
+    calls: list[int] = []
+
+    def work(number: int) -> NoReturn:
+        calls.append(number)
+        unreachable(number)
+
+    with pytest.raises(RunnerError, match="10 of 10 shards failed or were not begun"):
+        list(run_tasks(InlineEngine(), work, range(10)))
+    assert calls == [0, 1, 2]
+
+
+def test_failures_that_are_not_in_a_row_end_nothing() -> None:
+    failed: set[int] = set()
+
+    def work(number: int) -> int:
+        if number % 2 == 0 and number not in failed:
+            failed.add(number)
+            unreachable(number)
+        return number
+
+    assert sorted(run_tasks(InlineEngine(), work, range(8))) == list(range(8))
+
+
 def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
     with contextlib.closing(ProcessEngine(2)) as engine:
         assert list(run_tasks(engine, die_once, [tmp_path])) == [tmp_path.name]

@@ -2,11 +2,14 @@
 
 import dataclasses
 import errno
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from pipeline.format.index import load_index
 from pipeline.format.tar import ShardWriter
 from pipeline.store import Store
 from tools.shard_builder.build import writer
@@ -15,6 +18,7 @@ from tools.shard_builder.build.journal import Claim, ClaimError, take
 from tools.shard_builder.build.plan import ShardPlan, make_plan
 from tools.shard_builder.build.writer import ScratchError, ShardTask, write_shard
 from tools.shard_builder.readers import ImageFolder, Record
+from tools.shard_builder.readers.sources import UnusableSource
 
 
 def _altered(record: Record, **changes: Any) -> Record:
@@ -41,6 +45,9 @@ def test_images_that_changed_or_went_are_rejected(records: tuple[Record, ...], t
     result, seconds = write_shard(task)
     assert result.entry is not None and result.entry.num_samples == 1
     assert [reject.key for reject in result.rejects] == [gone.key, grown.key]
+    assert not any(reject.by_choice for reject in result.rejects)
+    index = load_index(tmp_path / "out" / result.entry.index_name, result.entry)
+    assert (int(index[0]["width"]), int(index[0]["height"])) == Image.open(io.BytesIO(good.source.read())).size
     assert result.rejects[0].reason == "cannot be read: No such file or directory"
     assert result.rejects[1].reason.startswith("cannot be read: its size changed during the build, from 1 to ")
     assert seconds.keys() == {"read", "check", "pack", "publish"}
@@ -77,6 +84,18 @@ def test_a_file_server_that_stumbles_costs_no_image(
     broken = records[1]._replace(source=FlakySource(len(data), data, [errno.EIO] * 3))
     result, _ = write_shard(_task(Store(tmp_path / "out"), flaky, broken))
     assert [reject.key for reject in result.rejects] == [broken.key]
+
+
+def test_a_file_that_is_gone_is_not_waited_for(
+    records: tuple[Record, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "_PAUSES_S", (0.0, 0.0))
+    failures = [errno.ENOENT, errno.ENOENT]
+    gone = records[0]._replace(source=FlakySource(1, b"", failures))
+    unusable = records[1]._replace(source=UnusableSource("is in a format that is not known"))
+    result, _ = write_shard(_task(Store(tmp_path / "out"), gone, unusable, *records[2:]))
+    assert failures == [errno.ENOENT]
+    assert [(reject.key, reject.by_choice) for reject in result.rejects] == [(gone.key, False), (unusable.key, False)]
 
 
 def test_a_lost_claim_stops_the_writer(records: tuple[Record, ...], tmp_path: Path) -> None:
