@@ -62,8 +62,8 @@ def opened(request: pytest.FixtureRequest, shards: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def whole(shards: Path) -> list[Place]:
-    """Five epochs without a stop."""
-    return [place(batch) for batch in islice(open_stream(shards).forever(), 5 * STEPS)]
+    """Eight epochs without a stop: as many as `actions` may take."""
+    return [place(batch) for batch in islice(open_stream(shards).forever(), 8 * STEPS)]
 
 
 def test_a_loop_is_one_epoch_and_the_next_loop_the_next(opened: Any, whole: list[Place]) -> None:
