@@ -17,11 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 # Before anything imports torch: threads of tiny networks wait for each other longer than they work, above all where
 # other tests' processes want the same cores. What measures or tests threads sets their number itself.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no failure. In CI, Hypothesis takes the same examples every time.
+settings.register_profile("unhurried", parent=settings(), deadline=None)
+settings.load_profile("unhurried")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUCKET = "bucket"
