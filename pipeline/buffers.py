@@ -10,7 +10,7 @@ import threading
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# An encoded image: its bytes, or a window of a mapped shard.
+# An encoded image: its bytes, or a window of a buffer that holds a batch.
 Encoded = bytes | memoryview
 
 

@@ -23,7 +23,7 @@ _S3_OPTIONS: dict[str, Any] = {
         "read_timeout": _READ_TIMEOUT_S,
         "retries": {"total_max_attempts": 1},
         "max_pool_connections": 32,
-        # The manifest's SHA-256 covers every byte, and many S3-compatible servers lack the newer checksums.
+        # The data set's own checksums cover every byte, and many S3-compatible servers lack the newer checksums.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
     },

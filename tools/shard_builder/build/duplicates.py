@@ -20,7 +20,7 @@ _NAME = "_build/duplicates.json"
 class _Digests(NamedTuple):
     shard_index: int
     digests: list[str | None]
-    """SHA-256 of each image of the shard; None if the image cannot be read."""
+    """BLAKE3 of each image of the shard; None if the image cannot be read."""
 
 
 def find_duplicates(store: Store, plan: Plan, engine: Engine) -> dict[str, str]:

@@ -49,7 +49,7 @@ class _Content(NamedTuple):
     """Names of the classes: the same number may mean another class in the other data set."""
     ext: str
     digest: bytes
-    """Half of the SHA-256 of the image."""
+    """Half of the BLAKE3 of the image."""
 
 
 def add_diff_command(commands: Commands) -> None:

@@ -1,7 +1,7 @@
 """Every byte of a sample is verified when it is read: on a local disk, in the cache, and without a cache."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -146,3 +146,20 @@ def test_images_outlive_their_shard_and_later_reads(tmp_path: Path) -> None:
     assert list(map(bytes, images)) == jpegs(3)
     with pytest.raises(TypeError, match="read-only"):
         memoryview(images[0])[0] = 0
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("damaged", ["manifest.json", "shards.npy", "tiny-000001.samples.npy"])
+def test_an_error_page_in_the_place_of_an_object_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    store, answers = build(f"memory://{tmp_path.name}"), [b"<html>busy</html>"]
+    parts = Store.parts
+
+    def busy(store: Store, name: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        return iter([answers.pop()]) if name == damaged and answers else parts(store, name, start, stop)
+
+    monkeypatch.setattr(Store, "parts", busy)
+    before = num_damaged()
+    assert READS["images"](reader_of(open_cache(store, tmp_path), store)) == jpegs(12)
+    assert num_damaged() == before + 1 and not answers
