@@ -12,7 +12,8 @@ from pipeline.augment import EXECUTORS, MultiCrop, MultiCropConfig, build_execut
 from pipeline.augment.plan import ViewGroup
 from pipeline.loader.rendering import render
 from pipeline.order import OrderConfig
-from pipeline.stream import StreamConfig, open_training_stream
+from pipeline.stream import SampleStream, StreamConfig, open_training_stream
+from pipeline.stream.encoded import EncodedBatch
 from support.shards import HEIGHT, WIDTH, encode, picture, write_shards
 
 CPU = torch.device("cpu")
@@ -31,13 +32,18 @@ def turned_by_pil(encoded: bytes) -> bytes:
     return encode(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))), "PNG")
 
 
+def photographs(folder: Path) -> tuple[SampleStream, EncodedBatch]:
+    """A photograph of each orientation, as one batch."""
+    images = [photograph(orientation) for orientation in range(1, 9)]
+    write_shards(folder, images, orientations=dict(enumerate(range(1, 9))))
+    config = StreamConfig(shards=str(folder), order=OrderConfig(lanes=1), num_threads=1)
+    stream = open_training_stream(config, 0, 8)
+    return stream, next(iter(stream))
+
+
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_photographs_are_upright_before_windows_are_cut(executor: str, tmp_path: Path) -> None:
-    images = [photograph(orientation) for orientation in range(1, 9)]
-    write_shards(tmp_path, images, orientations=dict(enumerate(range(1, 9))))
-    config = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1)
-    stream = open_training_stream(config, 0, 8)
-    encoded = next(iter(stream))
+    stream, encoded = photographs(tmp_path)
     upright = [turned_by_pil(bytes(image)) for image in encoded.images]
     heights, widths = np.array([Image.open(io.BytesIO(image)).size for image in upright]).T[::-1]
     assert sorted(heights.tolist()) == [HEIGHT] * 4 + [WIDTH] * 4
@@ -51,11 +57,7 @@ def test_photographs_are_upright_before_windows_are_cut(executor: str, tmp_path:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_by_default_photographs_are_left_as_they_are_stored(executor: str, tmp_path: Path) -> None:
-    images = [photograph(orientation) for orientation in range(1, 9)]
-    write_shards(tmp_path, images, orientations=dict(enumerate(range(1, 9))))
-    config = StreamConfig(shards=str(tmp_path), order=OrderConfig(lanes=1), num_threads=1)
-    stream = open_training_stream(config, 0, 8)
-    encoded = next(iter(stream))
+    stream, encoded = photographs(tmp_path)
     rendering = build_executor(executor, 2, CPU)
     sizes = np.full(8, HEIGHT), np.full(8, WIDTH)
     expected = [group.clone() for group in rendering(encoded.images, AS_STORED(encoded.passes, encoded.ids, *sizes))]
